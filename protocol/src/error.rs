@@ -1,0 +1,120 @@
+//! What can go wrong between two peers, split by whose fault it is.
+
+use serde::{Deserialize, Serialize};
+
+/// Why a side gives up, as it tells the other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{text}")]
+pub struct Failure {
+    /// What the receiver of it does next.
+    pub code: FailureCode,
+    /// What happened, to which file, what it means and what to do, for people.
+    pub text: String,
+}
+
+impl Failure {
+    /// A failure with its text.
+    pub fn new(code: FailureCode, text: impl Into<String>) -> Self {
+        Self {
+            code,
+            text: text.into(),
+        }
+    }
+}
+
+/// The class of a failure. New ones are appended only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureCode {
+    /// Anything without a class of its own.
+    Internal,
+    /// Another upload of this dataset is running; try again later.
+    Busy,
+    /// No such dataset or snapshot.
+    NotFound,
+    /// The store's disk is full; nothing was changed.
+    NoSpace,
+    /// The two versions do not understand each other.
+    Incompatible,
+    /// What is stored does not match its hash or checksum.
+    Damaged,
+    /// The states differ: compare and start again.
+    OutOfStep,
+    /// The peer did what the protocol forbids.
+    Misbehaved,
+    /// A guard refused the change.
+    Refused,
+    /// The side that failed is shutting down.
+    Interrupted,
+}
+
+/// A peer's bytes are not a message, or not one that is allowed here.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProtocolError {
+    /// The greeting is not ours.
+    #[error("the other side does not speak the understudy protocol")]
+    NotUnderstudy,
+    /// No common version.
+    #[error(
+        "the two sides have no protocol version in common: this side speaks {ours}, the other {theirs}; upgrade {upgrade}"
+    )]
+    Versions {
+        /// Range this side speaks.
+        ours: String,
+        /// Range and software of the other side.
+        theirs: String,
+        /// Which side is older.
+        upgrade: &'static str,
+    },
+    /// A length is over its limit.
+    #[error("the other side sent {what} of {length} bytes; the limit is {limit}")]
+    TooLong {
+        /// What is too long.
+        what: &'static str,
+        /// The length claimed.
+        length: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The bytes cannot be decoded.
+    #[error("the other side sent a malformed {what}: {reason}")]
+    Malformed {
+        /// Which message or part.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A number that no message has.
+    #[error("the other side sent a message of the unknown kind {0}")]
+    UnknownKind(u8),
+    /// A message that is not allowed at this moment.
+    #[error("the other side sent {got} where {wanted} was expected")]
+    Unexpected {
+        /// What came.
+        got: &'static str,
+        /// What could have come.
+        wanted: &'static str,
+    },
+    /// The connection ended in the middle.
+    #[error("the connection was cut")]
+    Cut,
+    /// The other side gave up.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// The address is not allowed or cannot be reached.
+    #[error("{0}")]
+    Address(String),
+    /// The network failed.
+    #[error("the connection failed: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+impl ProtocolError {
+    /// A malformed message with the reason.
+    pub fn malformed(what: &'static str, reason: impl ToString) -> Self {
+        Self::Malformed {
+            what,
+            reason: reason.to_string(),
+        }
+    }
+}

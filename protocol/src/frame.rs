@@ -1,0 +1,305 @@
+//! Frames: how messages are cut out of a stream of bytes, and compressed.
+//!
+//! `length: u32, big-endian` of all that follows, `number: u8` of the message, `flags: u8`, body. Flag 1 says
+//! that the body is `raw length: u32, big-endian` followed by one zstd frame.
+
+use crate::error::ProtocolError;
+use crate::limits;
+use crate::message::Message;
+
+const HEADER_BYTES: usize = 4;
+const PREFIX_BYTES: usize = 2;
+const COMPRESSED: u8 = 1;
+/// Bodies below this are sent as they are: zstd gains nothing on them.
+const COMPRESS_FROM_BYTES: usize = 200;
+
+/// Whether frames are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Never: both sides are the same process.
+    Off,
+    /// zstd at this level.
+    Zstd(i32),
+}
+
+/// One frame without its length: number, flags, body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame(Vec<u8>);
+
+impl Frame {
+    /// The bytes as they go on the wire, length first.
+    pub fn wire_length(&self) -> [u8; HEADER_BYTES] {
+        // Frames are only made below the limit, which fits.
+        (self.0.len() as u32).to_be_bytes()
+    }
+
+    /// What follows the length.
+    pub fn payload(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The message's number, without decoding.
+    pub fn number(&self) -> u8 {
+        self.0.first().copied().unwrap_or(0)
+    }
+
+    /// Bytes on the wire.
+    pub fn wire_bytes(&self) -> u64 {
+        (HEADER_BYTES + self.0.len()) as u64
+    }
+
+    /// Decompresses and decodes; may take milliseconds, so call it on a worker.
+    pub fn decode(&self) -> Result<Message, ProtocolError> {
+        let &[number, flags, ref body @ ..] = self.0.as_slice() else {
+            return Err(ProtocolError::malformed(
+                "frame",
+                "it is shorter than its prefix",
+            ));
+        };
+        match flags {
+            0 => Message::decode(number, body),
+            COMPRESSED => Message::decode(number, &decompress(body)?),
+            _ => Err(ProtocolError::malformed(
+                "frame",
+                format!("unknown flags {flags:#x}"),
+            )),
+        }
+    }
+}
+
+fn decompress(body: &[u8]) -> Result<Vec<u8>, ProtocolError> {
+    let Some((length, packed)) = body.split_first_chunk::<4>() else {
+        return Err(ProtocolError::malformed(
+            "frame",
+            "no length before the compressed body",
+        ));
+    };
+    let length = u32::from_be_bytes(*length) as usize;
+    if length > limits::BODY_BYTES {
+        return Err(ProtocolError::TooLong {
+            what: "a body",
+            length,
+            limit: limits::BODY_BYTES,
+        });
+    }
+    // The capacity bounds the output: a frame that would give more is an error, not more memory.
+    let raw = zstd::bulk::decompress(packed, length)
+        .map_err(|error| ProtocolError::malformed("compressed body", error))?;
+    if raw.len() == length {
+        Ok(raw)
+    } else {
+        Err(ProtocolError::malformed(
+            "compressed body",
+            "it is shorter than it claims",
+        ))
+    }
+}
+
+/// Makes frames; keep one per thread, it holds the compressor's memory.
+pub struct Encoder {
+    compressor: Option<zstd::bulk::Compressor<'static>>,
+}
+
+impl std::fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Encoder(compressing: {})", self.compressor.is_some())
+    }
+}
+
+impl Encoder {
+    /// An encoder for a connection with this compression.
+    pub fn new(compression: Compression) -> Self {
+        let compressor = match compression {
+            Compression::Off => None,
+            // Without a compressor frames are sent uncompressed, which every peer reads.
+            Compression::Zstd(level) => zstd::bulk::Compressor::new(level).ok(),
+        };
+        Self { compressor }
+    }
+
+    /// Encodes one message. Fails only for a message over the limits, which is the caller's mistake.
+    pub fn encode(&mut self, message: &Message) -> Result<Frame, ProtocolError> {
+        let plain = message
+            .encode_into(vec![message.number(), 0])
+            .map_err(|error| ProtocolError::malformed(message.name(), error))?;
+        let body_bytes = plain.len() - PREFIX_BYTES;
+        if body_bytes > limits::BODY_BYTES {
+            let (what, limit) = (message.name(), limits::BODY_BYTES);
+            return Err(ProtocolError::TooLong {
+                what,
+                length: body_bytes,
+                limit,
+            });
+        }
+        Ok(self.compress(&plain).unwrap_or(Frame(plain)))
+    }
+
+    /// The compressed frame, if that saves at least a sixteenth.
+    fn compress(&mut self, plain: &[u8]) -> Option<Frame> {
+        let compressor = self.compressor.as_mut()?;
+        let (&number, body) = (plain.first()?, plain.get(PREFIX_BYTES..)?);
+        if body.len() < COMPRESS_FROM_BYTES {
+            return None;
+        }
+        let packed = compressor.compress(body).ok()?;
+        if packed.len() + body.len() / 16 > body.len() {
+            return None;
+        }
+        let mut frame = Vec::with_capacity(PREFIX_BYTES + 4 + packed.len());
+        frame.extend_from_slice(&[number, COMPRESSED]);
+        frame.extend_from_slice(&(body.len() as u32).to_be_bytes());
+        frame.extend_from_slice(&packed);
+        Some(Frame(frame))
+    }
+}
+
+/// Cuts frames out of bytes as they arrive.
+#[derive(Debug, Default)]
+pub struct Deframer {
+    buffer: Vec<u8>,
+    taken: usize,
+}
+
+impl Deframer {
+    /// Adds bytes from the wire.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.taken == self.buffer.len() {
+            self.buffer.clear();
+            self.taken = 0;
+        } else if self.taken > limits::FRAME_BYTES {
+            self.buffer.drain(..self.taken);
+            self.taken = 0;
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole frame, or `None` until more bytes come. An error is final.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, ProtocolError> {
+        let pending = &self.buffer[self.taken..];
+        let Some((length, rest)) = pending.split_first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
+        let length = u32::from_be_bytes(*length) as usize;
+        let limit = limits::FRAME_BYTES + PREFIX_BYTES;
+        if length > limit {
+            return Err(ProtocolError::TooLong {
+                what: "a frame",
+                length,
+                limit,
+            });
+        }
+        if length < PREFIX_BYTES {
+            return Err(ProtocolError::malformed(
+                "frame",
+                "it is shorter than its prefix",
+            ));
+        }
+        let Some(payload) = rest.get(..length) else {
+            return Ok(None);
+        };
+        let frame = Frame(payload.to_vec());
+        self.taken += HEADER_BYTES + length;
+        Ok(Some(frame))
+    }
+
+    /// Whether the bytes end between two frames.
+    pub fn is_empty(&self) -> bool {
+        self.taken == self.buffer.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::message::{StreamBlock, VerifyEnd};
+
+    fn wire(frame: &Frame) -> Vec<u8> {
+        [&frame.wire_length()[..], frame.payload()].concat()
+    }
+
+    fn block(data: Vec<u8>) -> Message {
+        Message::StreamBlock(StreamBlock {
+            stream: 1,
+            offset: 7,
+            data: data.into(),
+        })
+    }
+
+    #[test]
+    fn compressible_bodies_shrink_and_come_back() {
+        let mut encoder = Encoder::new(Compression::Zstd(1));
+        let message = block(vec![7; 100_000]);
+        let frame = encoder.encode(&message).expect("encode");
+        assert!(frame.wire_bytes() < 1000);
+        assert_eq!(frame.decode().expect("decode"), message);
+    }
+
+    #[test]
+    fn a_bomb_is_refused_before_it_grows() {
+        let packed = zstd::bulk::compress(&vec![0; 64 * 1024 * 1024], 1).expect("compress");
+        for claimed in [u32::MAX, limits::BODY_BYTES as u32, 10] {
+            let mut frame = vec![3, COMPRESSED];
+            frame.extend_from_slice(&claimed.to_be_bytes());
+            frame.extend_from_slice(&packed);
+            assert!(Frame(frame).decode().is_err());
+        }
+    }
+
+    #[test]
+    fn oversized_frames_are_refused_by_their_length_alone() {
+        let mut deframer = Deframer::default();
+        deframer.push(&u32::MAX.to_be_bytes());
+        assert!(matches!(
+            deframer.next_frame(),
+            Err(ProtocolError::TooLong { .. })
+        ));
+    }
+
+    #[test]
+    fn a_golden_frame_is_still_read() {
+        // Version 1, kept for ever: VerifyEnd with 300 datasets.
+        let golden = [0, 0, 0, 4, 40, 0, 0xac, 0x02];
+        let message = Message::VerifyEnd(VerifyEnd { datasets: 300 });
+        let frame = Encoder::new(Compression::Off)
+            .encode(&message)
+            .expect("encode");
+        assert_eq!(wire(&frame), golden);
+        let mut deframer = Deframer::default();
+        deframer.push(&golden);
+        let read = deframer.next_frame().expect("valid").expect("whole");
+        assert_eq!(read.decode().expect("decode"), message);
+        assert!(deframer.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn frames_survive_any_cut(sizes in prop::collection::vec(1usize..3000, 1..20), cut in 1usize..500) {
+            let mut encoder = Encoder::new(Compression::Zstd(1));
+            let messages: Vec<_> = sizes.iter().map(|&size| block(vec![size as u8; size])).collect();
+            let bytes: Vec<u8> =
+                messages.iter().flat_map(|message| wire(&encoder.encode(message).expect("encode"))).collect();
+            let mut deframer = Deframer::default();
+            let mut read = Vec::new();
+            for piece in bytes.chunks(cut) {
+                deframer.push(piece);
+                while let Some(frame) = deframer.next_frame().expect("valid") {
+                    read.push(frame.decode().expect("decode"));
+                }
+            }
+            prop_assert_eq!(read, messages);
+            prop_assert!(deframer.is_empty());
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            let _ = Frame(bytes.clone()).decode();
+            let mut deframer = Deframer::default();
+            deframer.push(&bytes);
+            while let Ok(Some(frame)) = deframer.next_frame() {
+                let _ = frame.decode();
+            }
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! The vocabulary that agent and receiver share: names, entries, digests, messages and frames.
+//!
+//! Everything outside [`transport`] is sans-IO: bytes in, values out. It owns the format of the wire
+//! (written down in `docs/protocol.md`) and must not know files, databases, clocks or threads.
+
+pub mod bytes;
+pub mod digest;
+pub mod entry;
+pub mod error;
+pub mod frame;
+pub mod hash;
+pub mod limits;
+pub mod message;
+pub mod name;
+pub mod place;
+pub mod transport;
+pub mod version;
+
+pub use bytes::Bytes;
+pub use digest::{Fingerprint, StateDigest};
+pub use entry::{Attributes, Entry, Node, Timestamp, Xattr};
+pub use error::{Failure, FailureCode, ProtocolError};
+pub use frame::{Compression, Encoder, Frame};
+pub use hash::ContentHash;
+pub use message::Message;
+pub use name::{DatasetName, Name, escape};
+pub use place::{DirectoryId, Place, Position, RelPath, Snapshot};

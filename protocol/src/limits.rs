@@ -1,0 +1,54 @@
+//! Every length that a peer may choose, with its bound and the reason for it.
+//!
+//! A bound is checked before anything is allocated. None is set by the peer, none has a value that means
+//! "unlimited".
+
+/// Largest frame on the wire, header excluded: one data block and its envelope fit, and a connection's
+/// buffers stay small.
+pub const FRAME_BYTES: usize = 1024 * 1024 + 64 * 1024;
+
+/// Largest body after decompression: the same, so a bomb can claim no more than an honest frame.
+pub const BODY_BYTES: usize = FRAME_BYTES;
+
+/// Largest block of file content in one message.
+pub const BLOCK_BYTES: usize = 512 * 1024;
+
+/// Content up to this size travels inside the message that names the file; many share a frame.
+pub const INLINE_BYTES: usize = 64 * 1024;
+
+/// A batch is closed once its contents pass this size.
+pub const BATCH_BYTES: usize = 256 * 1024;
+
+/// A batch is closed once it has this many records; a receiver refuses more than [`RECORDS`].
+pub const BATCH_RECORDS: usize = 1000;
+
+/// Most records in one message.
+pub const RECORDS: usize = 4096;
+
+/// NAME_MAX of every Linux file system.
+pub const NAME_BYTES: usize = 255;
+
+/// PATH_MAX less its terminator: the kernel allows no longer link target.
+pub const LINK_TARGET_BYTES: usize = 4095;
+
+/// XATTR_LIST_MAX and XATTR_SIZE_MAX of Linux are 64 KiB each; all attributes of one entry must fit one
+/// message beside a name, so their sum is bounded as well.
+pub const XATTRS_BYTES: usize = 256 * 1024;
+
+/// Most extended attributes of one entry.
+pub const XATTRS: usize = 2048;
+
+/// XATTR_NAME_MAX of Linux.
+pub const XATTR_NAME_BYTES: usize = 255;
+
+/// Longest dataset name: it is a directory name with room for suffixes.
+pub const DATASET_NAME_BYTES: usize = 100;
+
+/// Deepest directory: bounds the work of checking one moved directory.
+pub const DEPTH: usize = 4096;
+
+/// Largest file: the largest offset Linux knows.
+pub const FILE_BYTES: u64 = i64::MAX as u64;
+
+/// Longest text of a failure or greeting.
+pub const TEXT_BYTES: usize = 4096;

@@ -1,0 +1,222 @@
+//! Names that cannot be dangerous: parsed once, decoded only through their constructor.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::str::FromStr;
+
+use serde::de::{self, Deserialize, Deserializer};
+use serde::ser::{Serialize, Serializer};
+
+use crate::bytes::BytesVisitor;
+use crate::limits;
+
+/// One component of a path: 1 to 255 bytes, no slash, no NUL, neither `.` nor `..`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Box<[u8]>);
+
+impl Name {
+    /// Checks and takes the bytes.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self, InvalidName> {
+        let bytes = bytes.into();
+        let reason = match bytes.as_slice() {
+            [] => "it is empty",
+            b"." | b".." => "it leads elsewhere",
+            name if name.len() > limits::NAME_BYTES => "it is longer than 255 bytes",
+            name if name.contains(&b'/') => "it holds a slash",
+            name if name.contains(&0) => "it holds a NUL",
+            _ => return Ok(Self(bytes.into_boxed_slice())),
+        };
+        Err(InvalidName {
+            name: escape(&bytes[..bytes.len().min(300)]),
+            reason,
+        })
+    }
+
+    /// The raw bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The name as the operating system takes it.
+    pub fn as_os_str(&self) -> &OsStr {
+        OsStr::from_bytes(&self.0)
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&escape(&self.0))
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+impl Serialize for Name {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = deserializer.deserialize_bytes(BytesVisitor)?;
+        Self::new(bytes).map_err(de::Error::custom)
+    }
+}
+
+/// The bytes are no file name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{name}` cannot be a file name: {reason}")]
+pub struct InvalidName {
+    /// The refused bytes, escaped.
+    pub name: String,
+    reason: &'static str,
+}
+
+/// The name of a dataset: `[a-z0-9][a-z0-9._-]*`, at most 100 bytes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DatasetName(String);
+
+impl DatasetName {
+    /// Checks and takes the text.
+    pub fn new(text: impl Into<String>) -> Result<Self, InvalidDatasetName> {
+        let text = text.into();
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let valid = text.len() <= limits::DATASET_NAME_BYTES
+            && text.starts_with(allowed)
+            && text
+                .chars()
+                .all(|c| allowed(c) || matches!(c, '.' | '_' | '-'));
+        if valid {
+            Ok(Self(text))
+        } else {
+            Err(InvalidDatasetName(escape(text.as_bytes())))
+        }
+    }
+
+    /// Makes a directory's name fit: lower case, everything else becomes `-`. Falls back to `dataset`.
+    pub fn fit(directory: &[u8]) -> Self {
+        let text: String = String::from_utf8_lossy(directory)
+            .to_lowercase()
+            .chars()
+            .map(|c| {
+                if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') {
+                    c
+                } else {
+                    '-'
+                }
+            })
+            .collect();
+        let mut text = text
+            .trim_matches(|c: char| !c.is_ascii_alphanumeric())
+            .to_owned();
+        text.truncate(limits::DATASET_NAME_BYTES);
+        Self::new(text).unwrap_or_else(|_| Self("dataset".to_owned()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for DatasetName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for DatasetName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for DatasetName {
+    type Err = InvalidDatasetName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDatasetName> {
+        Self::new(text)
+    }
+}
+
+impl Serialize for DatasetName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for DatasetName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+/// The text is no dataset name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` cannot name a dataset: use 1 to 100 of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
+)]
+pub struct InvalidDatasetName(String);
+
+/// Bytes made safe for logs and terminals: control characters and bytes that are not UTF-8 as `\xNN`, a
+/// backslash doubled.
+pub fn escape(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\\' => text.push_str("\\\\"),
+                c if c.is_control() => text.extend(c.escape_unicode()),
+                c => text.push(c),
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        for bad in [&b""[..], b".", b"..", b"a/b", b"/", b"a\0b", &[b'x'; 256]] {
+            assert!(Name::new(bad).is_err(), "{bad:?}");
+            let encoded = postcard::to_stdvec(&crate::Bytes::from(bad)).expect("encode");
+            assert!(
+                postcard::from_bytes::<Name>(&encoded).is_err(),
+                "decoded {bad:?}"
+            );
+        }
+        for good in [&b"a"[..], b"...", b"\xff\n", &[b'x'; 255]] {
+            assert!(Name::new(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn dataset_names_fit_or_are_refused() {
+        for bad in ["", "A", "-a", ".a", "a/b", "a b", "é", &"a".repeat(101)] {
+            assert!(DatasetName::new(bad).is_err(), "{bad}");
+        }
+        assert_eq!(
+            DatasetName::fit(b"My Photos (2026)").as_str(),
+            "my-photos--2026"
+        );
+        assert_eq!(DatasetName::fit(b"///").as_str(), "dataset");
+        assert_eq!(DatasetName::fit(&[b'A'; 300]).as_str().len(), 100);
+    }
+
+    #[test]
+    fn escaped_names_hold_no_control_characters() {
+        assert_eq!(escape(b"a\n\x1b[31m\xff\\"), "a\\u{a}\\u{1b}[31m\\xff\\\\");
+    }
+}

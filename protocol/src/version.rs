@@ -1,0 +1,92 @@
+//! Which versions of the protocol this build speaks, and how two builds agree.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::ProtocolError;
+
+/// The oldest version this build speaks.
+pub const OLDEST: u32 = 1;
+/// The newest version this build speaks.
+pub const NEWEST: u32 = 1;
+/// Opens every greeting, so that a stray connection is recognised at once.
+pub const MAGIC: [u8; 4] = *b"USTY";
+
+/// The first message of either side. Its encoding never changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`MAGIC`].
+    pub magic: [u8; 4],
+    /// Oldest version the sender speaks.
+    pub oldest: u32,
+    /// Newest version the sender speaks.
+    pub newest: u32,
+    /// Name and version of the software, for people.
+    pub software: String,
+}
+
+impl Hello {
+    /// The greeting of this build.
+    pub fn ours() -> Self {
+        let software = concat!("understudy ", env!("CARGO_PKG_VERSION")).to_owned();
+        Self {
+            magic: MAGIC,
+            oldest: OLDEST,
+            newest: NEWEST,
+            software,
+        }
+    }
+
+    /// The version to speak with the sender of `theirs`: the newest that both know.
+    pub fn agree(&self, theirs: &Self) -> Result<u32, ProtocolError> {
+        if theirs.magic != MAGIC {
+            return Err(ProtocolError::NotUnderstudy);
+        }
+        let version = self.newest.min(theirs.newest);
+        if version >= self.oldest.max(theirs.oldest) {
+            return Ok(version);
+        }
+        let upgrade = if self.newest < theirs.oldest {
+            "this side"
+        } else {
+            "the other side"
+        };
+        Err(ProtocolError::Versions {
+            ours: format!("{} to {}", self.oldest, self.newest),
+            theirs: format!(
+                "{} to {} ({})",
+                theirs.oldest,
+                theirs.newest,
+                theirs.software.escape_debug()
+            ),
+            upgrade,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn speaks(oldest: u32, newest: u32) -> Hello {
+        Hello {
+            oldest,
+            newest,
+            ..Hello::ours()
+        }
+    }
+
+    #[test]
+    fn neighbouring_versions_agree_and_distant_ones_say_which_to_upgrade() {
+        assert_eq!(speaks(1, 2).agree(&speaks(2, 3)).expect("overlap"), 2);
+        let message = speaks(1, 1)
+            .agree(&speaks(2, 3))
+            .expect_err("apart")
+            .to_string();
+        assert!(message.contains("upgrade this side"), "{message}");
+        let message = speaks(3, 4)
+            .agree(&speaks(1, 2))
+            .expect_err("apart")
+            .to_string();
+        assert!(message.contains("upgrade the other side"), "{message}");
+    }
+}
