@@ -1,0 +1,215 @@
+//! Reading, writing, hashing and copying file contents, holes included.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{Advice, SeekFrom, copy_file_range, fadvise, ioctl_ficlone, seek};
+use rustix::io::Errno;
+use understudy_protocol::ContentHash;
+
+use crate::error::{Context, TreeError};
+
+/// Large enough that system calls do not count, small enough for every worker to hold one.
+pub const BUFFER_BYTES: usize = 512 * 1024;
+const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// A stretch of a file that has data: offset and length in bytes.
+pub type Extent = (u64, u64);
+
+/// The stretches below `size` that hold data. A file system without support for holes has one.
+pub fn data_extents(file: &File, size: u64) -> Result<Vec<Extent>, TreeError> {
+    let mut extents = Vec::new();
+    let mut position = 0;
+    while position < size {
+        let start = match seek(file, SeekFrom::Data(position)) {
+            Ok(start) if start < size => start,
+            Ok(_) | Err(Errno::NXIO) => break,
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(vec![(0, size)]),
+            Err(error) => return Err(TreeError::new("look for holes in", b"a file", error)),
+        };
+        let end = seek(file, SeekFrom::Hole(start))
+            .context("look for holes in", b"a file")?
+            .min(size);
+        // A file that is being truncated can answer anything; never go round in circles.
+        if end <= start {
+            break;
+        }
+        extents.push((start, end - start));
+        position = end;
+    }
+    Ok(extents)
+}
+
+/// Reads until `buffer` is full or the file ends; returns the number of bytes read.
+pub fn read_at(file: &File, offset: u64, buffer: &mut [u8]) -> Result<usize, TreeError> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(TreeError::new("read", b"a file", error)),
+        }
+    }
+    Ok(filled)
+}
+
+/// Writes all of `data` at `offset`.
+pub fn write_at(file: &File, offset: u64, data: &[u8]) -> Result<(), TreeError> {
+    file.write_all_at(data, offset).context("write", b"a file")
+}
+
+/// Sets the length; what was not written before it is a hole.
+pub fn set_size(file: &File, size: u64) -> Result<(), TreeError> {
+    file.set_len(size).context("set the length of", b"a file")
+}
+
+/// Hashes content that arrives in pieces with holes between them.
+#[derive(Debug, Clone, Default)]
+pub struct HoleyHasher {
+    hasher: blake3::Hasher,
+    position: u64,
+}
+
+impl HoleyHasher {
+    /// Data at `offset`, which is at or after the end of what came before; the stretch between is a hole.
+    pub fn update(&mut self, offset: u64, data: &[u8]) {
+        self.zeros_until(offset);
+        self.hasher.update(data);
+        self.position = offset + data.len() as u64;
+    }
+
+    /// The end of what came so far.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The hash of `size` bytes.
+    pub fn finish(mut self, size: u64) -> ContentHash {
+        self.zeros_until(size);
+        self.hasher.finalize().into()
+    }
+
+    fn zeros_until(&mut self, end: u64) {
+        while self.position < end {
+            let length = (end - self.position).min(ZEROS.len() as u64);
+            self.hasher.update(&ZEROS[..length as usize]);
+            self.position += length;
+        }
+    }
+}
+
+/// Hashes an open file up to its `size`. Shorter content gives an error.
+pub fn hash_file(file: &File, size: u64) -> Result<ContentHash, TreeError> {
+    let mut hasher = HoleyHasher::default();
+    let mut buffer = vec![0; BUFFER_BYTES.min(size.max(1) as usize)];
+    for (start, length) in data_extents(file, size)? {
+        let end = start + length;
+        let mut offset = start;
+        while offset < end {
+            let wanted = (end - offset).min(buffer.len() as u64) as usize;
+            let got = read_at(file, offset, &mut buffer[..wanted])?;
+            if got == 0 {
+                return Err(TreeError::new(
+                    "read",
+                    b"a file",
+                    io::ErrorKind::UnexpectedEof,
+                ));
+            }
+            hasher.update(offset, &buffer[..got]);
+            offset += got as u64;
+        }
+    }
+    Ok(hasher.finish(size))
+}
+
+/// Asks the kernel to forget the cached pages of a file, so that the next read comes from the disk. Pages
+/// not yet written stay.
+pub fn drop_cache(file: &File) {
+    // Advice: a kernel that ignores it costs nothing but the guarantee.
+    let _ = fadvise(file, 0, None, Advice::DontNeed);
+}
+
+/// Copies `size` bytes into an empty file: as a reflink where the file system can, else by data extents.
+pub fn copy(from: &File, to: &File, size: u64) -> Result<(), TreeError> {
+    if ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    for (start, length) in data_extents(from, size)? {
+        copy_extent(from, to, start, length)?;
+    }
+    set_size(to, size)
+}
+
+fn copy_extent(from: &File, to: &File, start: u64, length: u64) -> Result<(), TreeError> {
+    let (mut input, mut output) = (start, start);
+    let end = start + length;
+    while input < end {
+        let left = usize::try_from(end - input)
+            .unwrap_or(usize::MAX)
+            .min(1 << 30);
+        match copy_file_range(from, Some(&mut input), to, Some(&mut output), left) {
+            Ok(0) => {
+                return Err(TreeError::new(
+                    "copy",
+                    b"a file",
+                    io::ErrorKind::UnexpectedEof,
+                ));
+            }
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {
+                return copy_by_hand(from, to, input, end);
+            }
+            Err(error) => return Err(TreeError::new("copy", b"a file", error)),
+        }
+    }
+    Ok(())
+}
+
+fn copy_by_hand(from: &File, to: &File, mut offset: u64, end: u64) -> Result<(), TreeError> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    while offset < end {
+        let wanted = (end - offset).min(buffer.len() as u64) as usize;
+        let got = read_at(from, offset, &mut buffer[..wanted])?;
+        if got == 0 {
+            return Err(TreeError::new(
+                "copy",
+                b"a file",
+                io::ErrorKind::UnexpectedEof,
+            ));
+        }
+        write_at(to, offset, &buffer[..got])?;
+        offset += got as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_are_found_hashed_and_copied_as_holes() {
+        let file = tempfile::tempfile().expect("file");
+        let size = 40 << 20;
+        write_at(&file, 8 << 20, &[1; 4096]).expect("write");
+        set_size(&file, size).expect("size");
+        let mut whole = vec![0; size as usize];
+        whole[8 << 20..(8 << 20) + 4096].fill(1);
+        assert_eq!(
+            hash_file(&file, size).expect("hash"),
+            ContentHash::of(&whole)
+        );
+        let extents = data_extents(&file, size).expect("extents");
+        let data: u64 = extents.iter().map(|(_, length)| length).sum();
+        assert!(data < 1 << 20, "{extents:?}");
+        let copied = tempfile::tempfile().expect("file");
+        copy(&file, &copied, size).expect("copy");
+        assert_eq!(
+            hash_file(&copied, size).expect("hash"),
+            ContentHash::of(&whole)
+        );
+        assert_eq!(data_extents(&copied, size).expect("extents"), extents);
+    }
+}

@@ -1,0 +1,26 @@
+//! One file tree on disk and nothing else: opening beneath a root, walking in order, reading and writing
+//! entries with all their metadata, durable replacement.
+//!
+//! Knows no network and no database. Everything below a root goes through held descriptors and `*at` calls;
+//! no path that somebody else could redirect is ever resolved twice. This crate is also the only one that
+//! writes to disk (`clippy.toml` holds the others to it).
+
+pub mod attributes;
+pub mod content;
+pub mod crash;
+pub mod directory;
+pub mod durable;
+pub mod error;
+pub mod exclude;
+pub mod node;
+pub mod privileges;
+pub mod remove;
+pub mod stat;
+pub mod walk;
+
+pub use attributes::{Lacking, read_xattrs, set_attributes};
+pub use directory::{Directory, Mounts};
+pub use error::TreeError;
+pub use exclude::Excludes;
+pub use privileges::Privileges;
+pub use stat::{Identity, Kind, Stat};
