@@ -1,0 +1,408 @@
+//! Writing the rows of the next snapshot, and proving that they make sense before they become the intent.
+
+use std::collections::HashSet;
+
+use rusqlite::{OptionalExtension, params};
+use understudy_protocol::{DirectoryId, Entry, Node, Place, StateDigest, limits};
+
+use super::read::{DIRECTORY, place_from};
+use super::{Catalog, Recorded};
+use crate::error::ReceiverError;
+
+/// Where the inode of a put entry comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Staged under the row's own number, or a directory.
+    Own,
+    /// The inode of this older row.
+    Kept(u64),
+    /// The inode of the entry put at this place in the same upload.
+    Sibling(Place),
+}
+
+/// One entry to put.
+#[derive(Debug)]
+pub(crate) struct Put {
+    pub(crate) id: u64,
+    pub(crate) place: Place,
+    pub(crate) entry: Entry,
+    pub(crate) origin: Origin,
+}
+
+/// An upload in flight: one open transaction, of which nothing remains if the process dies.
+pub(crate) struct Upload<'a> {
+    catalog: &'a Catalog,
+    number: u64,
+    base: Option<Recorded>,
+    first_entry: u64,
+    digest: StateDigest,
+    entries: u64,
+    bytes: u64,
+    siblings: Vec<(u64, Place, u64)>,
+    ended_directories: Vec<DirectoryId>,
+    parents: HashSet<DirectoryId>,
+    kept: u64,
+}
+
+impl Catalog {
+    /// Starts writing the next snapshot.
+    pub(crate) fn upload(&self) -> Result<Upload<'_>, ReceiverError> {
+        let base = self.head()?;
+        let number = base
+            .as_ref()
+            .map_or(0, |base| base.snapshot.position.number);
+        let digest = self.digest(number)?;
+        self.run(|connection| connection.execute_batch("BEGIN IMMEDIATE"))?;
+        let last: i64 = self.run(|connection| {
+            connection.query_row("SELECT coalesce(max(id), 0) FROM entry", [], |row| {
+                row.get(0)
+            })
+        })?;
+        Ok(Upload {
+            catalog: self,
+            number: number + 1,
+            entries: base.as_ref().map_or(0, |base| base.snapshot.entries),
+            bytes: base.as_ref().map_or(0, |base| base.snapshot.bytes),
+            base,
+            first_entry: last as u64 + 1,
+            digest,
+            siblings: Vec::new(),
+            ended_directories: Vec::new(),
+            parents: HashSet::new(),
+            kept: 0,
+        })
+    }
+}
+
+impl Drop for Upload<'_> {
+    fn drop(&mut self) {
+        // After a seal there is no open transaction and this does nothing.
+        self.catalog.abandon();
+    }
+}
+
+impl Upload<'_> {
+    /// The number the next snapshot will have.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The snapshot this one starts from.
+    pub(crate) fn base(&self) -> Option<&Recorded> {
+        self.base.as_ref()
+    }
+
+    /// Row numbers from here on belong to this upload.
+    pub(crate) fn first_entry(&self) -> u64 {
+        self.first_entry
+    }
+
+    /// Entries after the changes so far.
+    pub(crate) fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// Adds the digests of entries that were put; workers compute them.
+    pub(crate) fn add_digest(&mut self, digest: &StateDigest) {
+        self.digest.merge(digest);
+    }
+
+    /// Puts an entry. Its digest must be given to [`Self::add_digest`].
+    pub(crate) fn put(&mut self, put: &Put) -> Result<(), ReceiverError> {
+        check_root(&put.place, &put.entry)?;
+        if self.base.is_some() {
+            self.end_row_at(&put.place)?;
+            if let Some(id) = put.entry.directory_id() {
+                self.end_directory(id)?;
+            }
+        }
+        self.insert(put)?;
+        self.parents.insert(put.place.parent);
+        self.entries += 1;
+        self.bytes += put.entry.size_bytes();
+        Ok(())
+    }
+
+    /// Removes what stands at `place`.
+    pub(crate) fn remove(&mut self, place: &Place) -> Result<(), ReceiverError> {
+        if self.end_row_at(place)? {
+            return Ok(());
+        }
+        // It may have been ended already because it moved; otherwise the agent believes in another base.
+        let ended = self.catalog.row(place, self.number - 1)?.is_some();
+        if ended {
+            Ok(())
+        } else {
+            Err(ReceiverError::OutOfStep(format!(
+                "the spare has nothing to remove at {place:?}"
+            )))
+        }
+    }
+
+    /// Proves the change set and makes it the intent. Durable when it returns.
+    pub(crate) fn seal(&mut self, mut pending: Recorded) -> Result<Recorded, ReceiverError> {
+        self.resolve_siblings()?;
+        self.end_orphans()?;
+        self.check_parents()?;
+        self.check_kept()?;
+        if self.digest.fingerprint() != pending.snapshot.position.fingerprint {
+            return Err(ReceiverError::OutOfStep(format!(
+                "the change set does not lead to the state that the agent computed (its digest is {}, the spare's {})",
+                pending.snapshot.position.fingerprint,
+                self.digest.fingerprint()
+            )));
+        }
+        (pending.snapshot.entries, pending.snapshot.bytes) = (self.entries, self.bytes);
+        pending.first_entry = self.first_entry;
+        let (snapshot, position) = (&pending.snapshot, &pending.snapshot.position);
+        self.catalog.run(|connection| {
+            let sql = "INSERT INTO snapshot VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0)";
+            connection.execute(
+                sql,
+                params![
+                    position.number as i64,
+                    position.epoch as i64,
+                    position.fingerprint.0,
+                    self.digest.to_bytes(),
+                    snapshot.committed_seconds,
+                    pending.as_of_seconds,
+                    snapshot.entries as i64,
+                    snapshot.bytes as i64,
+                    self.first_entry as i64,
+                ],
+            )?;
+            connection.execute_batch("COMMIT")
+        })?;
+        Ok(pending)
+    }
+
+    fn insert(&mut self, put: &Put) -> Result<(), ReceiverError> {
+        let origin = match &put.origin {
+            Origin::Own => put.id,
+            Origin::Kept(row) => {
+                self.kept += 1;
+                *row
+            }
+            Origin::Sibling(first) => {
+                self.siblings.push((put.id, first.clone(), put.entry.group));
+                0
+            }
+        };
+        let encoded = postcard::to_stdvec(&put.entry).map_err(|error| {
+            ReceiverError::Misbehaved(format!("an entry cannot be stored: {error}"))
+        })?;
+        let inserted = self.catalog.connection.prepare_cached(
+            "INSERT INTO entry (id, parent, name, since, kind, directory, hash_key, link_group, origin, entry) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        );
+        let inserted = inserted.and_then(|mut statement| {
+            statement.execute(params![
+                put.id as i64,
+                put.place.parent.0 as i64,
+                put.place.name.as_bytes(),
+                self.number as i64,
+                kind_number(&put.entry.node),
+                put.entry.directory_id().map(|id| id.0 as i64),
+                put.entry.content().map(|(_, hash)| hash.key()),
+                put.entry.group as i64,
+                origin as i64,
+                encoded,
+            ])
+        });
+        match inserted {
+            Ok(_) => Ok(()),
+            Err(error)
+                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) =>
+            {
+                Err(ReceiverError::Misbehaved(format!(
+                    "{:?} was put twice",
+                    put.place
+                )))
+            }
+            Err(error) => Err(Catalog::failed(&self.catalog.path, error)),
+        }
+    }
+
+    /// Ends the row at a place, if one from before stands there.
+    fn end_row_at(&mut self, place: &Place) -> Result<bool, ReceiverError> {
+        let sql = "SELECT id, entry FROM entry WHERE parent = ?1 AND name = ?2 AND until IS NULL AND since < ?3";
+        self.end_first(
+            sql,
+            params![
+                place.parent.0 as i64,
+                place.name.as_bytes(),
+                self.number as i64
+            ],
+            Some(place),
+        )
+    }
+
+    /// Ends the row of a directory that is put elsewhere.
+    fn end_directory(&mut self, id: DirectoryId) -> Result<bool, ReceiverError> {
+        let sql =
+            "SELECT id, entry FROM entry WHERE directory = ?1 AND until IS NULL AND since < ?2";
+        self.end_first(sql, params![id.0 as i64, self.number as i64], None)
+    }
+
+    fn end_first(
+        &mut self,
+        sql: &str,
+        parameters: impl rusqlite::Params,
+        place: Option<&Place>,
+    ) -> Result<bool, ReceiverError> {
+        let found: Option<i64> = self.catalog.run(|connection| {
+            connection
+                .prepare_cached(sql)?
+                .query_row(parameters, |row| row.get(0))
+                .optional()
+        })?;
+        let Some(id) = found else { return Ok(false) };
+        let row = self.catalog.row_by_id(id as u64)?;
+        let row = row.ok_or_else(|| {
+            ReceiverError::Damaged(format!("entry {id} vanished from the catalog"))
+        })?;
+        debug_assert!(place.is_none_or(|place| *place == row.place));
+        self.catalog.run(|connection| {
+            let mut statement =
+                connection.prepare_cached("UPDATE entry SET until = ?2 WHERE id = ?1")?;
+            statement.execute(params![id, self.number as i64]).map(drop)
+        })?;
+        self.digest.remove(&row.place, &row.entry);
+        self.entries -= 1;
+        self.bytes = self.bytes.saturating_sub(row.entry.size_bytes());
+        self.ended_directories.extend(row.entry.directory_id());
+        Ok(true)
+    }
+
+    fn resolve_siblings(&mut self) -> Result<(), ReceiverError> {
+        for (id, first, group) in std::mem::take(&mut self.siblings) {
+            let found: Option<(i64, i64)> = self.catalog.run(|connection| {
+                let sql = "SELECT origin, link_group FROM entry WHERE parent = ?1 AND name = ?2 AND since = ?3";
+                let mut statement = connection.prepare_cached(sql)?;
+                let place = params![first.parent.0 as i64, first.name.as_bytes(), self.number as i64];
+                statement.query_row(place, |row| Ok((row.get(0)?, row.get(1)?))).optional()
+            })?;
+            let origin = match found {
+                Some((origin, found_group))
+                    if group != 0 && origin != 0 && found_group as u64 == group =>
+                {
+                    origin
+                }
+                _ => {
+                    return Err(ReceiverError::Misbehaved(format!(
+                        "{first:?} is no file to be linked to"
+                    )));
+                }
+            };
+            self.catalog.run(|connection| {
+                let mut statement =
+                    connection.prepare_cached("UPDATE entry SET origin = ?2 WHERE id = ?1")?;
+                statement.execute(params![id as i64, origin]).map(drop)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What stood in a directory that is gone, and was not put elsewhere, is gone too.
+    fn end_orphans(&mut self) -> Result<(), ReceiverError> {
+        while let Some(id) = self.ended_directories.pop() {
+            if self.catalog.directory_place(id, self.number)?.is_some() {
+                continue;
+            }
+            let places: Vec<Place> = self.catalog.run(|connection| {
+                let sql = "SELECT parent, name FROM entry WHERE parent = ?1 AND until IS NULL AND since < ?2";
+                let mut statement = connection.prepare_cached(sql)?;
+                statement.query_map(params![id.0 as i64, self.number as i64], |row| place_from(row, 0))?.collect()
+            })?;
+            for place in places {
+                self.end_row_at(&place)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every put entry stands in a directory of this snapshot from which the top is reached.
+    fn check_parents(&self) -> Result<(), ReceiverError> {
+        let mut sound = HashSet::from([DirectoryId::TOP]);
+        for &parent in &self.parents {
+            let mut chain = Vec::new();
+            let mut next = parent;
+            while !sound.contains(&next) {
+                if chain.len() > limits::DEPTH {
+                    return Err(ReceiverError::Misbehaved(format!(
+                        "directory {} is in itself or too deep",
+                        parent.0
+                    )));
+                }
+                chain.push(next);
+                let place = self.catalog.directory_place(next, self.number)?;
+                next = place.map(|place| place.parent).ok_or_else(|| {
+                    ReceiverError::Misbehaved(format!(
+                        "an entry was put into directory {}, which does not exist",
+                        next.0
+                    ))
+                })?;
+            }
+            sound.extend(chain);
+        }
+        Ok(())
+    }
+
+    /// One inode serves two places only as a hard-link group.
+    fn check_kept(&self) -> Result<(), ReceiverError> {
+        if self.kept == 0 {
+            return Ok(());
+        }
+        let shared: Option<i64> = self.catalog.run(|connection| {
+            // Kept inodes of this upload with the number of places that want them, and the old place if it stays.
+            let sql = "SELECT kept.origin FROM entry AS kept JOIN entry AS old ON old.id = kept.origin \
+                       WHERE kept.id >= ?1 AND kept.origin < ?1 AND kept.kind != ?2 \
+                       GROUP BY kept.origin \
+                       HAVING count(*) + (old.until IS NULL) > 1 AND \
+                         (min(kept.link_group) = 0 OR min(kept.link_group) != max(kept.link_group) \
+                          OR (old.until IS NULL AND old.link_group != min(kept.link_group))) LIMIT 1";
+            connection.query_row(sql, params![self.first_entry as i64, DIRECTORY], |row| row.get(0)).optional()
+        })?;
+        match shared {
+            None => Ok(()),
+            Some(id) => Err(ReceiverError::Misbehaved(format!(
+                "two places keep the file of entry {id} without being one file"
+            ))),
+        }
+    }
+}
+
+/// Only the two roots stand at the top.
+fn check_root(place: &Place, entry: &Entry) -> Result<(), ReceiverError> {
+    let is_top = place.parent == DirectoryId::TOP;
+    let is_root = *place.name.as_bytes() == *b"files"
+        && entry.directory_id() == Some(DirectoryId::FILES)
+        || *place.name.as_bytes() == *b"databases"
+            && entry
+                .directory_id()
+                .is_some_and(|id| id != DirectoryId::FILES);
+    let is_reserved = matches!(entry.directory_id(), Some(DirectoryId::TOP))
+        || entry.directory_id() == Some(DirectoryId::FILES) && !is_top;
+    if is_top != is_root || is_reserved {
+        return Err(ReceiverError::Misbehaved(format!(
+            "{place:?} cannot be put there"
+        )));
+    }
+    if entry.group != 0 && entry.directory_id().is_some() {
+        return Err(ReceiverError::Misbehaved(format!(
+            "the directory {place:?} cannot have hard links"
+        )));
+    }
+    Ok(())
+}
+
+fn kind_number(node: &Node) -> i64 {
+    match node {
+        Node::File { .. } => 0,
+        Node::Directory { .. } => DIRECTORY,
+        Node::Symlink { .. } => 2,
+        Node::Fifo => 3,
+        Node::CharacterDevice { .. } => 4,
+        Node::BlockDevice { .. } => 5,
+    }
+}

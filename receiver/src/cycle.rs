@@ -1,0 +1,232 @@
+//! The cycle of a commit after the intent is logged: catch up, build, sync, switch, record.
+
+use std::time::Instant;
+
+use understudy_protocol::Snapshot;
+use understudy_protocol::message::Timing;
+use understudy_tree::attributes::set_attributes;
+use understudy_tree::{Lacking, crash_point, node};
+
+use crate::apply::{self, Contents, Transformation};
+use crate::catalog::{Catalog, Recorded};
+use crate::dataset::{Dataset, Locked, now_seconds};
+use crate::error::ReceiverError;
+use crate::marker::{self, Applying};
+use crate::names;
+use crate::resolve::Handles;
+
+/// How long each step took, for the agent's report.
+#[derive(Debug, Default)]
+pub(crate) struct Stopwatch {
+    timings: Vec<Timing>,
+}
+
+impl Stopwatch {
+    /// Runs and times a step.
+    pub(crate) fn time<T>(&mut self, step: &str, work: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let result = work();
+        self.add(step, started);
+        result
+    }
+
+    /// Adds a step that began at `started`.
+    pub(crate) fn add(&mut self, step: &str, started: Instant) {
+        let microseconds = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.timings.push(Timing {
+            step: step.to_owned(),
+            microseconds,
+        });
+    }
+
+    pub(crate) fn into_timings(self) -> Vec<Timing> {
+        self.timings
+    }
+}
+
+/// Brings the shadow up to the newest committed snapshot, so that only the next operations are missing.
+pub(crate) fn catch_up(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    _locked: &Locked,
+) -> Result<(), ReceiverError> {
+    let Some(head) = catalog.head()? else {
+        return start_over(dataset);
+    };
+    let to = head.snapshot.position.number;
+    let shows = marker::read(&dataset.shadow()?)?.map(|position| position.number);
+    if shows == Some(to) {
+        return apply::retire_limbo(dataset);
+    }
+    let applying = Applying::read(&dataset.control)?;
+    let from = match (&applying, shows) {
+        (Some(applying), _) if applying.to == to && applying.is_of_this_boot() => applying.from,
+        (None, Some(number)) if number + 1 == to => number,
+        _ => {
+            dataset.wait_for_readers(&dataset.shadow()?)?;
+            start_over(dataset)?;
+            0
+        }
+    };
+    Applying::new(from, to).write(&dataset.control)?;
+    transform(dataset, catalog, &head, from, Contents::Live)?;
+    crash_point!("receiver.caught-up");
+    Ok(())
+}
+
+fn transform(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    target: &Recorded,
+    from: u64,
+    contents: Contents,
+) -> Result<Lacking, ReceiverError> {
+    let shadow = dataset.shadow()?;
+    let live = dataset.live()?;
+    dataset.wait_for_readers(&shadow)?;
+    marker::remove(&shadow)?;
+    let transformation = Transformation {
+        dataset,
+        catalog,
+        shadow: &shadow,
+        live: live.as_ref(),
+        from,
+        to: target.snapshot.position.number,
+        target: &target.snapshot,
+        first_entry: target.first_entry,
+        contents,
+    };
+    transformation.run()
+}
+
+/// Throws the shadow away; it is rebuilt from the live tree. Nothing of it is needed by anybody.
+fn start_over(dataset: &Dataset) -> Result<(), ReceiverError> {
+    let control = &dataset.control;
+    // Interrupted here, it starts over again: no snapshot has the number 0.
+    Applying::new(0, 0).write(control)?;
+    let trash = control.ensure_directory(&names::TRASH)?;
+    understudy_tree::remove::empty(&trash)?;
+    for name in [&names::SHADOW, &names::LIMBO, &names::LIMBO_FULL] {
+        understudy_tree::remove::tree(control, name, &trash)?;
+    }
+    Applying::finish(control)?;
+    dataset.shadow().map(drop)
+}
+
+/// Builds the pending snapshot in the shadow, which shows the newest committed one, and makes it live.
+pub(crate) fn commit(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    locked: &Locked,
+    pending: &Recorded,
+    stopwatch: &mut Stopwatch,
+) -> Result<Recorded, ReceiverError> {
+    let mut pending = pending.clone();
+    let elapsed = pending.snapshot.committed_seconds - pending.as_of_seconds;
+    pending.snapshot.committed_seconds = now_seconds();
+    pending.as_of_seconds = pending.snapshot.committed_seconds - elapsed;
+    let started = Instant::now();
+    let lacking = build(dataset, catalog, &pending)?;
+    stopwatch.add("build", started);
+    if lacking != Lacking::default() {
+        tracing::warn!(dataset = %dataset.name, ?lacking, "some owners, modes, attributes or devices cannot be set here; the catalog has them");
+    }
+    crash_point!("receiver.built");
+    stopwatch.time("sync", || dataset.control.sync_file_system())?;
+    crash_point!("receiver.synced");
+    let started = Instant::now();
+    switch(dataset)?;
+    stopwatch.add("switch", started);
+    finish(dataset, catalog, locked, &pending, stopwatch)
+}
+
+fn build(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    pending: &Recorded,
+) -> Result<Lacking, ReceiverError> {
+    let to = pending.snapshot.position.number;
+    if marker::read(&dataset.shadow()?)? == Some(pending.snapshot.position) {
+        // Built before an interruption.
+        apply::retire_limbo(dataset)?;
+        return Ok(Lacking::default());
+    }
+    Applying::new(to - 1, to).write(&dataset.control)?;
+    transform(dataset, catalog, pending, to - 1, Contents::Staged)
+}
+
+/// The instant at which readers see the new snapshot. Durable when it returns; until then nobody may touch the
+/// retired twin, which is still the live one on disk.
+fn switch(dataset: &Dataset) -> Result<(), ReceiverError> {
+    let (control, directory) = (&dataset.control, &dataset.directory);
+    match control.exchange(&names::SHADOW, directory, &names::LIVE) {
+        // The first snapshot: there is nothing to exchange with.
+        Err(error) if error.is_gone() => {
+            control.rename_new(&names::SHADOW, directory, &names::LIVE)?
+        }
+        result => result?,
+    }
+    crash_point!("receiver.switched");
+    dataset.sync_switch()?;
+    crash_point!("receiver.switch-synced");
+    Ok(())
+}
+
+/// What remains after the switch: metadata of files that both twins share, and the record.
+pub(crate) fn finish(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    _locked: &Locked,
+    pending: &Recorded,
+    stopwatch: &mut Stopwatch,
+) -> Result<Recorded, ReceiverError> {
+    let started = Instant::now();
+    if set_shared_metadata(dataset, catalog, pending)? > 0 {
+        dataset.control.sync_file_system()?;
+    }
+    stopwatch.add("metadata", started);
+    crash_point!("receiver.metadata-set");
+    stopwatch.time("record", || catalog.record(pending))?;
+    crash_point!("receiver.recorded");
+    Ok(pending.clone())
+}
+
+/// Sets the new attributes of kept files; returns how many differed.
+fn set_shared_metadata(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    pending: &Recorded,
+) -> Result<u64, ReceiverError> {
+    let Some(live) = dataset.live()? else {
+        return Err(ReceiverError::Damaged(
+            "the live tree is gone right after the switch".to_owned(),
+        ));
+    };
+    let number = pending.snapshot.position.number;
+    let mut handles = Handles::new(&live, catalog, number);
+    let mut differing = 0;
+    catalog.leaves_linked(number, pending.first_entry, |leaf| {
+        if leaf.origin >= pending.first_entry {
+            return Ok(());
+        }
+        let (new, old) = (catalog.row_by_id(leaf.id)?, catalog.row_by_id(leaf.origin)?);
+        let (Some(new), Some(old)) = (new, old) else {
+            return Ok(());
+        };
+        if new.entry.attributes == old.entry.attributes
+            || !node::can_exist(&new.entry, &dataset.privileges)
+        {
+            return Ok(());
+        }
+        differing += 1;
+        let parent = handles.get(leaf.place.parent)?;
+        set_attributes(parent, &leaf.place.name, &new.entry, &dataset.privileges)?;
+        Ok(())
+    })?;
+    Ok(differing)
+}
+
+/// The snapshot as the other side is told.
+pub(crate) fn told(recorded: &Recorded) -> Snapshot {
+    recorded.snapshot.clone()
+}

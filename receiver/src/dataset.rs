@@ -1,0 +1,181 @@
+//! One dataset of a store: its directories, its lock, its catalog.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use understudy_protocol::{DatasetName, Name};
+use understudy_tree::{Directory, Privileges, TreeError};
+
+use crate::catalog::Catalog;
+use crate::error::ReceiverError;
+use crate::names;
+
+/// A reader that holds the retired twin by a shared lock delays the next cycle at most this long.
+const READERS_WAIT: Duration = Duration::from_secs(10);
+/// Whoever may enter the store may pass; the parents that protected the tree on the main are not here.
+const DATASET_MODE: u16 = 0o750;
+
+/// An open dataset. The descriptors live as long as a session, so a sync reports every write error of it.
+#[derive(Debug)]
+pub(crate) struct Dataset {
+    pub(crate) name: DatasetName,
+    /// The directory with the live tree.
+    pub(crate) directory: Directory,
+    /// The directory with everything else.
+    pub(crate) control: Directory,
+    pub(crate) privileges: Privileges,
+    catalog: PathBuf,
+}
+
+/// The right to change a dataset; ends when dropped, also by the death of the process.
+#[derive(Debug)]
+pub(crate) struct Locked {
+    _file: File,
+}
+
+impl Dataset {
+    pub(crate) fn open(
+        store: &Directory,
+        path: &Path,
+        name: &DatasetName,
+    ) -> Result<Option<Self>, ReceiverError> {
+        let own = own_name(name)?;
+        let opened = store.open_directory(&own).and_then(|directory| {
+            let control = directory.open_directory(&names::CONTROL)?;
+            Ok((directory, control))
+        });
+        match opened {
+            Ok((directory, control)) => Ok(Some(Self::of(path, name, directory, control))),
+            Err(error) if error.is_gone() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(crate) fn ensure(
+        store: &Directory,
+        path: &Path,
+        name: &DatasetName,
+    ) -> Result<Self, ReceiverError> {
+        let own = own_name(name)?;
+        let is_new = store.stat_if_present(&own)?.is_none();
+        let directory = store.ensure_directory(&own)?;
+        if is_new {
+            directory.set_mode(DATASET_MODE)?;
+        }
+        let control = directory.ensure_directory(&names::CONTROL)?;
+        control.ensure_directory(&names::OBJECTS)?;
+        control.ensure_directory(&names::STAGING)?;
+        control.ensure_directory(&names::TRASH)?;
+        if control.stat_if_present(&names::LOCK)?.is_none() {
+            match control.create_file(&names::LOCK) {
+                // Another process made it at the same moment.
+                Err(error) if error.errno() != Some(rustix::io::Errno::EXIST) => {
+                    return Err(error.into());
+                }
+                _ => {}
+            }
+        }
+        Ok(Self::of(path, name, directory, control))
+    }
+
+    fn of(path: &Path, name: &DatasetName, directory: Directory, control: Directory) -> Self {
+        let control_path = path.join(name.as_str()).join(names::CONTROL.as_os_str());
+        let catalog = control_path.join(names::CATALOG.as_os_str());
+        Self {
+            name: name.clone(),
+            directory,
+            control,
+            privileges: Privileges::current(),
+            catalog,
+        }
+    }
+
+    /// Takes the right to change the dataset, or says that somebody else has it.
+    pub(crate) fn lock(&self) -> Result<Locked, ReceiverError> {
+        let file = self.control.open_file(&names::LOCK)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Locked { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(ReceiverError::Busy(self.name.clone())),
+            Err(TryLockError::Error(error)) => {
+                Err(TreeError::new("lock", names::LOCK.as_bytes(), error).into())
+            }
+        }
+    }
+
+    /// Whether an upload is running.
+    pub(crate) fn is_locked(&self) -> bool {
+        matches!(self.lock(), Err(ReceiverError::Busy(_)))
+    }
+
+    /// Opens the catalog for writing; hold the lock.
+    pub(crate) fn catalog(&self, _locked: &Locked) -> Result<Catalog, ReceiverError> {
+        Catalog::open(&self.catalog)
+    }
+
+    /// Opens the catalog for reading; `None` if nothing was ever written.
+    pub(crate) fn read_catalog(&self) -> Result<Option<Catalog>, ReceiverError> {
+        match self.control.stat_if_present(&names::CATALOG)? {
+            Some(stat) if stat.size > 0 => Catalog::open_reading(&self.catalog).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The live twin; `None` before the first commit.
+    pub(crate) fn live(&self) -> Result<Option<Directory>, ReceiverError> {
+        match self.directory.open_directory(&names::LIVE) {
+            Ok(live) => Ok(Some(live)),
+            Err(error) if error.is_gone() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The shadow twin, made if it is not there.
+    pub(crate) fn shadow(&self) -> Result<Directory, ReceiverError> {
+        let is_new = self.control.stat_if_present(&names::SHADOW)?.is_none();
+        let shadow = self.control.ensure_directory(&names::SHADOW)?;
+        if is_new {
+            shadow.set_mode(0o755)?;
+        }
+        Ok(shadow)
+    }
+
+    /// Waits for readers that hold the retired twin by a shared lock on it, up to a bound.
+    pub(crate) fn wait_for_readers(&self, shadow: &Directory) -> Result<(), ReceiverError> {
+        let started = Instant::now();
+        let descriptor = shadow.try_clone()?;
+        let exclusive = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+        while rustix::fs::flock(&descriptor, exclusive).is_err() {
+            if started.elapsed() > READERS_WAIT {
+                tracing::warn!(dataset = %self.name, "a reader holds the retired tree for too long; going on without it");
+                break;
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Removes everything in staging and trash.
+    pub(crate) fn clean(&self) -> Result<(), ReceiverError> {
+        for name in [&names::STAGING, &names::TRASH] {
+            understudy_tree::remove::empty(&self.control.ensure_directory(name)?)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the switch of the twins durable.
+    pub(crate) fn sync_switch(&self) -> Result<(), ReceiverError> {
+        self.directory.sync()?;
+        self.control.sync()?;
+        Ok(())
+    }
+}
+
+fn own_name(name: &DatasetName) -> Result<Name, ReceiverError> {
+    Name::new(name.as_str()).map_err(|error| ReceiverError::Misbehaved(error.to_string()))
+}
+
+/// The receiver's clock, seconds since 1970.
+pub(crate) fn now_seconds() -> i64 {
+    jiff::Timestamp::now().as_second()
+}

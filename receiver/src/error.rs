@@ -1,0 +1,110 @@
+//! What can go wrong on the spare's side, split by what the caller does next.
+
+use std::path::PathBuf;
+
+use understudy_protocol::{DatasetName, Failure, FailureCode, ProtocolError};
+use understudy_tree::TreeError;
+
+/// An operation of the receiver failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReceiverError {
+    /// The store directory cannot be used.
+    #[error("`{}` cannot be used as a store: {reason}", path.display())]
+    Store {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The store was written by a newer version.
+    #[error("`{}` was written by a newer version of understudy (format {found}, this one knows {known}); upgrade understudy on this host", path.display())]
+    Newer {
+        /// The store or catalog.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// The newest format this build knows.
+        known: i64,
+    },
+    /// Another upload holds the dataset.
+    #[error("another upload of dataset `{0}` is running; this one was not started")]
+    Busy(DatasetName),
+    /// No such dataset or snapshot.
+    #[error("{0}")]
+    NotFound(String),
+    /// The disk is full.
+    #[error("no space left on the spare while {0}; the last snapshot is untouched")]
+    NoSpace(String),
+    /// What is stored contradicts itself.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+    /// The change set does not lead to the state the agent computed.
+    #[error("{0}")]
+    OutOfStep(String),
+    /// A guard refused the change set.
+    #[error("{0}")]
+    Refused(String),
+    /// The peer did what the protocol forbids.
+    #[error("the other side broke the protocol: {0}")]
+    Misbehaved(String),
+    /// A file operation failed.
+    #[error(transparent)]
+    Tree(TreeError),
+    /// The catalog failed.
+    #[error("the catalog `{}` failed: {source}", path.display())]
+    Catalog {
+        /// The database.
+        path: PathBuf,
+        /// SQLite's reason.
+        source: rusqlite::Error,
+    },
+    /// The connection failed, or the peer gave up.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    /// A worker thread is gone; its own error was reported before.
+    #[error("a worker of the receiver ended unexpectedly")]
+    Worker,
+}
+
+impl From<TreeError> for ReceiverError {
+    fn from(error: TreeError) -> Self {
+        if error.is_no_space() {
+            Self::NoSpace(error.to_string())
+        } else {
+            Self::Tree(error)
+        }
+    }
+}
+
+impl ReceiverError {
+    /// The class under which the other side is told.
+    pub fn failure_code(&self) -> FailureCode {
+        match self {
+            Self::Busy(_) => FailureCode::Busy,
+            Self::NotFound(_) => FailureCode::NotFound,
+            Self::NoSpace(_) => FailureCode::NoSpace,
+            Self::Newer { .. } | Self::Protocol(ProtocolError::Versions { .. }) => {
+                FailureCode::Incompatible
+            }
+            Self::Damaged(_) => FailureCode::Damaged,
+            Self::OutOfStep(_) => FailureCode::OutOfStep,
+            Self::Refused(_) => FailureCode::Refused,
+            Self::Misbehaved(_) | Self::Protocol(_) => FailureCode::Misbehaved,
+            Self::Store { .. } | Self::Tree(_) | Self::Catalog { .. } | Self::Worker => {
+                FailureCode::Internal
+            }
+        }
+    }
+
+    /// The message that tells the other side.
+    pub fn to_failure(&self) -> Failure {
+        let mut text = self.to_string();
+        let mut end = text.len().min(understudy_protocol::limits::TEXT_BYTES);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        Failure::new(self.failure_code(), text)
+    }
+}

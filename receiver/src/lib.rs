@@ -1,0 +1,26 @@
+//! The spare's side: takes uploads, keeps twin trees, history and catalog, gives contents back.
+//!
+//! Data flows one way: session -> staging -> intent -> shadow tree -> live tree -> history. Nothing here knows
+//! the agent; both meet only in the protocol. `docs/storage.md` describes what lies on disk.
+
+mod apply;
+mod catalog;
+mod cycle;
+mod dataset;
+mod error;
+mod give;
+mod history;
+mod marker;
+mod names;
+mod recover;
+mod resolve;
+mod serve;
+mod stage;
+mod store;
+mod streams;
+mod upload;
+mod verify;
+
+pub use error::ReceiverError;
+pub use serve::{Deletions, SessionOptions, serve};
+pub use store::Store;

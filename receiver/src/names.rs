@@ -1,0 +1,43 @@
+//! The names that a store uses for itself. `docs/storage.md` draws the picture.
+
+use std::sync::LazyLock;
+
+use understudy_protocol::Name;
+
+fn fixed(text: &str) -> Name {
+    #[expect(
+        clippy::unwrap_used,
+        reason = "every caller passes a literal that is a valid name"
+    )]
+    Name::new(text).unwrap()
+}
+
+macro_rules! names {
+    ($($constant:ident = $text:literal;)+) => {
+        $(pub(crate) static $constant: LazyLock<Name> = LazyLock::new(|| fixed($text));)+
+    };
+}
+
+names! {
+    STORE_FORMAT = "understudy.store";
+    LIVE = "live";
+    SNAPSHOT = "SNAPSHOT";
+    CONTROL = ".understudy";
+    SHADOW = "shadow";
+    STAGING = "staging";
+    INCOMING = "incoming";
+    STREAMS = "streams";
+    OBJECTS = "objects";
+    TRASH = "trash";
+    LIMBO = "limbo";
+    LIMBO_FULL = "limbo.full";
+    APPLYING = "applying";
+    LOCK = "lock";
+    CATALOG = "catalog.db";
+    LINK = "link";
+}
+
+/// A number as a name: directories in limbo, files in staging.
+pub(crate) fn number(number: u64) -> Name {
+    fixed(&number.to_string())
+}

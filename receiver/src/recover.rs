@@ -1,0 +1,119 @@
+//! Finishing or dropping what an earlier process left half-done. Trusts the markers on disk more than the
+//! catalog.
+
+use crate::catalog::{Catalog, Recorded};
+use crate::cycle::{self, Stopwatch};
+use crate::dataset::{Dataset, Locked};
+use crate::error::ReceiverError;
+use crate::marker::{self, Applying};
+
+/// Recovers a dataset when the receiver starts, unless somebody else is working on it.
+pub(crate) fn at_start(dataset: &Dataset) -> Result<(), ReceiverError> {
+    match dataset.lock() {
+        Ok(locked) => {
+            let catalog = dataset.catalog(&locked)?;
+            recover(dataset, &catalog, &locked)
+        }
+        Err(ReceiverError::Busy(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Leaves the dataset with a live tree that is the newest recorded snapshot, and nothing pending.
+pub(crate) fn recover(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    locked: &Locked,
+) -> Result<(), ReceiverError> {
+    let head = catalog.head()?;
+    let pending = catalog.pending()?;
+    let live = match dataset.live()? {
+        Some(live) => marker::read(&live)?,
+        None => None,
+    };
+    let is = |recorded: &Option<Recorded>| {
+        recorded.as_ref().map(|recorded| recorded.snapshot.position) == live
+    };
+    match pending {
+        // Switched, and not recorded.
+        Some(pending) if live == Some(pending.snapshot.position) => {
+            tracing::info!(dataset = %dataset.name, "recording the snapshot that became live before an interruption");
+            dataset.sync_switch()?;
+            cycle::finish(
+                dataset,
+                catalog,
+                locked,
+                &pending,
+                &mut Stopwatch::default(),
+            )?;
+        }
+        Some(pending) if is(&head) => roll(dataset, catalog, locked, &pending)?,
+        None if is(&head) => {}
+        _ => return Err(disagreement(head.as_ref(), live)),
+    }
+    dataset.clean()
+}
+
+/// The intent is complete and staging was synced before it: carry on, unless the power may have been cut while
+/// staged files were being moved.
+fn roll(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    locked: &Locked,
+    pending: &Recorded,
+) -> Result<(), ReceiverError> {
+    let applying = Applying::read(&dataset.control)?;
+    let number = pending.snapshot.position.number;
+    let was_building = applying
+        .as_ref()
+        .is_some_and(|applying| applying.to == number);
+    if was_building && !applying.is_some_and(|applying| applying.is_of_this_boot()) {
+        tracing::warn!(dataset = %dataset.name, "dropping an unfinished snapshot after a restart of the machine");
+        return catalog.roll_back(pending);
+    }
+    tracing::info!(dataset = %dataset.name, "carrying on with a snapshot that was interrupted");
+    let committed = (|| {
+        if !was_building && !is_built(dataset, pending)? {
+            catalog.index_contents()?;
+            cycle::catch_up(dataset, catalog, locked)?;
+        }
+        cycle::commit(dataset, catalog, locked, pending, &mut Stopwatch::default())
+    })();
+    match committed {
+        Ok(_) => Ok(()),
+        Err(error) if is_live(dataset, pending)? => Err(error),
+        Err(error) => {
+            tracing::warn!(dataset = %dataset.name, "dropping an unfinished snapshot: {error}");
+            catalog.roll_back(pending)
+        }
+    }
+}
+
+fn is_built(dataset: &Dataset, pending: &Recorded) -> Result<bool, ReceiverError> {
+    Ok(marker::read(&dataset.shadow()?)? == Some(pending.snapshot.position))
+}
+
+/// Whether the switch has happened: then there is no way back.
+pub(crate) fn is_live(dataset: &Dataset, pending: &Recorded) -> Result<bool, ReceiverError> {
+    match dataset.live()? {
+        Some(live) => Ok(marker::read(&live)? == Some(pending.snapshot.position)),
+        None => Ok(false),
+    }
+}
+
+fn disagreement(
+    head: Option<&Recorded>,
+    live: Option<understudy_protocol::Position>,
+) -> ReceiverError {
+    let name = |number: Option<u64>| {
+        number.map_or("no snapshot".to_owned(), |number| {
+            format!("snapshot {number}")
+        })
+    };
+    ReceiverError::Damaged(format!(
+        "the live tree is {}, the catalog ends with {}; one of them was replaced or restored from another time. The live \
+         tree is left as it is. Move the dataset's directory aside and sync again to start a new one",
+        name(live.map(|position| position.number)),
+        name(head.map(|head| head.snapshot.position.number)),
+    ))
+}

@@ -1,0 +1,158 @@
+//! From directory numbers to open directories of a twin.
+
+use std::collections::{HashMap, HashSet};
+
+use rustix::io::Errno;
+use understudy_protocol::{DirectoryId, RelPath, limits};
+use understudy_tree::attributes::make_accessible;
+use understudy_tree::{Directory, Privileges};
+
+use crate::catalog::Catalog;
+use crate::error::ReceiverError;
+
+/// Bounds on what is remembered: paths cost about 100 bytes each, handles a descriptor.
+const PATHS: usize = 100_000;
+const HANDLES: usize = 64;
+
+/// Paths of directories in one snapshot, relative to the twin.
+pub(crate) struct Paths<'a> {
+    catalog: &'a Catalog,
+    at: u64,
+    known: HashMap<DirectoryId, RelPath>,
+}
+
+impl<'a> Paths<'a> {
+    pub(crate) fn new(catalog: &'a Catalog, at: u64) -> Self {
+        Self {
+            catalog,
+            at,
+            known: HashMap::new(),
+        }
+    }
+
+    /// The path of a directory; [`ReceiverError::Damaged`] if the snapshot does not have it.
+    pub(crate) fn path(&mut self, id: DirectoryId) -> Result<RelPath, ReceiverError> {
+        let mut chain = Vec::new();
+        let mut next = id;
+        let mut path = loop {
+            if next == DirectoryId::TOP {
+                break RelPath::root();
+            }
+            if let Some(path) = self.known.get(&next) {
+                break path.clone();
+            }
+            let place = self.catalog.directory_place(next, self.at)?;
+            let place = place
+                .filter(|_| chain.len() <= limits::DEPTH + 1)
+                .ok_or_else(|| {
+                    ReceiverError::Damaged(format!(
+                        "the catalog has no directory {} in snapshot {}",
+                        next.0, self.at
+                    ))
+                })?;
+            chain.push((next, place.name));
+            next = place.parent;
+        };
+        if self.known.len() + chain.len() > PATHS {
+            self.known.clear();
+        }
+        for (id, name) in chain.into_iter().rev() {
+            path = path.join(&name);
+            self.known.insert(id, path.clone());
+        }
+        Ok(path)
+    }
+}
+
+/// Open directories of a twin whose state is one snapshot.
+pub(crate) struct Handles<'a> {
+    root: &'a Directory,
+    pub(crate) paths: Paths<'a>,
+    open: HashMap<DirectoryId, Directory>,
+}
+
+impl<'a> Handles<'a> {
+    pub(crate) fn new(root: &'a Directory, catalog: &'a Catalog, at: u64) -> Self {
+        Self {
+            root,
+            paths: Paths::new(catalog, at),
+            open: HashMap::new(),
+        }
+    }
+
+    /// The open directory.
+    pub(crate) fn get(&mut self, id: DirectoryId) -> Result<&Directory, ReceiverError> {
+        if !self.open.contains_key(&id) {
+            let path = self.paths.path(id)?;
+            let directory = self
+                .root
+                .open_beneath(&path)
+                .map_err(|error| error.below(&path.to_string()))?;
+            self.remember(id, directory);
+        }
+        self.open.get(&id).ok_or(ReceiverError::Worker)
+    }
+
+    fn remember(&mut self, id: DirectoryId, directory: Directory) {
+        if self.open.len() >= HANDLES {
+            self.open.clear();
+        }
+        self.open.insert(id, directory);
+    }
+}
+
+/// Handles of the shadow, which is changed: directories closed by their mode are opened for the time being,
+/// and all that are touched are remembered, so that their attributes are set again at the end.
+pub(crate) struct Changing<'a> {
+    handles: Handles<'a>,
+    privileges: Privileges,
+    touched: HashSet<DirectoryId>,
+}
+
+impl<'a> Changing<'a> {
+    pub(crate) fn new(
+        root: &'a Directory,
+        catalog: &'a Catalog,
+        at: u64,
+        privileges: Privileges,
+    ) -> Self {
+        Self {
+            handles: Handles::new(root, catalog, at),
+            privileges,
+            touched: HashSet::new(),
+        }
+    }
+
+    /// The open directory, writable.
+    pub(crate) fn get(&mut self, id: DirectoryId) -> Result<&Directory, ReceiverError> {
+        if self.touched.insert(id) && !self.privileges.override_permissions {
+            self.make_writable(id)?;
+        }
+        self.handles.get(id)
+    }
+
+    /// Everything that [`Self::get`] gave out.
+    pub(crate) fn into_touched(self) -> HashSet<DirectoryId> {
+        self.touched
+    }
+
+    fn make_writable(&mut self, id: DirectoryId) -> Result<(), ReceiverError> {
+        if id == DirectoryId::TOP {
+            return Ok(());
+        }
+        let place = self
+            .handles
+            .paths
+            .catalog
+            .directory_place(id, self.handles.paths.at)?;
+        let Some(place) = place else { return Ok(()) };
+        let parent = self.handles.get(place.parent)?;
+        match make_accessible(parent, &place.name) {
+            // Not there yet: it will be made writable.
+            Err(error) if !error.is_gone() && error.errno() != Some(Errno::PERM) => {
+                Err(error.into())
+            }
+            _ => Ok(()),
+        }
+    }
+}

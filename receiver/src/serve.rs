@@ -1,0 +1,150 @@
+//! A session: what one connection may ask for.
+
+use std::sync::Arc;
+
+use understudy_protocol::message::{DatasetStatus, Datasets, List};
+use understudy_protocol::transport::{Channel, Outgoing};
+use understudy_protocol::{DatasetName, Message, ProtocolError};
+
+use crate::dataset::{Dataset, now_seconds};
+use crate::error::ReceiverError;
+use crate::store::Store;
+use crate::{give, upload, verify};
+
+/// What the receiver does with a change set that removes everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Deletions {
+    /// Refuses it.
+    #[default]
+    Guard,
+    /// Takes it: the person at an embedded spare said so.
+    Accept,
+}
+
+/// How sessions of a receiver behave; never set by the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SessionOptions {
+    /// See [`Deletions`].
+    pub deletions: Deletions,
+}
+
+/// Serves one connection until the other side is done; blocks. A failure was told to the other side before
+/// it is returned.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "a session owns its share of the store for its thread's life"
+)]
+pub fn serve(
+    store: Arc<Store>,
+    mut channel: Channel,
+    options: SessionOptions,
+) -> Result<(), ReceiverError> {
+    let result = converse(&store, &mut channel, options);
+    if let Err(error) = &result {
+        // The other side may be gone; then there is nobody to tell.
+        let _ = channel
+            .outgoing
+            .send_message(&Message::Failure(error.to_failure()));
+    }
+    result
+}
+
+fn converse(
+    store: &Store,
+    channel: &mut Channel,
+    options: SessionOptions,
+) -> Result<(), ReceiverError> {
+    channel.greet()?;
+    let Channel { outgoing, incoming } = channel;
+    loop {
+        let message = match incoming.receive_message() {
+            Err(ProtocolError::Cut) => return Ok(()),
+            message => message?,
+        };
+        match message {
+            Message::Begin(begin) => {
+                return upload::serve(store, &begin, incoming, outgoing, &options);
+            }
+            Message::List(list) => {
+                outgoing.send_message(&Message::Datasets(datasets(store, &list)?))?
+            }
+            Message::Verify(request) => verify::serve(store, &request, outgoing)?,
+            Message::ReadManifest(request) => {
+                let dataset = existing(store, &request.dataset)?;
+                let snapshot = give::manifest(&dataset, &request, outgoing)?;
+                return give::serve(&dataset, &snapshot, incoming, outgoing);
+            }
+            other => {
+                return Err(ProtocolError::Unexpected {
+                    got: other.name(),
+                    wanted: "a request",
+                }
+                .into());
+            }
+        }
+    }
+}
+
+/// A dataset that must be there.
+pub(crate) fn existing(store: &Store, name: &DatasetName) -> Result<Dataset, ReceiverError> {
+    store.dataset(name)?.ok_or_else(|| {
+        let known = store.dataset_names().unwrap_or_default();
+        let known: Vec<&str> = known.iter().take(20).map(DatasetName::as_str).collect();
+        let known = if known.is_empty() {
+            "none".to_owned()
+        } else {
+            known.join(", ")
+        };
+        ReceiverError::NotFound(format!(
+            "the spare has no dataset `{name}` (it has: {known})"
+        ))
+    })
+}
+
+fn datasets(store: &Store, list: &List) -> Result<Datasets, ReceiverError> {
+    let names = match &list.dataset {
+        Some(name) => vec![existing(store, name)?.name],
+        None => store.dataset_names()?,
+    };
+    let datasets = names.iter().map(|name| status(store, name)).collect();
+    Ok(Datasets {
+        datasets,
+        free_bytes: store.free_bytes(),
+        now_seconds: now_seconds(),
+    })
+}
+
+/// Trouble in one dataset is told as such, and does not hide the others.
+fn status(store: &Store, name: &DatasetName) -> DatasetStatus {
+    let mut status = DatasetStatus {
+        name: name.clone(),
+        snapshots: Vec::new(),
+        as_of_seconds: None,
+        uploading: false,
+        trouble: None,
+    };
+    let result = (|| {
+        let Some(dataset) = store.dataset(name)? else {
+            return Ok(());
+        };
+        status.uploading = dataset.is_locked();
+        let Some(catalog) = dataset.read_catalog()? else {
+            return Ok(());
+        };
+        let recorded = catalog.snapshots()?;
+        let committed = recorded.last().map(|newest| newest.as_of_seconds);
+        status.as_of_seconds = committed.max(catalog.confirmed_seconds()?);
+        status.snapshots = recorded
+            .into_iter()
+            .map(|recorded| recorded.snapshot)
+            .collect();
+        Ok::<(), ReceiverError>(())
+    })();
+    status.trouble = result.err().map(|error| error.to_string());
+    status
+}
+
+/// Sends one message encoded on this thread.
+pub(crate) fn send(outgoing: &Outgoing, message: &Message) -> Result<(), ReceiverError> {
+    Ok(outgoing.send_message(message)?)
+}

@@ -1,0 +1,242 @@
+//! The store: the directory that holds all datasets, and what its file system must be able to do.
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{XattrFlags, fsetxattr};
+use understudy_protocol::{DatasetName, Name};
+use understudy_tree::durable::{self, Durability};
+use understudy_tree::{Directory, Kind, Mounts, TreeError, remove};
+
+use crate::dataset::Dataset;
+use crate::error::ReceiverError;
+use crate::names;
+
+/// The layout this build writes.
+const FORMAT: i64 = 1;
+const FORMAT_KEY: &str = "format: ";
+
+/// A directory of datasets.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    directory: Directory,
+}
+
+impl Store {
+    /// Opens a store; makes one of an absent or empty directory. Refuses a file system that lacks what atomic
+    /// commits need.
+    pub fn open(path: &Path) -> Result<Self, ReceiverError> {
+        if let Err(error) = std::fs::metadata(path)
+            && error.kind() == std::io::ErrorKind::NotFound
+        {
+            create_directory(path)?;
+        }
+        let store = Self::at(path)?;
+        match store.format()? {
+            Some(_) => {}
+            None if store.is_empty()? => {
+                let text = format!(
+                    "This directory is an understudy store. Do not change anything in it.\n{FORMAT_KEY}{FORMAT}\n"
+                );
+                durable::replace(
+                    &store.directory,
+                    &names::STORE_FORMAT,
+                    text.as_bytes(),
+                    Durability::Now,
+                )
+                .map_err(|error| store.unusable(&error))?;
+            }
+            None => {
+                return Err(store
+                    .refused("it is not empty and not a store; give an empty or a new directory"));
+            }
+        }
+        store.probe()?;
+        Ok(store)
+    }
+
+    /// Opens a store that must exist already; for commands that only read.
+    pub fn open_existing(path: &Path) -> Result<Self, ReceiverError> {
+        let store = Self::at(path)?;
+        match store.format()? {
+            Some(_) => Ok(store),
+            None => Err(store.refused("it is not a store; check the path")),
+        }
+    }
+
+    fn at(path: &Path) -> Result<Self, ReceiverError> {
+        let unusable = |error: TreeError| ReceiverError::Store {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        };
+        let directory = Directory::open(path, Mounts::Cross).map_err(unusable)?;
+        Ok(Self {
+            path: path.to_owned(),
+            directory,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Free bytes on its file system for this process.
+    pub(crate) fn free_bytes(&self) -> u64 {
+        rustix::fs::fstatvfs(&self.directory)
+            .map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// Opens a dataset; `None` if the store has none of this name.
+    pub(crate) fn dataset(&self, name: &DatasetName) -> Result<Option<Dataset>, ReceiverError> {
+        Dataset::open(&self.directory, &self.path, name)
+    }
+
+    /// Opens a dataset, made if the store has none of this name.
+    pub(crate) fn ensure_dataset(&self, name: &DatasetName) -> Result<Dataset, ReceiverError> {
+        Dataset::ensure(&self.directory, &self.path, name)
+    }
+
+    /// The names of all datasets, in order.
+    pub(crate) fn dataset_names(&self) -> Result<Vec<DatasetName>, ReceiverError> {
+        let mut found = Vec::new();
+        for name in self.directory.names()? {
+            let Ok(text) = std::str::from_utf8(name.as_bytes()) else {
+                continue;
+            };
+            let Ok(dataset) = DatasetName::new(text) else {
+                continue;
+            };
+            let is_directory = self
+                .directory
+                .stat_if_present(&name)?
+                .is_some_and(|stat| stat.kind == Kind::Directory);
+            if is_directory {
+                found.push(dataset);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Finishes or drops what an earlier process left half-done in each dataset. Trouble in one is its own:
+    /// it is told when the dataset is used.
+    pub fn recover(&self) -> Result<(), ReceiverError> {
+        for name in self.dataset_names()? {
+            let recovered = self.dataset(&name).and_then(|dataset| match dataset {
+                Some(dataset) => crate::recover::at_start(&dataset),
+                None => Ok(()),
+            });
+            if let Err(error) = recovered {
+                tracing::error!(dataset = %name, "cannot recover dataset {name}: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    fn format(&self) -> Result<Option<i64>, ReceiverError> {
+        let content = durable::read(&self.directory, &names::STORE_FORMAT, 4096)
+            .map_err(|error| self.unusable(&error))?;
+        let Some(content) = content else {
+            return Ok(None);
+        };
+        let text = String::from_utf8_lossy(&content);
+        let found = text
+            .lines()
+            .find_map(|line| line.strip_prefix(FORMAT_KEY)?.trim().parse().ok());
+        match found {
+            Some(found) if found > FORMAT => Err(ReceiverError::Newer {
+                path: self.path.clone(),
+                found,
+                known: FORMAT,
+            }),
+            Some(found) => Ok(Some(found)),
+            None => Err(self.refused("its file `understudy.store` is unreadable")),
+        }
+    }
+
+    fn is_empty(&self) -> Result<bool, ReceiverError> {
+        let names = self.directory.names()?;
+        // A file system of its own brings this directory along.
+        Ok(names.iter().all(|name| *name.as_bytes() == *b"lost+found"))
+    }
+
+    /// Tries what every commit relies on, on the very file system.
+    fn probe(&self) -> Result<(), ReceiverError> {
+        let text = format!("understudy.probe-{}", std::process::id());
+        let name = Name::new(text).map_err(|error| self.refused(&error.to_string()))?;
+        let probe = self
+            .directory
+            .ensure_directory(&name)
+            .map_err(|error| self.unusable(&error))?;
+        let result = self.probe_in(&probe);
+        remove::empty(&probe)?;
+        self.directory.remove_directory(&name)?;
+        result
+    }
+
+    fn probe_in(&self, probe: &Directory) -> Result<(), ReceiverError> {
+        remove::empty(probe)?;
+        let (first, second) = (&names::LIVE, &names::SHADOW);
+        probe
+            .create_directory(first)
+            .map_err(|error| self.unusable(&error))?;
+        let file = probe
+            .create_file(second)
+            .map_err(|error| self.unusable(&error))?;
+        probe.exchange(first, probe, second).map_err(|error| {
+            self.lacks(
+                "exchange two directories in one step (RENAME_EXCHANGE)",
+                &error,
+            )
+        })?;
+        probe
+            .link(first, probe, &names::LINK)
+            .map_err(|error| self.lacks("hold hard links", &error))?;
+        fsetxattr(&file, "user.understudy", b"probe", XattrFlags::empty()).map_err(|error| {
+            self.lacks(
+                "hold extended attributes",
+                &TreeError::new("set", b"user.understudy", error),
+            )
+        })
+    }
+
+    fn lacks(&self, ability: &str, error: &TreeError) -> ReceiverError {
+        self.refused(&format!(
+            "its file system cannot {ability}: {error}; use ext4, xfs or btrfs"
+        ))
+    }
+
+    fn unusable(&self, error: &TreeError) -> ReceiverError {
+        if error.is_no_space() {
+            return ReceiverError::NoSpace(format!(
+                "preparing the store `{}`",
+                self.path.display()
+            ));
+        }
+        self.refused(&error.to_string())
+    }
+
+    fn refused(&self, reason: &str) -> ReceiverError {
+        ReceiverError::Store {
+            path: self.path.clone(),
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the store itself is made by the path a person gave"
+)]
+fn create_directory(path: &Path) -> Result<(), ReceiverError> {
+    std::fs::create_dir(path).map_err(|error| {
+        let reason = match error.kind() {
+            std::io::ErrorKind::NotFound => "its parent directory does not exist".to_owned(),
+            _ => format!("it cannot be created: {error}"),
+        };
+        ReceiverError::Store {
+            path: path.to_owned(),
+            reason,
+        }
+    })
+}

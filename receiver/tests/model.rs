@@ -1,0 +1,618 @@
+//! Random change sets against a naive model: the live tree, every older snapshot and verification must agree
+//! with it, whatever moves where.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use understudy_protocol::message::{
+    Begin, Change, Changes, Commit, Content, Message, ReadManifest, Verify, Want,
+};
+use understudy_protocol::transport::{Channel, in_process};
+use understudy_protocol::{
+    Attributes, ContentHash, DatasetName, DirectoryId, Entry, Name, Node, Place, Position,
+    StateDigest, Timestamp,
+};
+use understudy_receiver::{ReceiverError, SessionOptions, Store, serve};
+
+/// What stands at a place in the model.
+#[derive(Debug, Clone, PartialEq)]
+enum Thing {
+    Directory { id: u64, mode: u16 },
+    File { content: Vec<u8>, mode: u16 },
+    Link { target: Vec<u8> },
+}
+
+type Model = BTreeMap<(u64, Vec<u8>), Thing>;
+
+fn root_model() -> Model {
+    BTreeMap::from([(
+        (0, b"files".to_vec()),
+        Thing::Directory { id: 1, mode: 0o755 },
+    )])
+}
+
+#[derive(Debug, Clone)]
+enum Edit {
+    AddFile {
+        directory: usize,
+        name: u8,
+        content: u8,
+    },
+    AddLink {
+        directory: usize,
+        name: u8,
+        target: u8,
+    },
+    AddDirectory {
+        directory: usize,
+        name: u8,
+    },
+    Rewrite {
+        which: usize,
+        content: u8,
+    },
+    Chmod {
+        which: usize,
+        mode: u8,
+    },
+    Remove {
+        which: usize,
+    },
+    Move {
+        which: usize,
+        directory: usize,
+        name: u8,
+    },
+    Swap {
+        left: usize,
+        right: usize,
+    },
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    let (index, small) = (0..1000usize, 0..6u8);
+    prop_oneof![
+        (index.clone(), small.clone(), any::<u8>()).prop_map(|(directory, name, content)| {
+            Edit::AddFile {
+                directory,
+                name,
+                content,
+            }
+        }),
+        (index.clone(), small.clone(), any::<u8>()).prop_map(|(directory, name, target)| {
+            Edit::AddLink {
+                directory,
+                name,
+                target,
+            }
+        }),
+        (index.clone(), small.clone())
+            .prop_map(|(directory, name)| Edit::AddDirectory { directory, name }),
+        (index.clone(), any::<u8>()).prop_map(|(which, content)| Edit::Rewrite { which, content }),
+        (index.clone(), 0..4u8).prop_map(|(which, mode)| Edit::Chmod { which, mode }),
+        index.clone().prop_map(|which| Edit::Remove { which }),
+        (index.clone(), index.clone(), small).prop_map(|(which, directory, name)| Edit::Move {
+            which,
+            directory,
+            name
+        }),
+        (index.clone(), index).prop_map(|(left, right)| Edit::Swap { left, right }),
+    ]
+}
+
+fn directories(model: &Model) -> Vec<u64> {
+    model
+        .values()
+        .filter_map(|thing| {
+            if let Thing::Directory { id, .. } = thing {
+                Some(*id)
+            } else {
+                None
+            }
+        })
+        .collect()
+}
+
+fn below(model: &Model, id: u64) -> BTreeSet<u64> {
+    let mut found = BTreeSet::from([id]);
+    loop {
+        let more: Vec<u64> = model
+            .iter()
+            .filter(|((parent, _), _)| found.contains(parent))
+            .filter_map(|(_, thing)| {
+                if let Thing::Directory { id, .. } = thing {
+                    Some(*id)
+                } else {
+                    None
+                }
+            })
+            .filter(|id| !found.contains(id))
+            .collect();
+        if more.is_empty() {
+            return found;
+        }
+        found.extend(more);
+    }
+}
+
+fn remove(model: &mut Model, key: &(u64, Vec<u8>)) {
+    if let Some(Thing::Directory { id, .. }) = model.remove(key) {
+        let gone = below(model, id);
+        model.retain(|(parent, _), _| !gone.contains(parent));
+    }
+}
+
+fn edit_model(model: &mut Model, edit: &Edit, next_id: &mut u64) {
+    let all = directories(model);
+    let pick = |index: usize| all[index % all.len()];
+    let keys: Vec<_> = model
+        .keys()
+        .filter(|(parent, _)| *parent != 0)
+        .cloned()
+        .collect();
+    let name = |number: u8| vec![b'a' + number];
+    match *edit {
+        Edit::AddFile {
+            directory,
+            name: number,
+            content,
+        } => {
+            let key = (pick(directory), name(number));
+            remove(model, &key);
+            model.insert(
+                key,
+                Thing::File {
+                    content: vec![content; usize::from(content) * 3],
+                    mode: 0o644,
+                },
+            );
+        }
+        Edit::AddLink {
+            directory,
+            name: number,
+            target,
+        } => {
+            let key = (pick(directory), name(number));
+            remove(model, &key);
+            model.insert(
+                key,
+                Thing::Link {
+                    target: vec![b'x', target.max(1)],
+                },
+            );
+        }
+        Edit::AddDirectory {
+            directory,
+            name: number,
+        } => {
+            let key = (pick(directory), name(number));
+            remove(model, &key);
+            *next_id += 1;
+            model.insert(
+                key,
+                Thing::Directory {
+                    id: *next_id,
+                    mode: 0o755,
+                },
+            );
+        }
+        _ if keys.is_empty() => {}
+        Edit::Rewrite {
+            which,
+            content: byte,
+        } => {
+            if let Some(Thing::File { content, .. }) = model.get_mut(&keys[which % keys.len()]) {
+                *content = vec![byte; usize::from(byte) * 5 + 1];
+            }
+        }
+        Edit::Chmod {
+            which,
+            mode: number,
+        } => match model.get_mut(&keys[which % keys.len()]) {
+            Some(Thing::File { mode, .. }) => {
+                *mode = [0o644, 0o600, 0o755, 0o444][usize::from(number)]
+            }
+            Some(Thing::Directory { mode, .. }) => {
+                *mode = [0o755, 0o700, 0o555, 0o777][usize::from(number)]
+            }
+            _ => {}
+        },
+        Edit::Remove { which } => remove(model, &keys[which % keys.len()].clone()),
+        Edit::Move {
+            which,
+            directory,
+            name: number,
+        } => {
+            let from = keys[which % keys.len()].clone();
+            let to = (pick(directory), name(number));
+            let inside = match &model[&from] {
+                Thing::Directory { id, .. } => below(model, *id),
+                _ => BTreeSet::new(),
+            };
+            if from != to && !inside.contains(&to.0) {
+                let thing = model[&from].clone();
+                model.remove(&from);
+                // The target may be above the source: then the source went with it.
+                remove(model, &to);
+                if directories(model).contains(&to.0) {
+                    model.insert(to, thing);
+                }
+                drop_unreachable(model);
+            }
+        }
+        Edit::Swap { left, right } => {
+            let (left, right) = (
+                keys[left % keys.len()].clone(),
+                keys[right % keys.len()].clone(),
+            );
+            let holds = |key: &(u64, Vec<u8>), other: &(u64, Vec<u8>)| match &model[key] {
+                Thing::Directory { id, .. } => below(model, *id).contains(&other.0),
+                _ => false,
+            };
+            if left != right && !holds(&left, &right) && !holds(&right, &left) {
+                let (one, two) = (model[&left].clone(), model[&right].clone());
+                model.insert(left, two);
+                model.insert(right, one);
+            }
+        }
+    }
+}
+
+fn drop_unreachable(model: &mut Model) {
+    let mut reachable = below(model, 1);
+    reachable.insert(0);
+    model.retain(|(parent, _), _| reachable.contains(parent));
+}
+
+fn entry(thing: &Thing) -> Entry {
+    let (mode, node) = match thing {
+        Thing::Directory { id, mode } => (
+            *mode,
+            Node::Directory {
+                id: DirectoryId(*id),
+            },
+        ),
+        Thing::File { content, mode } => (
+            *mode,
+            Node::File {
+                size: content.len() as u64,
+                hash: ContentHash::of(content),
+            },
+        ),
+        Thing::Link { target } => (
+            0o777,
+            Node::Symlink {
+                target: target.clone().into(),
+            },
+        ),
+    };
+    let privileges = understudy_tree::Privileges::current();
+    let modified = Timestamp {
+        seconds: 1_000_000,
+        nanoseconds: 5,
+    };
+    let attributes = Attributes {
+        mode,
+        uid: privileges.uid,
+        gid: privileges.gid,
+        modified,
+        xattrs: vec![],
+    };
+    Entry {
+        attributes,
+        node,
+        group: 0,
+    }
+}
+
+fn place(key: &(u64, Vec<u8>)) -> Place {
+    Place::new(DirectoryId(key.0), Name::new(key.1.clone()).expect("name"))
+}
+
+fn digest(model: &Model) -> StateDigest {
+    let mut digest = StateDigest::empty();
+    model
+        .iter()
+        .for_each(|(key, thing)| digest.add(&place(key), &entry(thing)));
+    digest
+}
+
+/// The change set between two models. Files that stand elsewhere with the same content in `old`, and no longer
+/// there, are kept.
+fn changes(old: &Model, new: &Model) -> Vec<Change> {
+    let mut free: Vec<_> = old
+        .iter()
+        .filter(|(key, thing)| matches!(thing, Thing::File { .. }) && new.get(*key) != Some(thing))
+        .map(|(key, thing)| (key.clone(), thing.clone()))
+        .collect();
+    let mut changes = Vec::new();
+    for (key, thing) in new {
+        if old.get(key) == Some(thing) {
+            continue;
+        }
+        let content = match thing {
+            Thing::Directory { .. } => Content::Directory,
+            Thing::Link { .. } => Content::Inline(Vec::new().into()),
+            Thing::File { content, .. } => {
+                let same = |(_, thing): &(_, Thing)| matches!(thing, Thing::File { content: other, .. } if other == content);
+                match free.iter().position(same) {
+                    Some(index) => Content::Keep(place(&free.swap_remove(index).0)),
+                    None => match old
+                        .iter()
+                        .find(|(key, thing)| same(&((*key).clone(), (*thing).clone())))
+                    {
+                        Some((other, _)) => Content::Copy(place(other)),
+                        None => Content::Inline(content.clone().into()),
+                    },
+                }
+            }
+        };
+        changes.push(Change::Put {
+            place: place(key),
+            entry: entry(thing),
+            content,
+        });
+    }
+    let kept_directories: BTreeSet<u64> = directories(new).into_iter().collect();
+    for key in old.keys() {
+        let parent_stays = key.0 == 0 || kept_directories.contains(&key.0);
+        if parent_stays && !new.contains_key(key) {
+            changes.push(Change::Remove { place: place(key) });
+        }
+    }
+    changes
+}
+
+fn session(store: &Arc<Store>) -> (Channel, std::thread::JoinHandle<Result<(), ReceiverError>>) {
+    let (mut ours, theirs) = in_process();
+    let store = Arc::clone(store);
+    let thread = std::thread::spawn(move || serve(store, theirs, SessionOptions::default()));
+    ours.greet().expect("greeting");
+    (ours, thread)
+}
+
+fn dataset() -> DatasetName {
+    DatasetName::new("model").expect("name")
+}
+
+/// Uploads the difference; returns the new position.
+fn upload(store: &Arc<Store>, old: &Model, new: &Model, base: Option<Position>) -> Position {
+    let (mut channel, thread) = session(store);
+    channel
+        .outgoing
+        .send_message(&Message::Begin(Begin { dataset: dataset() }))
+        .expect("send");
+    let Message::Ready(ready) = channel.incoming.receive_message().expect("ready") else {
+        panic!("not ready")
+    };
+    assert_eq!(ready.position, base);
+    let changes = changes(old, new);
+    for records in changes.chunks(3) {
+        let message = Message::Changes(Changes {
+            records: records.to_vec(),
+        });
+        channel.outgoing.send_message(&message).expect("send");
+    }
+    let commit = Commit {
+        base,
+        fingerprint: digest(new).fingerprint(),
+        elapsed_milliseconds: 0,
+    };
+    channel
+        .outgoing
+        .send_message(&Message::Commit(commit))
+        .expect("send");
+    let reply = channel.incoming.receive_message();
+    let Ok(Message::Committed(committed)) = reply else {
+        panic!("{reply:?} for {changes:#?}")
+    };
+    drop(channel);
+    thread.join().expect("thread").expect("session");
+    assert_eq!(committed.snapshot.entries, new.len() as u64);
+    committed.snapshot.position
+}
+
+/// Reads the live tree without the product's help.
+fn read_live(path: &Path, model: &Model, parent: u64, found: &mut usize) {
+    for item in std::fs::read_dir(path).expect("list") {
+        let item = item.expect("item");
+        let name = std::os::unix::ffi::OsStrExt::as_bytes(item.file_name().as_os_str()).to_vec();
+        if parent == 0 && name == b"SNAPSHOT" {
+            continue;
+        }
+        *found += 1;
+        let thing = model
+            .get(&(parent, name))
+            .unwrap_or_else(|| panic!("{:?} should not be there", item.path()));
+        let metadata = item.path().symlink_metadata().expect("metadata");
+        let mode =
+            (std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o7777) as u16;
+        match thing {
+            Thing::Directory { id, mode: wanted } => {
+                assert!(metadata.is_dir(), "{:?}", item.path());
+                assert_eq!(mode, *wanted, "{:?}", item.path());
+                assert_eq!(
+                    std::os::unix::fs::MetadataExt::mtime(&metadata),
+                    1_000_000,
+                    "{:?}",
+                    item.path()
+                );
+                read_live(&item.path(), model, *id, found);
+            }
+            Thing::File {
+                content,
+                mode: wanted,
+            } => {
+                assert_eq!(mode, *wanted, "{:?}", item.path());
+                assert_eq!(
+                    std::fs::read(item.path()).expect("read"),
+                    *content,
+                    "{:?}",
+                    item.path()
+                );
+            }
+            Thing::Link { target } => {
+                let found = std::fs::read_link(item.path()).expect("link");
+                assert_eq!(
+                    std::os::unix::ffi::OsStrExt::as_bytes(found.as_os_str()),
+                    *target
+                );
+            }
+        }
+    }
+}
+
+/// Every content of a snapshot comes back as it was.
+fn check_snapshot(store: &Arc<Store>, number: u64, model: &Model) {
+    let (mut channel, thread) = session(store);
+    let request = ReadManifest {
+        dataset: dataset(),
+        number: Some(number),
+    };
+    channel
+        .outgoing
+        .send_message(&Message::ReadManifest(request))
+        .expect("send");
+    let mut entries = BTreeMap::new();
+    loop {
+        match channel.incoming.receive_message().expect("manifest") {
+            Message::Manifest(part) => entries.extend(part.entries),
+            Message::ManifestEnd(_) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    let wanted: BTreeMap<_, _> = model
+        .iter()
+        .map(|(key, thing)| (place(key), entry(thing)))
+        .collect();
+    assert_eq!(entries, wanted, "manifest of snapshot {number}");
+    let files: Vec<_> = model
+        .iter()
+        .filter_map(|(key, thing)| {
+            if let Thing::File { content, .. } = thing {
+                Some((place(key), content))
+            } else {
+                None
+            }
+        })
+        .collect();
+    if !files.is_empty() {
+        let places = files.iter().map(|(place, _)| place.clone()).collect();
+        channel
+            .outgoing
+            .send_message(&Message::Want(Want { places }))
+            .expect("send");
+        let mut given = BTreeMap::new();
+        while given.len() < files.len() {
+            match channel.incoming.receive_message().expect("contents") {
+                Message::Given(part) => given.extend(part.contents),
+                other => panic!("{other:?}"),
+            }
+        }
+        for (place, content) in files {
+            assert_eq!(given[&place].0, *content, "{place:?} of snapshot {number}");
+        }
+    }
+    drop(channel);
+    thread.join().expect("thread").expect("session");
+}
+
+fn check_verify(store: &Arc<Store>) {
+    let (mut channel, thread) = session(store);
+    channel
+        .outgoing
+        .send_message(&Message::Verify(Verify { dataset: None }))
+        .expect("send");
+    loop {
+        match channel.incoming.receive_message().expect("verification") {
+            Message::Finding(finding) => panic!("{finding:?}"),
+            Message::Verified(_) => {}
+            Message::VerifyEnd(_) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    drop(channel);
+    thread.join().expect("thread").expect("session");
+}
+
+fn run(steps: &[Vec<Edit>]) {
+    let scratch = tempfile::tempdir().expect("scratch");
+    let store = Arc::new(Store::open(&scratch.path().join("store")).expect("store"));
+    let (mut old, mut base, mut next_id) = (Model::new(), None, 1);
+    let mut snapshots: Vec<(u64, Model)> = Vec::new();
+    for edits in std::iter::once(&Vec::new()).chain(steps) {
+        let mut new = if old.is_empty() {
+            root_model()
+        } else {
+            old.clone()
+        };
+        edits
+            .iter()
+            .for_each(|edit| edit_model(&mut new, edit, &mut next_id));
+        if new == old {
+            continue;
+        }
+        // The guard is not the subject here.
+        if new.len() <= 1 && old.len() > 2 {
+            continue;
+        }
+        let position = upload(&store, &old, &new, base);
+        let mut found = 0;
+        read_live(
+            &scratch.path().join("store/model/live"),
+            &new,
+            0,
+            &mut found,
+        );
+        assert_eq!(
+            found,
+            new.len(),
+            "everything of the model is in the live tree"
+        );
+        snapshots.push((position.number, new.clone()));
+        (old, base) = (new, Some(position));
+    }
+    for (number, model) in &snapshots {
+        check_snapshot(&store, *number, model);
+    }
+    check_verify(&store);
+}
+
+/// 60 cases unless `PROPTEST_CASES` asks for more: each is some commits on a real file system.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn live_tree_history_and_verification_follow_the_model(
+        steps in prop::collection::vec(prop::collection::vec(edit(), 1..12), 1..8)
+    ) {
+        run(&steps);
+    }
+}
+
+#[test]
+fn swapped_directories_change_places() {
+    let add = |directory, name| Edit::AddDirectory { directory, name };
+    run(&[
+        vec![
+            add(0, 0),
+            add(0, 1),
+            Edit::AddFile {
+                directory: 1,
+                name: 2,
+                content: 7,
+            },
+        ],
+        vec![Edit::Swap { left: 0, right: 1 }],
+        vec![Edit::Swap { left: 0, right: 1 }],
+    ]);
+}
