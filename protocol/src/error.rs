@@ -111,7 +111,7 @@ pub enum ProtocolError {
 
 impl ProtocolError {
     /// A malformed message with the reason.
-    pub fn malformed(what: &'static str, reason: impl ToString) -> Self {
+    pub fn malformed(what: &'static str, reason: impl std::fmt::Display) -> Self {
         Self::Malformed {
             what,
             reason: reason.to_string(),

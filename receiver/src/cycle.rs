@@ -1,6 +1,6 @@
 //! The cycle of a commit after the intent is logged: catch up, build, sync, switch, record.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use understudy_protocol::Snapshot;
 use understudy_protocol::message::Timing;
@@ -26,13 +26,13 @@ impl Stopwatch {
     pub(crate) fn time<T>(&mut self, step: &str, work: impl FnOnce() -> T) -> T {
         let started = Instant::now();
         let result = work();
-        self.add(step, started);
+        self.add(step, started.elapsed());
         result
     }
 
-    /// Adds a step that began at `started`.
-    pub(crate) fn add(&mut self, step: &str, started: Instant) {
-        let microseconds = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    /// Adds a step that took this long.
+    pub(crate) fn add(&mut self, step: &str, elapsed: Duration) {
+        let microseconds = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
         self.timings.push(Timing {
             step: step.to_owned(),
             microseconds,
@@ -126,8 +126,8 @@ pub(crate) fn commit(
     pending.snapshot.committed_seconds = now_seconds();
     pending.as_of_seconds = pending.snapshot.committed_seconds - elapsed;
     let started = Instant::now();
-    let lacking = build(dataset, catalog, &pending)?;
-    stopwatch.add("build", started);
+    let lacking = build(dataset, catalog, locked, &pending)?;
+    stopwatch.add("build", started.elapsed());
     if lacking != Lacking::default() {
         tracing::warn!(dataset = %dataset.name, ?lacking, "some owners, modes, attributes or devices cannot be set here; the catalog has them");
     }
@@ -136,13 +136,14 @@ pub(crate) fn commit(
     crash_point!("receiver.synced");
     let started = Instant::now();
     switch(dataset)?;
-    stopwatch.add("switch", started);
+    stopwatch.add("switch", started.elapsed());
     finish(dataset, catalog, locked, &pending, stopwatch)
 }
 
 fn build(
     dataset: &Dataset,
     catalog: &Catalog,
+    locked: &Locked,
     pending: &Recorded,
 ) -> Result<Lacking, ReceiverError> {
     let to = pending.snapshot.position.number;
@@ -151,7 +152,11 @@ fn build(
         apply::retire_limbo(dataset)?;
         return Ok(Lacking::default());
     }
-    Applying::new(to - 1, to).write(&dataset.control)?;
+    let applying = Applying::read(&dataset.control)?;
+    if !applying.is_some_and(|applying| applying.to == to && applying.is_of_this_boot()) {
+        catch_up(dataset, catalog, locked)?;
+        Applying::new(to - 1, to).write(&dataset.control)?;
+    }
     transform(dataset, catalog, pending, to - 1, Contents::Staged)
 }
 
@@ -162,7 +167,7 @@ fn switch(dataset: &Dataset) -> Result<(), ReceiverError> {
     match control.exchange(&names::SHADOW, directory, &names::LIVE) {
         // The first snapshot: there is nothing to exchange with.
         Err(error) if error.is_gone() => {
-            control.rename_new(&names::SHADOW, directory, &names::LIVE)?
+            control.rename_new(&names::SHADOW, directory, &names::LIVE)?;
         }
         result => result?,
     }
@@ -184,7 +189,7 @@ pub(crate) fn finish(
     if set_shared_metadata(dataset, catalog, pending)? > 0 {
         dataset.control.sync_file_system()?;
     }
-    stopwatch.add("metadata", started);
+    stopwatch.add("metadata", started.elapsed());
     crash_point!("receiver.metadata-set");
     stopwatch.time("record", || catalog.record(pending))?;
     crash_point!("receiver.recorded");

@@ -10,6 +10,7 @@ mod dataset;
 mod error;
 mod give;
 mod history;
+mod housekeeping;
 mod marker;
 mod names;
 mod recover;
@@ -20,7 +21,8 @@ mod store;
 mod streams;
 mod upload;
 mod verify;
+mod workers;
 
 pub use error::ReceiverError;
-pub use serve::{Deletions, SessionOptions, serve};
+pub use serve::{AfterFirst, Deletions, SessionOptions, serve};
 pub use store::Store;

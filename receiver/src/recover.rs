@@ -72,13 +72,8 @@ fn roll(
         return catalog.roll_back(pending);
     }
     tracing::info!(dataset = %dataset.name, "carrying on with a snapshot that was interrupted");
-    let committed = (|| {
-        if !was_building && !is_built(dataset, pending)? {
-            catalog.index_contents()?;
-            cycle::catch_up(dataset, catalog, locked)?;
-        }
-        cycle::commit(dataset, catalog, locked, pending, &mut Stopwatch::default())
-    })();
+    catalog.index_contents()?;
+    let committed = cycle::commit(dataset, catalog, locked, pending, &mut Stopwatch::default());
     match committed {
         Ok(_) => Ok(()),
         Err(error) if is_live(dataset, pending)? => Err(error),
@@ -87,10 +82,6 @@ fn roll(
             catalog.roll_back(pending)
         }
     }
-}
-
-fn is_built(dataset: &Dataset, pending: &Recorded) -> Result<bool, ReceiverError> {
-    Ok(marker::read(&dataset.shadow()?)? == Some(pending.snapshot.position))
 }
 
 /// Whether the switch has happened: then there is no way back.

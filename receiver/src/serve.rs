@@ -21,11 +21,23 @@ pub enum Deletions {
     Accept,
 }
 
+/// What happens after the first snapshot of a dataset: its shadow is empty, and filling it costs a link per file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AfterFirst {
+    /// The next cycle does it: a command is not kept waiting.
+    #[default]
+    Leave,
+    /// It is done at once, after the agent was told: a daemon has the time, and the next cycle costs what changed.
+    FillShadow,
+}
+
 /// How sessions of a receiver behave; never set by the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SessionOptions {
     /// See [`Deletions`].
     pub deletions: Deletions,
+    /// See [`AfterFirst`].
+    pub after_first: AfterFirst,
 }
 
 /// Serves one connection until the other side is done; blocks. A failure was told to the other side before
@@ -66,7 +78,7 @@ fn converse(
                 return upload::serve(store, &begin, incoming, outgoing, &options);
             }
             Message::List(list) => {
-                outgoing.send_message(&Message::Datasets(datasets(store, &list)?))?
+                outgoing.send_message(&Message::Datasets(datasets(store, &list)?))?;
             }
             Message::Verify(request) => verify::serve(store, &request, outgoing)?,
             Message::ReadManifest(request) => {
@@ -127,7 +139,7 @@ fn status(store: &Store, name: &DatasetName) -> DatasetStatus {
         let Some(dataset) = store.dataset(name)? else {
             return Ok(());
         };
-        status.uploading = dataset.is_locked();
+        status.uploading = !store.housekeeping.is_on(name) && dataset.is_locked();
         let Some(catalog) = dataset.read_catalog()? else {
             return Ok(());
         };

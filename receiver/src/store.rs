@@ -9,6 +9,7 @@ use understudy_tree::{Directory, Kind, Mounts, TreeError, remove};
 
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
+use crate::housekeeping::Housekeeping;
 use crate::names;
 
 /// The layout this build writes.
@@ -20,6 +21,7 @@ const FORMAT_KEY: &str = "format: ";
 pub struct Store {
     path: PathBuf,
     directory: Directory,
+    pub(crate) housekeeping: Housekeeping,
 }
 
 impl Store {
@@ -73,6 +75,7 @@ impl Store {
         Ok(Self {
             path: path.to_owned(),
             directory,
+            housekeeping: Housekeeping::default(),
         })
     }
 

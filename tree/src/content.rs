@@ -12,7 +12,7 @@ use crate::error::{Context, TreeError};
 
 /// Large enough that system calls do not count, small enough for every worker to hold one.
 pub const BUFFER_BYTES: usize = 512 * 1024;
-const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// A stretch of a file that has data: offset and length in bytes.
 pub type Extent = (u64, u64);

@@ -11,6 +11,12 @@ macro_rules! crash_point {
 
 pub use fail;
 
+/// Arms the points that `FAILPOINTS` names, as long as the scenario lives; `None` in any build but those for tests.
+/// Called once, before any thread starts.
+pub fn arm() -> Option<fail::FailScenario<'static>> {
+    fail::has_failpoints().then(fail::FailScenario::setup)
+}
+
 /// Ends the process without any clean-up.
 pub fn die() -> ! {
     let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);

@@ -4,6 +4,7 @@
 //! An entry row is valid for the snapshots `since <= N < until`. The rows of the next snapshot are written
 //! with its number before it exists; they are the intent. Committing it moves the head, nothing more.
 
+mod prove;
 mod read;
 mod upload;
 
@@ -89,6 +90,7 @@ impl Catalog {
         Ok(catalog)
     }
 
+    #[expect(clippy::disallowed_methods, reason = "this module owns the catalog's connections")]
     fn connect(path: &Path, flags: OpenFlags) -> Result<Self, ReceiverError> {
         let failed = |source| Self::failed(path, source);
         let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)

@@ -3,18 +3,23 @@
 //! Numbers and field order are the format of the wire: messages and fields are only ever appended, with a
 //! new protocol version. `docs/protocol.md` describes each; a test holds that document against [`TABLE`].
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+mod give;
+mod report;
+mod stream;
+mod upload;
 
-use crate::bytes::Bytes;
-use crate::digest::Fingerprint;
-use crate::entry::Entry;
+use serde::de::DeserializeOwned;
+
 use crate::error::{Failure, ProtocolError};
-use crate::hash::ContentHash;
 use crate::limits;
-use crate::name::DatasetName;
-use crate::place::{Place, Position, RelPath, Snapshot};
 use crate::version::Hello;
+
+pub use give::{Given, GivenStream, Manifest, ManifestEnd, ReadManifest, Want};
+pub use report::{DatasetStatus, Datasets, Finding, List, Verified, Verify, VerifyEnd};
+pub use stream::{StreamAbort, StreamBlock, StreamEnd};
+pub use upload::{
+    Begin, Change, Changes, Commit, Committed, Confirm, Confirmed, Content, Ready, Timing,
+};
 
 /// One row of the message table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,260 +134,6 @@ fn bounded(what: &'static str, length: usize, limit: usize) -> Result<(), Protoc
     }
 }
 
-/// A stretch of a large file. What no block covers below the final size is a hole.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StreamBlock {
-    /// Chosen by the sender, one at a time per content.
-    pub stream: u64,
-    /// Where it belongs; not before the end of the block before it.
-    pub offset: u64,
-    /// At most [`limits::BLOCK_BYTES`].
-    pub data: Bytes,
-}
-
-/// Ends a stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StreamEnd {
-    /// Which stream.
-    pub stream: u64,
-    /// The file's length in bytes.
-    pub size: u64,
-    /// The hash of the whole content, holes as zeros.
-    pub hash: ContentHash,
-}
-
-/// Gives a stream up, for instance because the file changed while it was read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StreamAbort {
-    /// Which stream.
-    pub stream: u64,
-}
-
-/// Opens an upload.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Begin {
-    /// The dataset; made if the store does not have it.
-    pub dataset: DatasetName,
-}
-
-/// A part of a change set. Parts may come in any order: a change set is a set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Changes {
-    /// At most [`limits::RECORDS`].
-    pub records: Vec<Change>,
-}
-
-/// One change against the base snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Change {
-    /// This entry stands at this place from now on, whatever stood there before. A directory known by its
-    /// number is moved here with all it holds.
-    Put {
-        /// Where.
-        place: Place,
-        /// What.
-        entry: Entry,
-        /// Where its content comes from.
-        content: Content,
-    },
-    /// What stood here is gone; a directory goes with all that is not put elsewhere.
-    Remove {
-        /// Where.
-        place: Place,
-    },
-}
-
-/// Where the content of a put entry comes from. All places are those of the base snapshot, except
-/// [`Content::Sibling`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Content {
-    /// A directory has none.
-    Directory,
-    /// A new file with this content, or anything new that is no file (then empty).
-    Inline(Bytes),
-    /// A new file with the content of a stream that has ended before this message.
-    Stream(u64),
-    /// The very file that stood there: moved, linked once more, or given other metadata.
-    Keep(Place),
-    /// A new file with the same content as the one there.
-    Copy(Place),
-    /// One more name of a file put earlier in this upload.
-    Sibling(Place),
-}
-
-/// Ends an upload.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Commit {
-    /// The snapshot that the changes start from, as [`Ready`] named it.
-    pub base: Option<Position>,
-    /// The state after the changes.
-    pub fingerprint: Fingerprint,
-    /// Milliseconds since the capture began, by the agent's boot clock.
-    pub elapsed_milliseconds: u64,
-}
-
-/// Tells that the newest snapshot is still what the source looks like.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Confirm {
-    /// The snapshot meant.
-    pub position: Position,
-    /// Milliseconds since the capture began, by the agent's boot clock.
-    pub elapsed_milliseconds: u64,
-}
-
-/// Asks for a manifest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReadManifest {
-    /// Of which dataset.
-    pub dataset: DatasetName,
-    /// Which snapshot; the newest if absent.
-    pub number: Option<u64>,
-}
-
-/// Asks for contents.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Want {
-    /// Regular files of the snapshot; at most [`limits::RECORDS`]. They are given in this order.
-    pub places: Vec<Place>,
-}
-
-/// Asks for an overview.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct List {
-    /// Only this dataset, or all.
-    pub dataset: Option<DatasetName>,
-}
-
-/// Asks for verification.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verify {
-    /// Only this dataset, or all.
-    pub dataset: Option<DatasetName>,
-}
-
-/// Where the dataset stands; the upload may start.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ready {
-    /// The newest snapshot; `None` if there is none yet.
-    pub position: Option<Position>,
-}
-
-/// The upload is done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Committed {
-    /// The new snapshot.
-    pub snapshot: Snapshot,
-    /// How long each step took.
-    pub timings: Vec<Timing>,
-}
-
-/// How long a step of the receiver took.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Timing {
-    /// The step, as `docs/storage.md` calls it.
-    pub step: String,
-    /// Microseconds.
-    pub microseconds: u64,
-}
-
-/// The confirmation is recorded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Confirmed {
-    /// The snapshot it was about.
-    pub snapshot: Snapshot,
-}
-
-/// A part of a manifest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Manifest {
-    /// At most [`limits::RECORDS`].
-    pub entries: Vec<(Place, Entry)>,
-}
-
-/// The manifest is complete.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ManifestEnd {
-    /// The snapshot it described.
-    pub snapshot: Snapshot,
-}
-
-/// Small contents.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Given {
-    /// Each wanted place with its content, at most [`limits::INLINE_BYTES`] each.
-    pub contents: Vec<(Place, Bytes)>,
-}
-
-/// Announces a large content.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GivenStream {
-    /// The wanted place.
-    pub place: Place,
-    /// The stream that follows.
-    pub stream: u64,
-}
-
-/// The datasets of a store.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Datasets {
-    /// In the order of their names.
-    pub datasets: Vec<DatasetStatus>,
-    /// Free bytes on the store's file system.
-    pub free_bytes: u64,
-    /// The receiver's clock, seconds since 1970.
-    pub now_seconds: i64,
-}
-
-/// One dataset of a store.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DatasetStatus {
-    /// Its name.
-    pub name: DatasetName,
-    /// Snapshots, oldest first.
-    pub snapshots: Vec<Snapshot>,
-    /// Begin of the capture or confirmation that is the newest, by the receiver's clock.
-    pub as_of_seconds: Option<i64>,
-    /// Whether an upload is running.
-    pub uploading: bool,
-    /// What keeps it from working, if anything.
-    pub trouble: Option<String>,
-}
-
-/// Something wrong in a store.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finding {
-    /// The dataset.
-    pub dataset: DatasetName,
-    /// The path below its root; for objects and records their own name.
-    pub path: RelPath,
-    /// What is wrong with it.
-    pub what: String,
-}
-
-/// Verification of one dataset has ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verified {
-    /// The dataset.
-    pub dataset: DatasetName,
-    /// The snapshot compared; `None` if there is none.
-    pub snapshot: Option<Snapshot>,
-    /// Entries compared.
-    pub entries: u64,
-    /// Objects of history read.
-    pub objects: u64,
-    /// Bytes read.
-    pub bytes: u64,
-    /// Number of [`Finding`]s sent.
-    pub findings: u64,
-}
-
-/// Verification is complete.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VerifyEnd {
-    /// Datasets verified.
-    pub datasets: u64,
-}
-
 impl Check for Hello {
     fn check(&self) -> Result<(), ProtocolError> {
         bounded("a greeting", self.software.len(), limits::TEXT_BYTES)
@@ -473,7 +224,7 @@ mod tests {
 
     #[test]
     fn the_document_lists_every_message() {
-        let document = include_str!("../../docs/protocol.md");
+        let document = include_str!("../../../docs/protocol.md");
         let listed: Vec<(u8, String, String)> = document
             .lines()
             .filter_map(|line| {

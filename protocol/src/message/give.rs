@@ -1,0 +1,57 @@
+//! Giving back: manifests and contents.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bytes::Bytes;
+use crate::entry::Entry;
+#[cfg(doc)]
+use crate::limits;
+use crate::name::DatasetName;
+use crate::place::Place;
+use crate::place::Snapshot;
+
+/// Asks for a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadManifest {
+    /// Of which dataset.
+    pub dataset: DatasetName,
+    /// Which snapshot; the newest if absent.
+    pub number: Option<u64>,
+}
+
+/// Asks for contents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Want {
+    /// Regular files of the snapshot; at most [`limits::RECORDS`]. They are given in this order.
+    pub places: Vec<Place>,
+}
+
+/// A part of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// At most [`limits::RECORDS`].
+    pub entries: Vec<(Place, Entry)>,
+}
+
+/// The manifest is complete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestEnd {
+    /// The snapshot it described.
+    pub snapshot: Snapshot,
+}
+
+/// Small contents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    /// Each wanted place with its content, at most [`limits::INLINE_BYTES`] each.
+    pub contents: Vec<(Place, Bytes)>,
+}
+
+/// Announces a large content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenStream {
+    /// The wanted place.
+    pub place: Place,
+    /// The stream that follows.
+    pub stream: u64,
+}

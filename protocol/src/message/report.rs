@@ -1,0 +1,82 @@
+//! Questions about a store and their answers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::DatasetName;
+use crate::place::RelPath;
+use crate::place::Snapshot;
+
+/// Asks for an overview.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct List {
+    /// Only this dataset, or all.
+    pub dataset: Option<DatasetName>,
+}
+
+/// Asks for verification.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verify {
+    /// Only this dataset, or all.
+    pub dataset: Option<DatasetName>,
+}
+
+/// The datasets of a store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Datasets {
+    /// In the order of their names.
+    pub datasets: Vec<DatasetStatus>,
+    /// Free bytes on the store's file system.
+    pub free_bytes: u64,
+    /// The receiver's clock, seconds since 1970.
+    pub now_seconds: i64,
+}
+
+/// One dataset of a store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetStatus {
+    /// Its name.
+    pub name: DatasetName,
+    /// Snapshots, oldest first.
+    pub snapshots: Vec<Snapshot>,
+    /// Begin of the capture or confirmation that is the newest, by the receiver's clock.
+    pub as_of_seconds: Option<i64>,
+    /// Whether an upload is running.
+    pub uploading: bool,
+    /// What keeps it from working, if anything.
+    pub trouble: Option<String>,
+}
+
+/// Something wrong in a store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The dataset.
+    pub dataset: DatasetName,
+    /// The path below its root; for objects and records their own name.
+    pub path: RelPath,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// Verification of one dataset has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// The dataset.
+    pub dataset: DatasetName,
+    /// The snapshot compared; `None` if there is none.
+    pub snapshot: Option<Snapshot>,
+    /// Entries compared.
+    pub entries: u64,
+    /// Objects of history read.
+    pub objects: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Number of [`Finding`]s sent.
+    pub findings: u64,
+}
+
+/// Verification is complete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyEnd {
+    /// Datasets verified.
+    pub datasets: u64,
+}

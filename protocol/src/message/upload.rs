@@ -1,0 +1,117 @@
+//! An upload: what the agent changes, and what the receiver makes of it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bytes::Bytes;
+use crate::digest::Fingerprint;
+use crate::entry::Entry;
+#[cfg(doc)]
+use crate::limits;
+use crate::name::DatasetName;
+use crate::place::Place;
+use crate::place::Position;
+use crate::place::Snapshot;
+
+/// Opens an upload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begin {
+    /// The dataset; made if the store does not have it.
+    pub dataset: DatasetName,
+}
+
+/// A part of a change set. Parts may come in any order: a change set is a set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// At most [`limits::RECORDS`].
+    pub records: Vec<Change>,
+}
+
+/// One change against the base snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// This entry stands at this place from now on, whatever stood there before. A directory known by its
+    /// number is moved here with all it holds.
+    Put {
+        /// Where.
+        place: Place,
+        /// What.
+        entry: Entry,
+        /// Where its content comes from.
+        content: Content,
+    },
+    /// What stood here is gone; a directory goes with all that is not put elsewhere.
+    Remove {
+        /// Where.
+        place: Place,
+    },
+}
+
+/// Where the content of a put entry comes from. All places are those of the base snapshot, except
+/// [`Content::Sibling`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    /// A directory has none.
+    Directory,
+    /// A new file with this content, or anything new that is no file (then empty).
+    Inline(Bytes),
+    /// A new file with the content of a stream that has ended before this message.
+    Stream(u64),
+    /// The very file that stood there: moved, linked once more, or given other metadata.
+    Keep(Place),
+    /// A new file with the same content as the one there.
+    Copy(Place),
+    /// One more name of a file put earlier in this upload.
+    Sibling(Place),
+}
+
+/// Ends an upload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// The snapshot that the changes start from, as [`Ready`] named it.
+    pub base: Option<Position>,
+    /// The state after the changes.
+    pub fingerprint: Fingerprint,
+    /// Milliseconds since the capture began, by the agent's boot clock.
+    pub elapsed_milliseconds: u64,
+}
+
+/// Tells that the newest snapshot is still what the source looks like.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirm {
+    /// The snapshot meant.
+    pub position: Position,
+    /// Milliseconds since the capture began, by the agent's boot clock.
+    pub elapsed_milliseconds: u64,
+}
+
+/// Where the dataset stands; the upload may start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// The newest snapshot; `None` if there is none yet.
+    pub position: Option<Position>,
+}
+
+/// The upload is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committed {
+    /// The new snapshot.
+    pub snapshot: Snapshot,
+    /// How long each step took.
+    pub timings: Vec<Timing>,
+}
+
+/// How long a step of the receiver took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    /// The step, as `docs/storage.md` calls it.
+    pub step: String,
+    /// Microseconds.
+    pub microseconds: u64,
+}
+
+/// The confirmation is recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmed {
+    /// The snapshot it was about.
+    pub snapshot: Snapshot,
+}

@@ -1,0 +1,279 @@
+//! The threads of an upload: one routes frames, some stage contents, one brings the shadow up to date, and the
+//! session's own writes the rows.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use understudy_protocol::message::Commit;
+use understudy_protocol::transport::Incoming;
+use understudy_protocol::{Frame, Message, ProtocolError};
+use understudy_tree::{Directory, Lacking};
+
+use crate::catalog::{Catalog, Upload};
+use crate::cycle::{self, Stopwatch};
+use crate::dataset::{Dataset, Locked};
+use crate::error::ReceiverError;
+use crate::stage::{Numbers, Staged, Stager};
+use crate::streams::{Streams, Writer};
+
+/// Frames that wait for one worker; each is at most about 1 MiB.
+const QUEUE: usize = 4;
+/// Numbers of the messages that are handed to workers: streams, and changes.
+const STREAM_NUMBERS: std::ops::RangeInclusive<u8> = 3..=5;
+const CHANGES: u8 = 11;
+
+/// What an upload works on.
+pub(crate) struct Ground<'a> {
+    pub(crate) dataset: &'a Dataset,
+    pub(crate) catalog: &'a Catalog,
+    pub(crate) locked: &'a Locked,
+}
+
+/// Whether a frame is part of a change set.
+pub(crate) fn is_change(frame: &Frame) -> bool {
+    frame.number() == CHANGES || STREAM_NUMBERS.contains(&frame.number())
+}
+
+/// Stages everything from the frame `first` until the agent says `Commit`, while the shadow catches up.
+pub(crate) fn stage(
+    ground: &Ground<'_>,
+    upload: &mut Upload<'_>,
+    first: Frame,
+    incoming: &mut Incoming,
+    stopwatch: &mut Stopwatch,
+) -> Result<Commit, ReceiverError> {
+    let (streams, trouble) = (Streams::default(), Trouble::default());
+    let numbers = Numbers::new(upload.first_entry());
+    let live = ground.dataset.live()?;
+    let base = upload.base().map(|base| base.snapshot.position.number);
+    let workers = std::thread::available_parallelism()
+        .map_or(2, usize::from)
+        .clamp(2, 8);
+    let mut readers = Vec::new();
+    for _ in 0..=workers {
+        readers.push(ground.catalog.reader()?);
+    }
+    let mut readers = readers.into_iter();
+    let catching_up = readers.next().ok_or(ReceiverError::Worker)?;
+    std::thread::scope(|scope| {
+        let (staged_sender, staged) = sync_channel(2 * workers);
+        let mut queues = Vec::new();
+        for reader in readers {
+            let (queue, jobs) = sync_channel(QUEUE);
+            queues.push(queue);
+            let worker = Worker {
+                dataset: ground.dataset,
+                streams: &streams,
+                trouble: &trouble,
+            };
+            let (numbers, staged, live) = (numbers.clone(), staged_sender.clone(), live.as_ref());
+            scope.spawn(move || worker.run(&jobs, &staged, &reader, base.zip(live), numbers));
+        }
+        drop(staged_sender);
+        let catch_up = scope.spawn(|| {
+            let started = Instant::now();
+            let result = cycle::catch_up(ground.dataset, &catching_up, ground.locked);
+            drop(catching_up);
+            (result, started.elapsed())
+        });
+        let router = scope.spawn(|| route(first, incoming, queues, &streams, &trouble));
+        write_rows(upload, &staged, &streams, &trouble);
+        let commit = router.join().map_err(|_| ReceiverError::Worker)?;
+        let (caught_up, elapsed) = catch_up.join().map_err(|_| ReceiverError::Worker)?;
+        stopwatch.add("catch_up", elapsed);
+        if let Some(error) = trouble.take() {
+            return Err(error);
+        }
+        caught_up?;
+        commit
+    })
+}
+
+/// What a worker gets.
+enum Job {
+    Changes(Frame),
+    Stream(Message),
+}
+
+/// The first error of any thread; the others stop when they see it.
+#[derive(Default)]
+struct Trouble {
+    is_there: AtomicBool,
+    first: Mutex<Option<ReceiverError>>,
+}
+
+impl Trouble {
+    fn report(&self, error: ReceiverError, streams: &Streams) {
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert(error);
+        self.is_there.store(true, Ordering::Release);
+        streams.give_up();
+    }
+
+    fn is_there(&self) -> bool {
+        self.is_there.load(Ordering::Acquire)
+    }
+
+    fn take(&self) -> Option<ReceiverError> {
+        self.first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+/// Hands frames to workers until the commit; returns it.
+#[expect(clippy::needless_pass_by_value, reason = "workers end when the queues are dropped")]
+fn route(
+    first: Frame,
+    incoming: &mut Incoming,
+    queues: Vec<SyncSender<Job>>,
+    streams: &Streams,
+    trouble: &Trouble,
+) -> Result<Commit, ReceiverError> {
+    let result = route_frames(first, incoming, &queues, streams, trouble);
+    if result.is_err() {
+        // Wakes workers that wait for streams which will not come.
+        trouble.is_there.store(true, Ordering::Release);
+        streams.give_up();
+    }
+    result
+}
+
+fn route_frames(
+    first: Frame,
+    incoming: &mut Incoming,
+    queues: &[SyncSender<Job>],
+    streams: &Streams,
+    trouble: &Trouble,
+) -> Result<Commit, ReceiverError> {
+    let mut frame = first;
+    let mut turn = 0;
+    loop {
+        if trouble.is_there() {
+            return Err(ReceiverError::Worker);
+        }
+        if frame.number() == CHANGES {
+            turn = (turn + 1) % queues.len();
+            queues[turn]
+                .send(Job::Changes(frame))
+                .map_err(|_| ReceiverError::Worker)?;
+        } else {
+            let message = frame.decode()?;
+            let stream = match &message {
+                Message::StreamBlock(block) => block.stream,
+                Message::StreamAbort(abort) => abort.stream,
+                Message::StreamEnd(end) => {
+                    streams.announce(end.stream)?;
+                    end.stream
+                }
+                Message::Commit(commit) => return Ok(commit.clone()),
+                Message::Failure(failure) => {
+                    return Err(ProtocolError::Failed(failure.clone()).into());
+                }
+                other => {
+                    return Err(ProtocolError::Unexpected {
+                        got: other.name(),
+                        wanted: "Changes or Commit",
+                    }
+                    .into());
+                }
+            };
+            let worker = (stream % queues.len() as u64) as usize;
+            queues[worker]
+                .send(Job::Stream(message))
+                .map_err(|_| ReceiverError::Worker)?;
+        }
+        frame = incoming.receive()?;
+    }
+}
+
+/// One staging thread.
+struct Worker<'a> {
+    dataset: &'a Dataset,
+    streams: &'a Streams,
+    trouble: &'a Trouble,
+}
+
+impl Worker<'_> {
+    fn run(
+        &self,
+        jobs: &Receiver<Job>,
+        staged: &SyncSender<Staged>,
+        reader: &Catalog,
+        base: Option<(u64, &Directory)>,
+        numbers: Numbers,
+    ) {
+        let lacking = self.work(jobs, staged, reader, base, numbers);
+        match lacking {
+            Ok(lacking) if lacking == Lacking::default() => {}
+            Ok(lacking) => {
+                tracing::warn!(dataset = %self.dataset.name, ?lacking, "some owners, modes, attributes or devices cannot be set here; the catalog has them");
+            }
+            Err(error) => {
+                self.trouble.report(error, self.streams);
+                // Whoever fills the queue must not wait for ever.
+                jobs.iter().for_each(drop);
+            }
+        }
+    }
+
+    fn work(
+        &self,
+        jobs: &Receiver<Job>,
+        staged: &SyncSender<Staged>,
+        reader: &Catalog,
+        base: Option<(u64, &Directory)>,
+        numbers: Numbers,
+    ) -> Result<Lacking, ReceiverError> {
+        let base = base.map(|(at, live)| (reader, at, live));
+        let mut stager = Stager::new(self.dataset, base, self.streams, numbers)?;
+        let mut writer = Writer::new(&self.dataset.control, self.streams)?;
+        for job in jobs {
+            if self.trouble.is_there() {
+                continue;
+            }
+            match job {
+                Job::Changes(frame) => {
+                    let batch = stager.stage(&frame)?;
+                    if staged.send(batch).is_err() {
+                        return Err(ReceiverError::Worker);
+                    }
+                }
+                Job::Stream(Message::StreamBlock(block)) => writer.block(&block)?,
+                Job::Stream(Message::StreamEnd(end)) => writer.end(&end)?,
+                Job::Stream(Message::StreamAbort(abort)) => writer.abort(abort.stream)?,
+                Job::Stream(_) => return Err(ReceiverError::Worker),
+            }
+        }
+        Ok(stager.lacking())
+    }
+}
+
+/// Writes the rows of everything staged, on the thread that owns the catalog.
+fn write_rows(
+    upload: &mut Upload<'_>,
+    staged: &Receiver<Staged>,
+    streams: &Streams,
+    trouble: &Trouble,
+) {
+    for batch in staged {
+        if trouble.is_there() {
+            continue;
+        }
+        let written = (|| {
+            batch
+                .removals
+                .iter()
+                .try_for_each(|place| upload.remove(place))?;
+            batch.puts.iter().try_for_each(|put| upload.put(put))?;
+            upload.add_digest(&batch.digest);
+            Ok(())
+        })();
+        if let Err(error) = written {
+            trouble.report(error, streams);
+        }
+    }
+}
