@@ -13,6 +13,8 @@ use crate::names;
 
 /// A reader that holds the retired twin by a shared lock delays the next cycle at most this long.
 const READERS_WAIT: Duration = Duration::from_secs(10);
+/// How long an upload waits for another one to end before it is refused.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
 /// Whoever may enter the store may pass; the parents that protected the tree on the main are not here.
 const DATASET_MODE: u16 = 0o750;
 
@@ -99,6 +101,19 @@ impl Dataset {
             Err(TryLockError::WouldBlock) => Err(ReceiverError::Busy(self.name.clone())),
             Err(TryLockError::Error(error)) => {
                 Err(TreeError::new("lock", names::LOCK.as_bytes(), error).into())
+            }
+        }
+    }
+
+    /// Like [`Self::lock`], with some patience: an upload whose agent has just died is still cleaning up.
+    pub(crate) fn lock_patiently(&self) -> Result<Locked, ReceiverError> {
+        let started = Instant::now();
+        loop {
+            match self.lock() {
+                Err(ReceiverError::Busy(_)) if started.elapsed() < LOCK_WAIT => {
+                    std::thread::park_timeout(Duration::from_millis(20));
+                }
+                result => return result,
             }
         }
     }

@@ -32,7 +32,7 @@ pub(crate) fn serve(
     store.housekeeping.wait(&begin.dataset);
     // Declared before the lock, so that it ends after the lock is released.
     let mut tidying = None;
-    let locked = dataset.lock()?;
+    let locked = dataset.lock_patiently()?;
     let catalog = dataset.catalog(&locked)?;
     recover::recover(&dataset, &catalog, &locked)?;
     let position = catalog.head()?.map(|head| head.snapshot.position);

@@ -55,14 +55,16 @@ fn verify(dataset: &Dataset, outgoing: &Outgoing) -> Result<Verified, ReceiverEr
             dataset: dataset.name.clone(),
             snapshot: None,
             entries: 0,
-            objects: 0,
+            files: 0,
             bytes: 0,
+            objects: 0,
+            object_bytes: 0,
             findings: 0,
         },
         first_names: HashMap::new(),
     };
     // No commit may move things meanwhile; an upload that is running is waited out by its own refusal.
-    let locked = dataset.lock();
+    let locked = dataset.lock_patiently();
     if let Err(error @ ReceiverError::Busy(_)) = locked {
         return Err(error);
     }
@@ -220,6 +222,7 @@ impl Verifier<'_> {
         else {
             return Ok(());
         };
+        self.verified.files += 1;
         self.verified.bytes += size;
         let file = match directory.open_file(&row.place.name) {
             Ok(file) => file,
@@ -289,7 +292,7 @@ impl Verifier<'_> {
                 return self.found(&path, "is not an object's name");
             };
             let size = shelf.stat(name)?.size;
-            self.verified.bytes += size;
+            self.verified.object_bytes += size;
             let read = shelf.open_file(name).and_then(|file| {
                 content::drop_cache(&file);
                 content::hash_file(&file, size)

@@ -125,7 +125,10 @@ impl Trouble {
 }
 
 /// Hands frames to workers until the commit; returns it.
-#[expect(clippy::needless_pass_by_value, reason = "workers end when the queues are dropped")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "workers end when the queues are dropped"
+)]
 fn route(
     first: Frame,
     incoming: &mut Incoming,

@@ -66,10 +66,14 @@ pub struct Verified {
     pub snapshot: Option<Snapshot>,
     /// Entries compared.
     pub entries: u64,
+    /// Regular files among them, each name counted.
+    pub files: u64,
+    /// Bytes of live files read.
+    pub bytes: u64,
     /// Objects of history read.
     pub objects: u64,
-    /// Bytes read.
-    pub bytes: u64,
+    /// Bytes of objects read.
+    pub object_bytes: u64,
     /// Number of [`Finding`]s sent.
     pub findings: u64,
 }

@@ -90,7 +90,10 @@ impl Catalog {
         Ok(catalog)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "this module owns the catalog's connections")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this module owns the catalog's connections"
+    )]
     fn connect(path: &Path, flags: OpenFlags) -> Result<Self, ReceiverError> {
         let failed = |source| Self::failed(path, source);
         let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)

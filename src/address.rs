@@ -1,0 +1,160 @@
+//! What a spare's address means. Reads the file system to tell a directory from a host, and nothing else.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::net::ToSocketAddrs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use understudy_protocol::escape;
+
+use crate::exit::{Code, CommandError};
+use crate::paths;
+
+/// Where a spare is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Address {
+    /// A store that this process opens itself; a canonical path.
+    Directory(PathBuf),
+    /// A receiver at `HOST:PORT`, on a loopback address.
+    Host(String),
+}
+
+impl Address {
+    /// Reads what was given as `--spare`, if anything was.
+    pub(crate) fn given(text: Option<&OsStr>) -> Result<Self, CommandError> {
+        match text {
+            Some(text) => Self::parse(text),
+            None => Err(CommandError::usage(
+                "no spare is given",
+                "add --spare ADDRESS (a directory or HOST:PORT), or set UNDERSTUDY_SPARE",
+            )),
+        }
+    }
+
+    /// Reads an address.
+    pub(crate) fn parse(text: &OsStr) -> Result<Self, CommandError> {
+        let bytes = text.as_bytes();
+        if bytes.is_empty() {
+            return Err(CommandError::usage(
+                "the spare's address is empty",
+                "give a directory or HOST:PORT",
+            ));
+        }
+        if bytes.starts_with(b"ssh://") {
+            return Err(CommandError::usage(
+                format!(
+                    "the spare `{}` cannot be used: ssh addresses are not there yet",
+                    escape(bytes)
+                ),
+                "forward a port with `ssh -L 7433:127.0.0.1:7433 HOST` and use --spare 127.0.0.1:7433",
+            ));
+        }
+        let path = Path::new(text);
+        let is_directory = bytes.contains(&b'/')
+            || bytes.starts_with(b".")
+            || !bytes.contains(&b':')
+            || path.is_dir();
+        if is_directory {
+            let canonical = paths::canonical(path).map_err(|error| {
+                let message = format!(
+                    "the spare `{}` cannot be used as a directory: {error}",
+                    escape(bytes)
+                );
+                CommandError::new(
+                    Code::Usage,
+                    message,
+                    "check the path, and that you may enter every directory in it",
+                )
+            })?;
+            return Ok(Self::Directory(canonical));
+        }
+        let host = text.to_str().ok_or_else(|| {
+            let message = format!(
+                "the spare's address `{}` is neither a directory nor HOST:PORT",
+                escape(bytes)
+            );
+            CommandError::usage(message, "give a directory or HOST:PORT")
+        })?;
+        check_loopback(host)?;
+        Ok(Self::Host(host.to_owned()))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => f.write_str(&escape(path.as_os_str().as_bytes())),
+            Self::Host(host) => f.write_str(host),
+        }
+    }
+}
+
+/// Refuses every `HOST:PORT` but those of this host: nothing is encrypted or authenticated yet.
+pub(crate) fn check_loopback(address: &str) -> Result<(), CommandError> {
+    let shown = escape(address.as_bytes());
+    let port = address
+        .rsplit_once(':')
+        .and_then(|(host, port)| port.parse::<u16>().ok().filter(|_| !host.is_empty()));
+    if port.is_none() {
+        return Err(CommandError::usage(
+            format!("`{shown}` is not HOST:PORT"),
+            "write the port after the host, as in 127.0.0.1:7433; a directory that is not there yet is written with a `/`",
+        ));
+    }
+    let hint = "to reach another host, forward a port, for instance with `ssh -L 7433:127.0.0.1:7433 HOST`, and use 127.0.0.1:7433";
+    let only = "connections are not encrypted and authenticated yet, so only loopback addresses (127.0.0.1, [::1]) are allowed";
+    match address.to_socket_addrs().map(|mut found| found.next()) {
+        Ok(Some(address)) if address.ip().is_loopback() => Ok(()),
+        Ok(_) => Err(CommandError::usage(
+            format!("`{shown}` is not on this host: {only}"),
+            hint,
+        )),
+        Err(error) => Err(CommandError::usage(
+            format!("`{shown}` has no address ({error}): {only}"),
+            hint,
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Address, CommandError> {
+        Address::parse(OsStr::new(text))
+    }
+
+    #[test]
+    fn directories_and_hosts_are_told_apart() {
+        let directory = std::fs::canonicalize(".").expect("current directory");
+        for (text, path) in [
+            (".", directory.clone()),
+            ("./no:1", directory.join("no:1")),
+            ("spare", directory.join("spare")),
+        ] {
+            assert_eq!(parse(text).expect(text), Address::Directory(path));
+        }
+        assert_eq!(
+            parse("/no/such:1").expect("path"),
+            Address::Directory("/no/such:1".into())
+        );
+        for text in ["127.0.0.1:7433", "[::1]:7433"] {
+            assert_eq!(parse(text).expect(text), Address::Host(text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_is_neither_says_why() {
+        for (text, word) in [
+            ("", "empty"),
+            ("ssh://host/store", "not there yet"),
+            ("10.0.0.1:7433", "loopback"),
+            ("host:", "HOST:PORT"),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert_eq!(error.code, Code::Usage);
+            assert!(error.message.contains(word), "{}", error.message);
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! The command line: what it takes, and the help that teaches it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use understudy_protocol::DatasetName;
+
+use crate::exit::{Code, CommandError};
+use crate::report;
+
+/// Keeps a spare server minutes behind its main, ready to serve.
+#[derive(Debug, Parser)]
+#[command(
+    name = "understudy",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+#[command(after_long_help = "\
+Examples:
+  understudy sync /srv/photos --spare /mnt/spare    copy a tree; again: only what changed
+  understudy receiver --store /srv/spare            take uploads on this host
+  understudy agent --config agent.toml              send what that file names, every 15 minutes
+  understudy status --spare 127.0.0.1:7433          how far behind is the spare?
+
+Exit codes:
+  0 done; 1 failed; 2 usage or configuration; 3 done, but some files could not be read (listed);
+  4 held by a guard; 6 the spare cannot be reached; 8 no space; 9 verification found damage;
+  130 interrupted")]
+struct CommandLine {
+    #[command(flatten)]
+    places: Places,
+    #[command(flatten)]
+    output: OutputArguments,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct OutputArguments {
+    /// Print one line of JSON instead of text
+    #[arg(long, global = true, help_heading = "Output")]
+    json: bool,
+    /// Say more on stderr; twice for even more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Output")]
+    verbose: u8,
+    /// Say only what was asked for, and errors
+    #[arg(
+        short,
+        long,
+        global = true,
+        conflicts_with = "verbose",
+        help_heading = "Output"
+    )]
+    quiet: bool,
+    /// When to use colours
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "auto",
+        value_name = "WHEN",
+        help_heading = "Output"
+    )]
+    color: Color,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Also into files and pipes
+    Always,
+    /// Nowhere
+    Never,
+}
+
+/// In which form results are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// One line of JSON.
+    Json,
+}
+
+/// How much is told beside results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Detail {
+    /// Errors only.
+    Quiet,
+    /// Warnings, progress and summaries.
+    Normal,
+    /// Each step.
+    Verbose,
+    /// Everything.
+    Debug,
+}
+
+/// How to tell things.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    /// Text or JSON.
+    pub(crate) format: Format,
+    /// How much.
+    pub(crate) detail: Detail,
+    /// When to use colours.
+    pub(crate) color: Color,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Sync(Sync),
+    Agent(Agent),
+    Receiver(Receiver),
+    Restore(Restore),
+    Snapshots(Snapshots),
+    Status(Status),
+    Verify(Verify),
+}
+
+impl Command {
+    /// Whether it runs until it is told to end, which is then no failure.
+    pub(crate) fn is_daemon(&self) -> bool {
+        match self {
+            Self::Receiver(_) => true,
+            Self::Agent(agent) => !agent.once,
+            _ => false,
+        }
+    }
+}
+
+/// Where the spare is, and where the agent keeps what it knows.
+#[derive(Debug, Args)]
+pub(crate) struct Places {
+    /// The spare: a directory, or HOST:PORT of a receiver
+    ///
+    /// What holds a `/`, starts with `.`, is an existing directory or has no `:` is a directory; understudy
+    /// then does the receiver's work itself. Only loopback addresses are allowed as HOST, because
+    /// connections are not encrypted yet: forward a port with ssh to reach another host.
+    #[arg(
+        long,
+        global = true,
+        value_name = "ADDRESS",
+        env = "UNDERSTUDY_SPARE",
+        hide_env_values = true,
+        help_heading = "Places"
+    )]
+    pub(crate) spare: Option<OsString>,
+    /// The directory for the agent's index
+    ///
+    /// By default /var/lib/understudy for root, else $XDG_STATE_HOME/understudy, else
+    /// ~/.local/state/understudy. If it is lost, it is made again from the spare.
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "UNDERSTUDY_STATE_DIR",
+        hide_env_values = true,
+        help_heading = "Places"
+    )]
+    pub(crate) state: Option<PathBuf>,
+}
+
+/// Bring the spare up to date with a directory, once
+///
+/// Everything is compared; only differences are sent. The spare then has a new snapshot, or, if nothing
+/// has changed, the news that the last one is still current. The snapshot is durable when the command ends.
+/// The source is never changed.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  understudy sync /srv/photos --spare /mnt/spare
+      The newest state is then at /mnt/spare/photos/live/files.
+  understudy sync /srv/shop --exclude '*.tmp' --exclude /cache/ --spare 127.0.0.1:7433
+      To a receiver, without temporary files and without the top-level directory `cache`.")]
+pub(crate) struct Sync {
+    /// The directory to copy
+    #[arg(value_name = "SRC")]
+    pub(crate) source: PathBuf,
+    /// The dataset's name on the spare [default: the directory's name, made to fit]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) dataset: Option<DatasetName>,
+    /// Leave out what matches, in the syntax of .gitignore, relative to SRC; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) exclude: Vec<String>,
+    /// Enter file systems mounted below SRC
+    #[arg(long)]
+    pub(crate) cross_mounts: bool,
+    /// Let a guard of the spare pass, for a change that deletes much; only for a spare that is a directory
+    #[arg(long)]
+    pub(crate) accept_deletions: bool,
+}
+
+/// Keep the spare up to date with this host's datasets, every few minutes
+///
+/// Reads a TOML file and runs one cycle for each dataset at its interval, until it is told to end by SIGTERM
+/// or Ctrl-C. A dataset that fails is tried again at its next interval and holds up no other.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  understudy agent --config agent.toml            run until told to end
+  understudy agent --config agent.toml --once     one cycle of every dataset
+  understudy agent --once photos                  one cycle of one dataset
+
+A configuration:
+  spare = \"127.0.0.1:7433\"
+  interval = \"15m\"
+
+  [[dataset]]
+  path = \"/srv/photos\"
+  exclude = [\"*.tmp\"]
+
+  [[dataset]]
+  path = \"/var/www/*\"          # one dataset for each directory there")]
+pub(crate) struct Agent {
+    /// The configuration
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/understudy/agent.toml"
+    )]
+    pub(crate) config: PathBuf,
+    /// Run one cycle and end
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Only these datasets [default: all]
+    #[arg(value_name = "DATASET")]
+    pub(crate) datasets: Vec<DatasetName>,
+}
+
+/// Be the spare: take uploads into a store
+///
+/// Prints `listening on HOST:PORT` when it is ready, and runs until it is told to end by SIGTERM or Ctrl-C. The
+/// store is made if the directory is empty or not there yet. The newest snapshot of each dataset is at
+/// STORE/DATASET/live/files, as plain files.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  understudy receiver --store /srv/spare
+  understudy receiver --config /etc/understudy/receiver.toml
+
+A configuration:
+  store = \"/srv/spare\"
+  listen = \"127.0.0.1:7433\"")]
+pub(crate) struct Receiver {
+    /// The directory that holds the datasets
+    #[arg(long, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+    /// Where to listen: a loopback address [default: 127.0.0.1:7433]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Option<String>,
+    /// The configuration; options on the command line come before it [default, without --store:
+    /// /etc/understudy/receiver.toml]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Bring a dataset back from the spare
+///
+/// Writes a snapshot's files as TARGET, which appears whole or not at all. TARGET must be absent or an empty
+/// directory; with --replace it may hold files: those that are right are used, and everything that stood
+/// there is kept beside it as TARGET.before-restore-TIME.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  understudy restore photos /srv/photos --spare 127.0.0.1:7433
+  understudy restore photos /tmp/old --snapshot 12 --spare /mnt/spare
+  understudy restore photos /srv/photos --replace --dry-run --spare 127.0.0.1:7433
+      How much would be written? (Nothing is.)")]
+pub(crate) struct Restore {
+    /// The dataset to restore
+    pub(crate) dataset: DatasetName,
+    /// The directory to write
+    pub(crate) target: PathBuf,
+    /// Which snapshot [default: the newest]
+    #[arg(long, value_name = "N")]
+    pub(crate) snapshot: Option<u64>,
+    /// Take the place of what stands at TARGET, which is kept beside it
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// Write nothing, only say what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// List the snapshots on the spare
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  understudy snapshots --spare /mnt/spare
+  understudy snapshots photos --json --spare 127.0.0.1:7433")]
+pub(crate) struct Snapshots {
+    /// Only this dataset
+    pub(crate) dataset: Option<DatasetName>,
+}
+
+/// Tell how far behind the spare is
+///
+/// For each dataset: the newest snapshot, and how long ago the source was seen to be like it, by the spare's
+/// clock. What was written on the main after that would be lost if the main died now.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  understudy status --spare 127.0.0.1:7433
+  understudy status --json --spare /mnt/spare | jq '.data.datasets[].lag_seconds'")]
+pub(crate) struct Status {}
+
+/// Have the spare read everything again, and tell what is damaged
+///
+/// Compares the live tree and the kept contents of earlier snapshots with the hashes that the main
+/// computed. Exit code 9 if anything differs.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  understudy verify --spare /mnt/spare
+  understudy verify photos --spare 127.0.0.1:7433")]
+pub(crate) struct Verify {
+    /// Only this dataset
+    pub(crate) dataset: Option<DatasetName>,
+}
+
+/// A checked command line.
+#[derive(Debug)]
+pub(crate) struct Arguments {
+    /// Where things are.
+    pub(crate) places: Places,
+    /// How to tell things.
+    pub(crate) output: Output,
+    /// What to do.
+    pub(crate) command: Command,
+}
+
+/// Reads the command line. If it is wrong, or only asks for help, that has been told, and the code is
+/// returned.
+pub(crate) fn parse() -> Result<Arguments, Code> {
+    let CommandLine {
+        places,
+        output,
+        command,
+    } = CommandLine::try_parse().map_err(|error| complain(&error))?;
+    let format = if output.json {
+        Format::Json
+    } else {
+        Format::Text
+    };
+    let detail = match (output.quiet, output.verbose) {
+        (true, _) => Detail::Quiet,
+        (false, 0) => Detail::Normal,
+        (false, 1) => Detail::Verbose,
+        (false, _) => Detail::Debug,
+    };
+    Ok(Arguments {
+        places,
+        output: Output {
+            format,
+            detail,
+            color: output.color,
+        },
+        command,
+    })
+}
+
+/// Tells what is wrong with the command line, as JSON if that was asked for: programs read nothing else.
+fn complain(error: &clap::Error) -> Code {
+    let code = if error.use_stderr() {
+        Code::Usage
+    } else {
+        Code::Done
+    };
+    let wants_json = std::env::args_os().any(|argument| argument == "--json");
+    if wants_json
+        && code == Code::Usage
+        && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    {
+        let text = error.render().to_string();
+        let message = text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches("error: ");
+        let hint = "run `understudy --help`, or `understudy COMMAND --help`";
+        let output = Output {
+            format: Format::Json,
+            detail: Detail::Normal,
+            color: Color::Never,
+        };
+        // Nobody reads the answer: the exit code tells as much.
+        let _ = report::tell(Err(CommandError::usage(message, hint)), output);
+    } else {
+        let _ = error.print();
+    }
+    code
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_teaches_by_example() {
+        for command in CommandLine::command().get_subcommands() {
+            let help = command.clone().render_long_help().to_string();
+            assert!(help.contains("Examples:"), "{}", command.get_name());
+            assert!(
+                help.contains(&format!("understudy {}", command.get_name())),
+                "{}",
+                command.get_name()
+            );
+        }
+    }
+}

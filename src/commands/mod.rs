@@ -1,0 +1,90 @@
+//! One module for each command: arguments become a request, its result a report.
+
+mod agent;
+mod receiver;
+mod restore;
+mod snapshots;
+mod status;
+mod sync;
+mod verify;
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use understudy_agent::{Cancel, Context, Progress};
+use understudy_protocol::{DatasetName, message::Datasets};
+
+use crate::address::Address;
+use crate::arguments::{Command, Output, Places};
+use crate::exit::{Code, CommandError};
+use crate::report::Report;
+use crate::spare::{Absent, Spare};
+
+/// What every command gets beside its own arguments.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// Where connections are driven.
+    pub(crate) runtime: Handle,
+    /// Set when the user wants the end.
+    pub(crate) cancel: Cancel,
+    /// Where things are.
+    pub(crate) places: Places,
+    /// How to tell things.
+    pub(crate) output: Output,
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(command: Command, session: &Session) -> Result<Report, CommandError> {
+    match command {
+        Command::Sync(arguments) => sync::run(&arguments, session),
+        Command::Agent(arguments) => agent::run(&arguments, session),
+        Command::Receiver(arguments) => receiver::run(arguments, session),
+        Command::Restore(arguments) => restore::run(arguments, session),
+        Command::Snapshots(arguments) => snapshots::run(&arguments, session),
+        Command::Status(_) => status::run(session),
+        Command::Verify(arguments) => verify::run(&arguments, session),
+    }
+}
+
+impl Session {
+    /// The spare that was given.
+    fn address(&self) -> Result<Address, CommandError> {
+        Address::given(self.places.spare.as_deref().map(OsStr::new))
+    }
+
+    /// The spare that was given, whose store must exist already.
+    fn existing_spare(&self) -> Result<Spare, CommandError> {
+        Ok(Spare::new(
+            self.address()?,
+            self.runtime.clone(),
+            Absent::Refuse,
+        ))
+    }
+
+    fn context(&self, state: PathBuf, spare: &Spare) -> Context {
+        Context {
+            state,
+            spare: spare.name(),
+            progress: Arc::new(Progress::default()),
+            cancel: self.cancel.clone(),
+        }
+    }
+
+    /// What the spare has: all of it, or one dataset, which must be there.
+    fn list(&self, dataset: Option<&DatasetName>) -> Result<Datasets, CommandError> {
+        let spare = self.existing_spare()?;
+        let listed = spare.talk(|channel| understudy_agent::list(channel, dataset.cloned()))?;
+        match dataset {
+            Some(name) if !listed.datasets.iter().any(|listed| listed.name == *name) => {
+                Err(CommandError::new(
+                    Code::Failed,
+                    format!("the spare {} has no dataset `{name}`", spare.name()),
+                    "`understudy status` lists the datasets that it has",
+                ))
+            }
+            _ => Ok(listed),
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! `understudy sync`: one cycle of one directory.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use understudy_agent::{Problem, Source, SyncReport};
+use understudy_protocol::DatasetName;
+use understudy_tree::{Excludes, Mounts};
+
+use super::Session;
+use crate::address::Address;
+use crate::arguments::Sync;
+use crate::exit::{Code, CommandError};
+use crate::progress::Line;
+use crate::report::{self, Report};
+use crate::spare::{Absent, Spare};
+use crate::{paths, words};
+
+/// Brings the spare up to date with the source.
+pub(crate) fn run(arguments: &Sync, session: &Session) -> Result<Report, CommandError> {
+    let address = session.address()?;
+    if arguments.accept_deletions && matches!(address, Address::Host(_)) {
+        return Err(CommandError::usage(
+            "--accept-deletions is only for a spare that is a directory: no main may pass the guards of another host",
+            "leave it out; what a guard holds back is decided on the spare",
+        ));
+    }
+    let path = paths::source(&arguments.source)?;
+    paths::check_apart("source", &path, &address)?;
+    let state = paths::state(session.places.state.as_deref())?;
+    let source = source(arguments, path, &state)?;
+    paths::make_state(&state)?;
+    let mut spare = Spare::new(address, session.runtime.clone(), Absent::Create);
+    if arguments.accept_deletions {
+        spare = spare.accepting_deletions();
+    }
+    let context = session.context(state, &spare);
+    let progress = Line::show(&context.progress, session.output);
+    let result = spare.talk(|channel| understudy_agent::sync(channel, &source, &context));
+    drop(progress);
+    let synced = result?;
+    let lines = if report::summarises(session.output) {
+        vec![summary(&synced)]
+    } else {
+        Vec::new()
+    };
+    let mut report = Report::done(value(&synced), lines);
+    note_problems(&mut report, &synced);
+    Ok(report)
+}
+
+fn source(arguments: &Sync, path: PathBuf, state: &Path) -> Result<Source, CommandError> {
+    let mut patterns = arguments.exclude.clone();
+    patterns.extend(paths::state_pattern(&path, state));
+    let excludes = Excludes::new(&patterns).map_err(|error| {
+        CommandError::usage(error.to_string(), "write it in the syntax of .gitignore")
+    })?;
+    let mounts = if arguments.cross_mounts {
+        Mounts::Cross
+    } else {
+        Mounts::Stay
+    };
+    let dataset = arguments
+        .dataset
+        .clone()
+        .unwrap_or_else(|| default_name(&path));
+    Ok(Source {
+        path,
+        dataset,
+        excludes,
+        mounts,
+    })
+}
+
+/// The last component of the canonical path, made to fit.
+fn default_name(path: &Path) -> DatasetName {
+    DatasetName::fit(path.file_name().unwrap_or_default().as_bytes())
+}
+
+/// The report of a cycle for programs.
+pub(super) fn value(synced: &SyncReport) -> Value {
+    let problems = |problems: &[Problem]| -> Vec<Value> {
+        problems
+            .iter()
+            .map(|problem| words::path_with(&problem.path, "reason", &problem.reason))
+            .collect()
+    };
+    let receiver: serde_json::Map<String, Value> = synced
+        .timings
+        .iter()
+        .map(|timing| (timing.step.clone(), json!(timing.microseconds as f64 / 1e6)))
+        .collect();
+    json!({
+        "dataset": synced.dataset.as_str(),
+        "snapshot": synced.snapshot.as_ref().map(words::snapshot),
+        "committed": synced.committed,
+        "entries": synced.entries,
+        "added": synced.added,
+        "changed": synced.changed,
+        "removed": synced.removed,
+        "moved": synced.moved,
+        "files_read": synced.files_read,
+        "bytes_read": synced.bytes_read,
+        "bytes_sent": synced.bytes_sent,
+        "unreadable": problems(&synced.unreadable),
+        "unsettled": problems(&synced.unsettled),
+        "sockets_skipped": synced.sockets_skipped,
+        "receiver": receiver,
+        "seconds": synced.seconds,
+    })
+}
+
+/// The report of a cycle in one line.
+pub(super) fn summary(synced: &SyncReport) -> String {
+    let name = &synced.dataset;
+    let number = synced
+        .snapshot
+        .as_ref()
+        .map_or(0, |snapshot| snapshot.position.number);
+    let entries = words::counted(synced.entries, "entry");
+    if !synced.committed {
+        return format!(
+            "{name}: nothing changed since snapshot {number} ({entries}, {:.1} s)",
+            synced.seconds
+        );
+    }
+    let changes: Vec<String> = [
+        (synced.added, "added"),
+        (synced.changed, "changed"),
+        (synced.moved, "moved"),
+        (synced.removed, "removed"),
+    ]
+    .into_iter()
+    .filter(|(number, _)| *number > 0)
+    .map(|(number, what)| format!("{} {what}", words::count(number)))
+    .collect();
+    let changes = if changes.is_empty() {
+        "no entries".to_owned()
+    } else {
+        changes.join(", ")
+    };
+    format!(
+        "{name}: snapshot {number} is live and durable: {changes} of {entries}; {} sent, {:.1} s",
+        words::size(synced.bytes_sent),
+        synced.seconds
+    )
+}
+
+/// Whether everything arrived.
+pub(super) fn code(synced: &SyncReport) -> Code {
+    if synced.unreadable.is_empty() && synced.unsettled.is_empty() {
+        Code::Done
+    } else {
+        Code::Partial
+    }
+}
+
+/// Lists what did not arrive.
+pub(super) fn note_problems(report: &mut Report, synced: &SyncReport) {
+    let line = |problem: &Problem| format!("{}: {}", problem.path, problem.reason);
+    report.note_all(
+        &format!(
+            "{}: could not be read; the spare keeps what it had of:",
+            synced.dataset
+        ),
+        synced.unreadable.iter().map(line),
+    );
+    report.note_all(
+        &format!(
+            "{}: never stood still while it was read; the spare keeps what it had of:",
+            synced.dataset
+        ),
+        synced.unsettled.iter().map(line),
+    );
+    if code(synced) == Code::Partial {
+        report.code = Code::Partial;
+    }
+}

@@ -1,0 +1,93 @@
+//! `understudy verify`: is what the spare holds what the main had?
+
+use serde_json::{Value, json};
+use understudy_protocol::escape;
+use understudy_protocol::message::{Finding, Verified};
+
+use super::Session;
+use crate::arguments::Verify;
+use crate::exit::{Code, CommandError};
+use crate::report::Report;
+use crate::words;
+
+/// Has everything read again and tells every difference.
+pub(crate) fn run(arguments: &Verify, session: &Session) -> Result<Report, CommandError> {
+    let spare = session.existing_spare()?;
+    let mut findings: Vec<Finding> = Vec::new();
+    let verified = spare.talk(|channel| {
+        understudy_agent::verify(channel, arguments.dataset.clone(), |finding| {
+            findings.push(finding.clone());
+        })
+    })?;
+    let datasets: Vec<Value> = verified
+        .iter()
+        .map(|dataset| value(dataset, &findings))
+        .collect();
+    let lines = verified.iter().map(line).collect();
+    let mut report = Report::done(json!({ "datasets": datasets }), lines);
+    if verified.is_empty() {
+        report
+            .lines
+            .push("the spare has no datasets yet".to_owned());
+    }
+    let shown = findings.iter().map(|finding| {
+        format!(
+            "{}: {}: {}",
+            finding.dataset,
+            finding.path,
+            escape(finding.what.as_bytes())
+        )
+    });
+    report.note_all("not as the main sent it:", shown);
+    if !findings.is_empty() {
+        report.code = Code::Damage;
+        report.error = Some(CommandError::new(
+            Code::Damage,
+            format!(
+                "verification found {}",
+                words::counted(findings.len() as u64, "difference")
+            ),
+            "if nobody wrote into the store, suspect its disk; a file is sent again when it changes on the main, and \
+             syncing to a new, empty store sends everything",
+        ));
+    }
+    Ok(report)
+}
+
+fn value(dataset: &Verified, findings: &[Finding]) -> Value {
+    let own = findings
+        .iter()
+        .filter(|finding| finding.dataset == dataset.dataset);
+    let findings: Vec<Value> = own
+        .map(|finding| words::path_with(&finding.path, "what", &finding.what))
+        .collect();
+    json!({
+        "name": dataset.dataset.as_str(),
+        "snapshot": dataset.snapshot.as_ref().map(words::snapshot),
+        "entries": dataset.entries,
+        "files": dataset.files,
+        "bytes": dataset.bytes,
+        "objects": dataset.objects,
+        "object_bytes": dataset.object_bytes,
+        "findings": findings,
+    })
+}
+
+fn line(dataset: &Verified) -> String {
+    let what = match &dataset.snapshot {
+        Some(snapshot) => format!("snapshot {}", snapshot.position.number),
+        None => "no snapshot yet".to_owned(),
+    };
+    let verdict = if dataset.findings == 0 {
+        "all as it should be".to_owned()
+    } else {
+        words::counted(dataset.findings, "difference")
+    };
+    format!(
+        "{}: {what}: {} and {} compared, {} read: {verdict}",
+        dataset.dataset,
+        words::counted(dataset.entries, "entry"),
+        words::counted(dataset.objects, "kept content"),
+        words::size(dataset.bytes + dataset.object_bytes),
+    )
+}

@@ -1,0 +1,75 @@
+//! The command `understudy`: the only place where agent and receiver meet, and where an error becomes a hint
+//! and an exit code.
+//!
+//! Knows how to read arguments, how to reach a spare and how to tell results. What is done with data is
+//! decided by the libraries alone.
+
+mod address;
+mod arguments;
+mod commands;
+mod exit;
+mod interrupt;
+mod logging;
+mod paths;
+mod progress;
+mod receiver_config;
+mod report;
+mod spare;
+mod words;
+
+use std::process::ExitCode;
+
+use crate::exit::{Code, CommandError};
+use crate::interrupt::Ended;
+use crate::report::Report;
+
+fn main() -> ExitCode {
+    let _crash_points = understudy_tree::crash::arm();
+    let arguments = match arguments::parse() {
+        Ok(arguments) => arguments,
+        Err(code) => return code.into(),
+    };
+    let output = arguments.output;
+    let is_daemon = arguments.command.is_daemon();
+    logging::start(output);
+    let ended = tokio::runtime::Runtime::new().map(|runtime| {
+        let (handle, cancel) = (
+            runtime.handle().clone(),
+            understudy_agent::Cancel::default(),
+        );
+        let session = commands::Session {
+            runtime: handle,
+            cancel: cancel.clone(),
+            places: arguments.places,
+            output,
+        };
+        let ended = interrupt::guard(&runtime, &cancel, move || {
+            commands::run(arguments.command, &session)
+        });
+        // What still runs was told to end, and everything it writes survives a crash.
+        runtime.shutdown_background();
+        ended
+    });
+    let result = match ended {
+        Ok(Ended::Itself(result)) => result,
+        Ok(Ended::Interrupted) if is_daemon => Ok(Report::ended()),
+        Ok(Ended::Interrupted) => Err(CommandError::interrupted()),
+        Ok(Ended::Panicked) => Err(CommandError::panicked()),
+        Err(error) => Err(CommandError::failed(format!("cannot start: {error}"))),
+    };
+    let code = match &result {
+        Ok(report) => report.code,
+        Err(error) => error.code,
+    };
+    match report::tell(result, output) {
+        Ok(()) => code.into(),
+        Err(error) => {
+            tracing::error!("cannot write the report: {error}");
+            if code == Code::Done {
+                Code::Failed.into()
+            } else {
+                code.into()
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Numbers, sizes and times as people read them, and paths as programs do.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use understudy_protocol::{RelPath, Snapshot, escape};
+
+/// `1234567` as `1,234,567`.
+pub(crate) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1` `file`, `2` `files`.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    let plural = match noun.strip_suffix('y') {
+        Some(stem) => format!("{stem}ies"),
+        None => format!("{noun}s"),
+    };
+    if number == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{} {plural}", count(number))
+    }
+}
+
+/// A size in powers of 1000, as disks are sold and `df -H` shows them.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KB", "MB", "GB", "TB", "PB", "EB"];
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1000.0;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    let decimals = usize::from(value < 99.95);
+    format!("{value:.decimals$} {}", UNITS[unit])
+}
+
+/// A span of time in its two largest units.
+pub(crate) fn span(seconds: i64) -> String {
+    let sign = if seconds < 0 { "-" } else { "" };
+    let total = seconds.unsigned_abs();
+    let (days, hours, minutes, rest) = (
+        total / 86_400,
+        total / 3600 % 24,
+        total / 60 % 60,
+        total % 60,
+    );
+    let text = match (days, hours, minutes) {
+        (0, 0, 0) => format!("{rest} s"),
+        (0, 0, _) => format!("{minutes} min {rest} s"),
+        (0, _, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{} d {hours} h", count(days)),
+    };
+    format!("{sign}{text}")
+}
+
+/// A point in time by RFC 3339, in UTC.
+pub(crate) fn time(seconds: i64) -> String {
+    // A receiver may tell any number; what no calendar has is shown as it is.
+    Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.to_string())
+}
+
+/// A snapshot for programs.
+pub(crate) fn snapshot(snapshot: &Snapshot) -> Value {
+    json!({
+        "epoch": snapshot.position.epoch,
+        "number": snapshot.position.number,
+        "time": time(snapshot.committed_seconds),
+        "digest": snapshot.position.fingerprint.to_string(),
+        "entries": snapshot.entries,
+        "bytes": snapshot.bytes,
+    })
+}
+
+/// A path for programs, with what goes with it under `key`. Where escaping changed the path, its bytes are
+/// added in hexadecimal digits.
+pub(crate) fn path_with(path: &RelPath, key: &str, text: &str) -> Value {
+    let mut value = json!({ "path": path.to_string(), key: text });
+    let bytes = path.as_bytes();
+    if !bytes.is_empty() && escape(bytes).as_bytes() != bytes {
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        value["path_bytes"] = hex.into();
+    }
+    value
+}
+
+/// Rows under headings, columns aligned; the first to the left, `right` ones to the right.
+pub(crate) fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) -> Vec<String> {
+    let headings: Vec<String> = headings.iter().map(|&heading| heading.to_owned()).collect();
+    let all = || std::iter::once(&headings).chain(rows);
+    let widths: Vec<usize> = (0..headings.len())
+        .map(|column| {
+            all()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
+    all()
+        .map(|row| {
+            let cells = row.iter().enumerate().map(|(column, cell)| {
+                let width = widths.get(column).copied().unwrap_or(0);
+                if right.contains(&column) {
+                    format!("{cell:>width$}")
+                } else {
+                    format!("{cell:<width$}")
+                }
+            });
+            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_for_people() {
+        assert_eq!(
+            [count(0), count(999), count(1_234_567)],
+            ["0", "999", "1,234,567"]
+        );
+        assert_eq!(
+            [
+                size(999),
+                size(1000),
+                size(99_949),
+                size(999_499),
+                size(999_999)
+            ],
+            ["999 B", "1.0 KB", "99.9 KB", "999 KB", "1.0 MB"]
+        );
+        assert_eq!(size(u64::MAX), "18.4 EB");
+        assert_eq!(
+            [span(0), span(61), span(7_200), span(90_000), span(-5)],
+            ["0 s", "1 min 1 s", "2 h 0 min", "1 d 1 h", "-5 s"]
+        );
+        assert_eq!(time(0), "1970-01-01T00:00:00Z");
+        assert_eq!(time(i64::MAX), i64::MAX.to_string());
+        assert_eq!(
+            [counted(1, "entry"), counted(2, "entry"), counted(0, "file")],
+            ["1 entry", "2 entries", "0 files"]
+        );
+    }
+
+    #[test]
+    fn paths_that_were_escaped_carry_their_bytes() {
+        let path = |bytes: &[u8]| path_with(&RelPath::new(bytes).expect("path"), "reason", "why");
+        assert_eq!(path(b"a b"), json!({ "path": "a b", "reason": "why" }));
+        assert_eq!(path(b""), json!({ "path": ".", "reason": "why" }));
+        assert_eq!(
+            path(b"\xff"),
+            json!({ "path": "\\xff", "reason": "why", "path_bytes": "ff" })
+        );
+    }
+}
