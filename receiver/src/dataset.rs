@@ -14,7 +14,7 @@ use crate::names;
 /// A reader that holds the retired twin by a shared lock delays the next cycle at most this long.
 const READERS_WAIT: Duration = Duration::from_secs(10);
 /// How long an upload waits for another one to end before it is refused.
-const LOCK_WAIT: Duration = Duration::from_secs(3);
+const LOCK_WAIT: Duration = Duration::from_secs(1);
 /// Whoever may enter the store may pass; the parents that protected the tree on the main are not here.
 const DATASET_MODE: u16 = 0o750;
 

@@ -12,7 +12,7 @@ use understudy_protocol::{
 use understudy_tree::Directory;
 use understudy_tree::content::{self, HoleyHasher};
 
-use crate::catalog::{Catalog, Recorded};
+use crate::catalog::{Catalog, Recorded, Row};
 use crate::cycle;
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
@@ -143,13 +143,15 @@ impl Giver<'_> {
         let (mut contents, mut bytes) = (Vec::new(), 0);
         for place in &want.places {
             let row = library.catalog.row(place, self.at)?;
-            let Some((size, hash)) = row.as_ref().and_then(|row| row.entry.content()) else {
+            let Some((row, (size, hash))) =
+                row.and_then(|row| row.entry.content().map(|content| (row, content)))
+            else {
                 return Err(ReceiverError::Misbehaved(format!(
                     "{place:?} is no file of snapshot {}",
                     self.at
                 )));
             };
-            let file = finder.find(hash)?;
+            let file = finder.find(&row)?;
             if size > limits::INLINE_BYTES as u64 {
                 self.send_small(&mut contents)?;
                 self.send_large(place, &file, size, hash)?;
@@ -287,8 +289,18 @@ pub(crate) struct Finder<'a> {
 }
 
 impl Finder<'_> {
-    pub(crate) fn find(&mut self, hash: ContentHash) -> Result<File, ReceiverError> {
+    /// Opens a file with the content of a row of any snapshot.
+    pub(crate) fn find(&mut self, row: &Row) -> Result<File, ReceiverError> {
         let library = self.library;
+        let Some((_, hash)) = row.entry.content() else {
+            return Err(ReceiverError::Worker);
+        };
+        // Mostly it is where the row says; only superseded contents must be looked for.
+        if row.until.is_none_or(|until| until > library.head)
+            && let Some(file) = open(&mut self.live, &row.place)?
+        {
+            return Ok(file);
+        }
         for row in library.catalog.rows_with(hash, library.head)? {
             if let Some(file) = open(&mut self.live, &row.place)? {
                 return Ok(file);

@@ -316,7 +316,7 @@ impl Verifier<'_> {
             let Some((_, hash)) = row.entry.content() else {
                 return Ok(());
             };
-            match finder.find(hash) {
+            match finder.find(&row) {
                 Ok(_) => Ok(()),
                 Err(ReceiverError::Damaged(_)) => {
                     let path = object_path(&row.place.name, Some(hash));
