@@ -44,7 +44,10 @@ const LEAF: &str = "id, parent, name, kind, link_group, origin";
 impl Catalog {
     /// The row valid at snapshot `at`.
     pub(crate) fn row(&self, place: &Place, at: u64) -> Result<Option<Row>, ReceiverError> {
-        let sql = format!("SELECT {ROW} FROM entry WHERE parent = ?2 AND name = ?3 AND {VALID_AT}");
+        // The newest candidate first: an old place may have thousands of former rows.
+        let sql = format!(
+            "SELECT {ROW} FROM entry WHERE parent = ?2 AND name = ?3 AND {VALID_AT} ORDER BY since DESC LIMIT 1"
+        );
         self.one_row(
             &sql,
             params![at as i64, place.parent.0 as i64, place.name.as_bytes()],
@@ -65,8 +68,7 @@ impl Catalog {
         id: DirectoryId,
         at: u64,
     ) -> Result<Option<Row>, ReceiverError> {
-        let sql = format!("SELECT {ROW} FROM entry WHERE directory = ?2 AND {VALID_AT}");
-        self.one_row(&sql, params![at as i64, id.0 as i64])
+        self.one_row(&of_directory(ROW), params![at as i64, id.0 as i64])
     }
 
     /// Where a directory stands at snapshot `at`.
@@ -76,8 +78,7 @@ impl Catalog {
         at: u64,
     ) -> Result<Option<Place>, ReceiverError> {
         self.run(|connection| {
-            let sql = format!("SELECT parent, name FROM entry WHERE directory = ?2 AND {VALID_AT}");
-            let mut statement = connection.prepare_cached(&sql)?;
+            let mut statement = connection.prepare_cached(&of_directory("parent, name"))?;
             statement
                 .query_row(params![at as i64, id.0 as i64], |row| place_from(row, 0))
                 .optional()
@@ -92,7 +93,15 @@ impl Catalog {
 
     /// Rows with this content that are valid at snapshot `at`, at most a few.
     pub(crate) fn rows_with(&self, hash: ContentHash, at: u64) -> Result<Vec<Row>, ReceiverError> {
-        let sql = format!("SELECT {ROW} FROM entry WHERE hash_key = ?2 AND {VALID_AT} LIMIT 16");
+        // Two ranges of the index: a content that thousands of former rows share must not be slow to find.
+        let part = |until: &str| {
+            format!("SELECT {ROW} FROM entry WHERE hash_key = ?2 AND {until} AND since <= ?1")
+        };
+        let sql = format!(
+            "{} UNION ALL {} LIMIT 16",
+            part("until IS NULL"),
+            part("until > ?1")
+        );
         let mut rows = self.collect_rows(&sql, params![at as i64, hash.key()])?;
         rows.retain(|row| row.entry.content().is_some_and(|(_, found)| found == hash));
         Ok(rows)
@@ -102,7 +111,7 @@ impl Catalog {
     pub(crate) fn index_contents(&self) -> Result<(), ReceiverError> {
         self.run(|connection| {
             connection.execute_batch(
-                "CREATE INDEX IF NOT EXISTS entry_hash ON entry (hash_key) WHERE hash_key IS NOT NULL",
+                "CREATE INDEX IF NOT EXISTS entry_hash ON entry (hash_key, until) WHERE hash_key IS NOT NULL",
             )
         })
     }
@@ -274,6 +283,18 @@ impl Catalog {
         }
         Ok(())
     }
+}
+
+/// The row of directory `?2` valid at `?1`: two ranges of the index, each of which begins with the right row.
+fn of_directory(columns: &str) -> String {
+    let part = |until: &str| {
+        format!("SELECT {columns} FROM entry WHERE directory = ?2 AND {until} AND since <= ?1")
+    };
+    format!(
+        "{} UNION ALL {} LIMIT 1",
+        part("until IS NULL"),
+        part("until > ?1")
+    )
 }
 
 pub(super) fn place_from(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Place> {

@@ -225,7 +225,8 @@ impl Upload<'_> {
 
     /// Ends the row at a place, if one from before stands there.
     pub(super) fn end_row_at(&mut self, place: &Place) -> Result<bool, ReceiverError> {
-        let sql = "SELECT id, entry FROM entry WHERE parent = ?1 AND name = ?2 AND until IS NULL AND since < ?3";
+        let sql = "SELECT id, entry FROM entry WHERE parent = ?1 AND name = ?2 AND until IS NULL AND since < ?3 \
+                   ORDER BY since DESC LIMIT 1";
         self.end_first(
             sql,
             params![
