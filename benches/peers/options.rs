@@ -1,0 +1,81 @@
+//! What the command line of the benchmark says.
+
+use std::path::PathBuf;
+
+/// Shown when it says something else.
+pub(crate) const USAGE: &str = "\
+usage: cargo bench --bench peers -- [OPTION VALUE]...
+  --files N      files in the generated tree (100000)
+  --bytes N      bytes in all of them (1200000000)
+  --changed N    files that change before the third sync (1000)
+  --runs N       runs of each peer (3)
+  --peers LIST   rsync, restic and borg, those that are installed (rsync,restic,borg)
+  --bin FILE     the understudy to run (the one that cargo built)
+  --work DIR     where trees and disk images are made (the system's temporary directory)
+  --seed N       of the generated tree (1)";
+
+/// The settings of one benchmark.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+    pub(crate) changed: u64,
+    pub(crate) runs: u64,
+    pub(crate) peers: Vec<String>,
+    pub(crate) binary: PathBuf,
+    pub(crate) work: PathBuf,
+    pub(crate) seed: u64,
+}
+
+impl Options {
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    /// Says which argument is unknown, lacks its value, or is no number.
+    pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut options = Self {
+            files: 100_000,
+            bytes: 1_200_000_000,
+            changed: 1_000,
+            runs: 3,
+            peers: ["rsync", "restic", "borg"].map(str::to_owned).to_vec(),
+            binary: env!("CARGO_BIN_EXE_understudy").into(),
+            work: std::env::temp_dir(),
+            seed: 1,
+        };
+        while let Some(argument) = arguments.next() {
+            // cargo bench adds it.
+            if argument == "--bench" {
+                continue;
+            }
+            let value = arguments
+                .next()
+                .ok_or(format!("{argument} needs a value"))?;
+            let number = || {
+                let digits = value.replace('_', "");
+                digits
+                    .parse::<u64>()
+                    .map_err(|error| format!("{argument} {value}: {error}"))
+            };
+            match argument.as_str() {
+                "--files" => options.files = number()?.max(1),
+                "--bytes" => options.bytes = number()?,
+                "--changed" => options.changed = number()?,
+                "--runs" => options.runs = number()?.max(1),
+                "--seed" => options.seed = number()?,
+                "--bin" => options.binary = value.into(),
+                "--work" => options.work = value.into(),
+                "--peers" => {
+                    options.peers = value.split(',').map(str::to_owned).collect();
+                    let known = ["rsync", "restic", "borg", ""];
+                    if let Some(name) = options.peers.iter().find(|n| !known.contains(&n.as_str()))
+                    {
+                        return Err(format!("unknown peer {name}"));
+                    }
+                }
+                _ => return Err(format!("unknown option {argument}")),
+            }
+        }
+        Ok(options)
+    }
+}

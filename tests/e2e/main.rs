@@ -1,0 +1,29 @@
+//! Runs the real command on real trees: as one-shot with an embedded spare, as agent and
+//! receiver over loopback, killed, cut off, out of space, and with input nobody should give it.
+//!
+//! Knows only what a user knows: the command line, its JSON, its exit codes and the store's
+//! layout on disk. What a snapshot holds is judged by rsync and by an own comparison through
+//! descriptors (`support::facts`).
+//!
+//! - `UNDERSTUDY_TEST_FULL=1` runs the long versions (300 random kills, 200 commits, 10 GB).
+//! - `UNDERSTUDY_TEST_DIR` says where trees and stores are made (default: below `target`).
+//! - `CI=true` turns a skipped test into a failed one.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests prepare files by any means, and a failed preparation is a failed test"
+)]
+
+mod support;
+
+mod bad_input;
+mod crashes;
+mod every_kind;
+mod ordinary_user;
+mod readers;
+mod real_trees;
+mod renames;
+mod verify;
+mod walkthrough;
