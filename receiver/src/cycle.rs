@@ -11,6 +11,7 @@ use crate::apply::{self, Contents, Transformation};
 use crate::catalog::{Catalog, Recorded};
 use crate::dataset::{Dataset, Locked, now_seconds};
 use crate::error::ReceiverError;
+use crate::housekeeping::Stop;
 use crate::marker::{self, Applying};
 use crate::names;
 use crate::resolve::Handles;
@@ -49,6 +50,7 @@ pub(crate) fn catch_up(
     dataset: &Dataset,
     catalog: &Catalog,
     _locked: &Locked,
+    stop: &Stop,
 ) -> Result<(), ReceiverError> {
     let Some(head) = catalog.head()? else {
         return start_over(dataset);
@@ -69,7 +71,7 @@ pub(crate) fn catch_up(
         }
     };
     Applying::new(from, to).write(&dataset.control)?;
-    transform(dataset, catalog, &head, from, Contents::Live)?;
+    transform(dataset, catalog, &head, from, Contents::Live, stop)?;
     crash_point!("receiver.caught-up");
     Ok(())
 }
@@ -80,6 +82,7 @@ fn transform(
     target: &Recorded,
     from: u64,
     contents: Contents,
+    stop: &Stop,
 ) -> Result<Lacking, ReceiverError> {
     let shadow = dataset.shadow()?;
     let live = dataset.live()?;
@@ -95,6 +98,7 @@ fn transform(
         target: &target.snapshot,
         first_entry: target.first_entry,
         contents,
+        stop,
     };
     transformation.run()
 }
@@ -154,10 +158,17 @@ fn build(
     }
     let applying = Applying::read(&dataset.control)?;
     if !applying.is_some_and(|applying| applying.to == to && applying.is_of_this_boot()) {
-        catch_up(dataset, catalog, locked)?;
+        catch_up(dataset, catalog, locked, &Stop::default())?;
         Applying::new(to - 1, to).write(&dataset.control)?;
     }
-    transform(dataset, catalog, pending, to - 1, Contents::Staged)
+    transform(
+        dataset,
+        catalog,
+        pending,
+        to - 1,
+        Contents::Staged,
+        &Stop::default(),
+    )
 }
 
 /// The instant at which readers see the new snapshot. Durable when it returns; until then nobody may touch the

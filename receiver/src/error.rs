@@ -62,6 +62,9 @@ pub enum ReceiverError {
     /// The connection failed, or the peer gave up.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
+    /// Work that can be carried on later was told to stop.
+    #[error("stopped; it is carried on later")]
+    Stopped,
     /// A worker thread is gone; its own error was reported before.
     #[error("a worker of the receiver ended unexpectedly")]
     Worker,
@@ -91,9 +94,11 @@ impl ReceiverError {
             Self::OutOfStep(_) => FailureCode::OutOfStep,
             Self::Refused(_) => FailureCode::Refused,
             Self::Misbehaved(_) | Self::Protocol(_) => FailureCode::Misbehaved,
-            Self::Store { .. } | Self::Tree(_) | Self::Catalog { .. } | Self::Worker => {
-                FailureCode::Internal
-            }
+            Self::Store { .. }
+            | Self::Tree(_)
+            | Self::Catalog { .. }
+            | Self::Worker
+            | Self::Stopped => FailureCode::Internal,
         }
     }
 

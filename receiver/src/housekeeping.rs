@@ -1,14 +1,29 @@
-//! What a session still does after its snapshot was acknowledged, and who has to wait for it.
+//! What a session still does after its snapshot was acknowledged, and how the next one makes it stop.
 
-use std::collections::HashSet;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use understudy_protocol::DatasetName;
+
+/// Tells work that can be carried on later to stop.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    pub(crate) fn is_asked_for(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// The datasets of this process that are being tidied up after a commit.
 #[derive(Debug, Default)]
 pub(crate) struct Housekeeping {
-    busy: Mutex<HashSet<DatasetName>>,
+    busy: Mutex<HashMap<DatasetName, Stop>>,
     ended: Condvar,
 }
 
@@ -17,27 +32,31 @@ pub(crate) struct Housekeeping {
 pub(crate) struct Tidying<'a> {
     housekeeping: &'a Housekeeping,
     dataset: DatasetName,
+    pub(crate) stop: Stop,
 }
 
 impl Housekeeping {
-    fn busy(&self) -> MutexGuard<'_, HashSet<DatasetName>> {
-        // A set of names is whole after any panic.
+    fn busy(&self) -> MutexGuard<'_, HashMap<DatasetName, Stop>> {
+        // A map of flags is whole after any panic.
         self.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins; hold the dataset's lock.
     pub(crate) fn begin(&self, dataset: &DatasetName) -> Tidying<'_> {
-        self.busy().insert(dataset.clone());
+        let stop = Stop::default();
+        self.busy().insert(dataset.clone(), stop.clone());
         Tidying {
             housekeeping: self,
             dataset: dataset.clone(),
+            stop,
         }
     }
 
-    /// Waits until the dataset is tidy, so that an agent that comes back at once is not taken for a second one.
-    pub(crate) fn wait(&self, dataset: &DatasetName) {
+    /// Makes it stop and waits for that, so that an agent that comes back at once is not taken for a second one.
+    pub(crate) fn interrupt(&self, dataset: &DatasetName) {
         let mut busy = self.busy();
-        while busy.contains(dataset) {
+        while let Some(stop) = busy.get(dataset) {
+            stop.ask();
             busy = self
                 .ended
                 .wait(busy)
@@ -47,7 +66,7 @@ impl Housekeeping {
 
     /// Whether the dataset is being tidied up.
     pub(crate) fn is_on(&self, dataset: &DatasetName) -> bool {
-        self.busy().contains(dataset)
+        self.busy().contains_key(dataset)
     }
 }
 

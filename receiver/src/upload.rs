@@ -29,7 +29,7 @@ pub(crate) fn serve(
     options: &SessionOptions,
 ) -> Result<(), ReceiverError> {
     let dataset = store.ensure_dataset(&begin.dataset)?;
-    store.housekeeping.wait(&begin.dataset);
+    store.housekeeping.interrupt(&begin.dataset);
     // Declared before the lock, so that it ends after the lock is released.
     let mut tidying = None;
     let locked = dataset.lock_patiently()?;
@@ -211,13 +211,20 @@ impl<'s> Session<'s, '_> {
             locked,
         } = self.ground;
         let is_first = committed.snapshot.position.number == 1;
-        *tidying = Some(self.store.housekeeping.begin(&dataset.name));
+        let stop = tidying
+            .insert(self.store.housekeeping.begin(&dataset.name))
+            .stop
+            .clone();
         outgoing.send_message(&Message::Committed(committed))?;
         crash_point!("receiver.acknowledged");
         dataset.clean()?;
         catalog.checkpoint()?;
         if is_first && self.options.after_first == AfterFirst::FillShadow {
-            cycle::catch_up(dataset, catalog, locked)?;
+            match cycle::catch_up(dataset, catalog, locked, &stop) {
+                // The next upload carries on with it, if it needs to.
+                Err(ReceiverError::Stopped) => {}
+                result => result?,
+            }
         }
         Ok(())
     }

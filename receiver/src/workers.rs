@@ -15,6 +15,7 @@ use crate::catalog::{Catalog, Upload};
 use crate::cycle::{self, Stopwatch};
 use crate::dataset::{Dataset, Locked};
 use crate::error::ReceiverError;
+use crate::housekeeping::Stop;
 use crate::stage::{Numbers, Staged, Stager};
 use crate::streams::{Streams, Writer};
 
@@ -74,7 +75,12 @@ pub(crate) fn stage(
         drop(staged_sender);
         let catch_up = scope.spawn(|| {
             let started = Instant::now();
-            let result = cycle::catch_up(ground.dataset, &catching_up, ground.locked);
+            let result = cycle::catch_up(
+                ground.dataset,
+                &catching_up,
+                ground.locked,
+                &Stop::default(),
+            );
             drop(catching_up);
             (result, started.elapsed())
         });

@@ -35,6 +35,9 @@ impl Transformation<'_> {
             own_copies: HashMap::new(),
         };
         let place = |leaf: Leaf| {
+            if self.stop.is_asked_for() {
+                return Err(ReceiverError::Stopped);
+            }
             if leaf.is_device && !self.dataset.privileges.make_devices {
                 return Ok(());
             }

@@ -15,6 +15,7 @@ use crate::catalog::Catalog;
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
 use crate::history::Objects;
+use crate::housekeeping::Stop;
 use crate::marker::{self, Applying};
 use crate::names;
 use crate::resolve::{Changing, Handles};
@@ -44,6 +45,7 @@ pub(crate) struct Transformation<'a> {
     /// First row of snapshot `to`.
     pub(crate) first_entry: u64,
     pub(crate) contents: Contents,
+    pub(crate) stop: &'a Stop,
 }
 
 impl Transformation<'_> {
