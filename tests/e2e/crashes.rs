@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, kill_process};
 
 use crate::support::needs::needs;
-use crate::support::trees::{read_generation, set_generation};
+use crate::support::trees::{generation_now, set_generation};
 use crate::support::{Kind, Random, Stage, full, judge};
 
 /// Files in the trees of these tests.
@@ -75,7 +75,7 @@ impl Play {
 
     /// Panics unless the live tree is one snapshot, acknowledged or newer.
     fn assert_whole(&self, when: &str) {
-        match read_generation(&self.stage.live(), FILES) {
+        match generation_now(&self.stage.live(), FILES) {
             Ok(found) => assert!(
                 (self.acknowledged..=self.generation).contains(&found),
                 "{when}: live is of {found}, acknowledged was {}, sent {}",

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use super::{FILES, refused, with_a_snapshot};
 use crate::support::needs::needs;
-use crate::support::trees::{read_generation, set_generation};
+use crate::support::trees::{generation_now, set_generation};
 use crate::support::{Kind, Random, Run, Stage, judge};
 
 #[test]
@@ -58,7 +58,7 @@ fn interrupted_at_any_time() {
                 (None, Some(_)) if delay < Duration::from_millis(20) => {}
                 _ => panic!("{signal:?} after {delay:?}: {outcome}"),
             }
-            let live = read_generation(&stage.live(), FILES).unwrap();
+            let live = generation_now(&stage.live(), FILES).unwrap();
             assert!(
                 (acknowledged..=generation).contains(&live),
                 "{signal:?} after {delay:?}"
@@ -132,7 +132,7 @@ fn a_connection_that_is_cut_at_any_byte() {
             Some(6) => outcome.mentions(&[&proxy.address]),
             _ => panic!("{when}: {outcome}"),
         }
-        let live = read_generation(&stage.live(), FILES).unwrap();
+        let live = generation_now(&stage.live(), FILES).unwrap();
         assert!(
             (acknowledged..=generation).contains(&live),
             "{when}: live is of {live}"

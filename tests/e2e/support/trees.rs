@@ -68,6 +68,17 @@ pub(crate) fn set_generation(root: &Path, generation: u64, files: usize) {
     std::fs::write(root.join(format!("only-in-{generation}")), &line).unwrap();
 }
 
+/// Reads the generation of the tree that `live` is at this moment, through a descriptor: a receiver that goes on
+/// after its agent has ended may switch trees meanwhile.
+///
+/// # Errors
+/// As [`read_generation`].
+pub(crate) fn generation_now(live: &Path, files: usize) -> Result<u64, String> {
+    let held = std::fs::File::open(live).map_err(|e| format!("{}: {e}", live.display()))?;
+    let root = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&held));
+    read_generation(Path::new(&root), files)
+}
+
 /// Reads a whole generation tree, from `root` which may be a path through a descriptor.
 ///
 /// # Errors

@@ -1,0 +1,98 @@
+//! Talking with the spare: messages out, answers in, and the reason when it hangs up.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use understudy_protocol::transport::{Channel, Incoming, Outgoing};
+use understudy_protocol::{Message, ProtocolError};
+
+use crate::Cancel;
+use crate::error::AgentError;
+
+/// Decoded answers waiting to be taken.
+const ANSWERS: usize = 4;
+/// How soon a wait notices that somebody asked for the end.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// How long a spare that hung up may take to say why.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// A greeted connection. Answers are received and decoded by a thread of its own, which ends with the connection.
+pub(crate) struct Conversation {
+    /// For sending; clones go to the workers.
+    pub(crate) outgoing: Outgoing,
+    answers: Receiver<Result<Message, ProtocolError>>,
+    cancel: Cancel,
+}
+
+impl Conversation {
+    /// Greets the spare.
+    pub(crate) fn open(mut channel: Channel, cancel: &Cancel) -> Result<Self, AgentError> {
+        channel.greet()?;
+        let Channel {
+            outgoing,
+            mut incoming,
+        } = channel;
+        let (sender, answers) = sync_channel(ANSWERS);
+        thread::Builder::new()
+            .name("answers".to_owned())
+            .spawn(move || receive(&mut incoming, |answer| sender.send(answer).is_ok()))
+            .map_err(ProtocolError::Io)?;
+        Ok(Self {
+            outgoing,
+            answers,
+            cancel: cancel.clone(),
+        })
+    }
+
+    /// Sends a message.
+    pub(crate) fn tell(&self, message: &Message) -> Result<(), AgentError> {
+        self.outgoing
+            .send_message(message)
+            .map_err(|error| self.explain(error.into()))
+    }
+
+    /// Waits for the next answer.
+    pub(crate) fn hear(&self) -> Result<Message, AgentError> {
+        loop {
+            self.cancel.check()?;
+            match self.answers.recv_timeout(PATIENCE) {
+                Ok(answer) => return Ok(answer?),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(ProtocolError::Cut.into()),
+            }
+        }
+    }
+
+    /// Puts the spare's own words in the place of "the connection was cut", if it said any.
+    pub(crate) fn explain(&self, error: AgentError) -> AgentError {
+        if !matches!(error, AgentError::Spare(ProtocolError::Cut)) {
+            return error;
+        }
+        while let Ok(answer) = self.answers.recv_timeout(LAST_WORDS) {
+            if let Err(failed @ ProtocolError::Failed(_)) = answer {
+                return failed.into();
+            }
+        }
+        error
+    }
+}
+
+/// An answer that does not belong here.
+pub(crate) fn unexpected(got: &Message, wanted: &'static str) -> AgentError {
+    ProtocolError::Unexpected {
+        got: got.name(),
+        wanted,
+    }
+    .into()
+}
+
+fn receive(incoming: &mut Incoming, give: impl Fn(Result<Message, ProtocolError>) -> bool) {
+    loop {
+        let answer = incoming.receive_message();
+        let is_last = answer.is_err();
+        if !give(answer) || is_last {
+            return;
+        }
+    }
+}

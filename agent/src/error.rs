@@ -1,0 +1,142 @@
+//! What can go wrong on the main's side, split by what the caller does next.
+
+use std::fmt::Display;
+use std::path::PathBuf;
+
+use understudy_protocol::{DatasetName, ProtocolError};
+use understudy_tree::TreeError;
+
+/// A call of this crate failed. Unless a variant says otherwise nothing changed on the spare.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// There is no source: mount it or correct the path.
+    #[error("the source `{}` does not exist; nothing was changed on the spare", path.display())]
+    SourceMissing {
+        /// The source.
+        path: PathBuf,
+    },
+    /// The source is a file or something else.
+    #[error("the source `{}` is not a directory", path.display())]
+    SourceNotDirectory {
+        /// The source.
+        path: PathBuf,
+    },
+    /// The source's root may not be read.
+    #[error("the source `{}` cannot be read: {error}; nothing was changed on the spare", path.display())]
+    SourceUnreadable {
+        /// The source.
+        path: PathBuf,
+        /// Why.
+        error: TreeError,
+    },
+    /// The source was there when the cycle began and is no longer.
+    #[error("the source `{}` vanished or was replaced while it was read; nothing was changed on the spare", path.display())]
+    SourceVanished {
+        /// The source.
+        path: PathBuf,
+    },
+    /// Everything is gone at once, which a missing mount looks like.
+    #[error(
+        "the source `{}` is empty, but dataset `{dataset}` on the spare is not: is something not mounted? Nothing \
+         was changed on the spare. If it is meant to be empty, leave one file in it", path.display()
+    )]
+    BecameEmpty {
+        /// The source.
+        path: PathBuf,
+        /// The dataset that still has entries.
+        dataset: DatasetName,
+    },
+    /// Another process works with the same index: wait for it.
+    #[error("another understudy is working on this dataset: `{}` is locked; wait until it has ended", path.display())]
+    IndexLocked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The index cannot be used any more; it can be rebuilt.
+    #[error(
+        "the index `{}` is damaged: {reason}; it is safe to delete it, the next run rebuilds it from the spare \
+         without sending contents again", path.display()
+    )]
+    IndexDamaged {
+        /// The database file.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// A newer understudy made the index.
+    #[error(
+        "the index `{}` has version {found}, made by a newer understudy than this one, which reads up to {known}: \
+         upgrade, or delete the file, which is safe: it is rebuilt from the spare", path.display()
+    )]
+    IndexNewer {
+        /// The database file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The newest version this build reads.
+        known: i64,
+    },
+    /// The state directory or the index cannot be read or written (permissions, space).
+    #[error("cannot {operation} `{}`: {reason}", path.display())]
+    State {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        reason: String,
+    },
+    /// The spare, or the way to it, failed.
+    #[error(transparent)]
+    Spare(#[from] ProtocolError),
+    /// The two sides do not hold the same state; the next run compares everything.
+    #[error(
+        "the spare does not hold the state this index was made for: {reason}; the next run compares both"
+    )]
+    OutOfStep {
+        /// What differs.
+        reason: String,
+    },
+    /// A file tree could not be read or written.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// The target of a restore has content of its own.
+    #[error(
+        "the target `{}` is not empty; with --replace it is exchanged for the restored tree and kept beside it",
+        path.display()
+    )]
+    TargetExists {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The target of a restore cannot be one.
+    #[error("cannot restore to `{}`: {reason}", path.display())]
+    Target {
+        /// The target.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The configuration cannot be used; the text names file, line and column.
+    #[error("{0}")]
+    Configuration(String),
+    /// Somebody asked for the end.
+    #[error("interrupted; the next run carries on")]
+    Interrupted,
+}
+
+impl AgentError {
+    /// A failure on a file of the state directory.
+    pub(crate) fn state(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+        reason: &dyn Display,
+    ) -> Self {
+        Self::State {
+            operation,
+            path: path.into(),
+            reason: reason.to_string(),
+        }
+    }
+}

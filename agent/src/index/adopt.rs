@@ -1,0 +1,77 @@
+//! Making the index equal to a snapshot of the spare, keeping what was seen of entries that are the same.
+
+use understudy_protocol::{Entry, Place, Snapshot, StateDigest};
+
+use super::{Index, Meta, Update};
+use crate::error::AgentError;
+
+/// An index that is being rebuilt from a manifest, beside the old one.
+#[derive(Debug)]
+pub(crate) struct Adoption<'a> {
+    index: &'a Index,
+    digest: StateDigest,
+    next_directory: u64,
+}
+
+impl<'a> Adoption<'a> {
+    /// Opens the transaction.
+    pub(crate) fn begin(index: &'a Index, former: &Meta) -> Result<Self, AgentError> {
+        index.check(index.connection().execute_batch(
+            "BEGIN IMMEDIATE;
+             CREATE TABLE adopted (
+                parent INTEGER NOT NULL, name BLOB NOT NULL, directory INTEGER,
+                kind INTEGER, inode INTEGER, born INTEGER, size INTEGER, modified INTEGER, changed INTEGER,
+                hash INTEGER, entry BLOB NOT NULL,
+                PRIMARY KEY (parent, name)
+             ) WITHOUT ROWID;",
+        ))?;
+        Ok(Self {
+            index,
+            digest: StateDigest::empty(),
+            next_directory: former.next_directory,
+        })
+    }
+
+    /// Takes one entry of the manifest.
+    pub(crate) fn add(&mut self, place: Place, entry: Entry) -> Result<(), AgentError> {
+        let former = self
+            .index
+            .pending_at(&place)?
+            .filter(|known| known.entry == entry);
+        self.digest.add(&place, &entry);
+        if let Some(id) = entry.directory_id() {
+            self.next_directory = self.next_directory.max(id.0.saturating_add(1));
+        }
+        let update = Update {
+            place,
+            entry,
+            seen: former.and_then(|known| known.seen),
+        };
+        self.index
+            .write(&self.index.connection(), "adopted", &update)
+    }
+
+    /// Makes it the base; returns its description. Fails if the entries are not those of `snapshot`.
+    pub(crate) fn finish(self, snapshot: &Snapshot, former: &Meta) -> Result<Meta, AgentError> {
+        if self.digest.fingerprint() != snapshot.position.fingerprint {
+            return Err(AgentError::OutOfStep {
+                reason: "its manifest does not have the digest it tells; run `understudy verify`"
+                    .to_owned(),
+            });
+        }
+        let meta = Meta {
+            position: Some(snapshot.position),
+            digest: self.digest,
+            next_directory: self.next_directory,
+            root: former.root,
+        };
+        let swapped = self
+            .index
+            .connection()
+            .execute_batch("DROP TABLE entries; ALTER TABLE adopted RENAME TO entries;");
+        self.index.check(swapped)?;
+        self.index.ensure_lookups()?;
+        self.index.commit(&meta)?;
+        Ok(meta)
+    }
+}

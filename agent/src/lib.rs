@@ -1,0 +1,83 @@
+//! The main's side: finds what changed in a source tree and brings it to a spare, and brings it back.
+//!
+//! Data flows one way: tree and index, scan, change set, frames. The scan knows the network only as an outbox;
+//! the index knows neither. Nothing here knows the receiver, prints, or ends the process.
+
+mod ask;
+mod clock;
+pub mod config;
+mod conversation;
+pub mod daemon;
+mod error;
+mod index;
+mod outbox;
+mod progress;
+mod restore;
+mod scan;
+mod sync;
+#[cfg(test)]
+mod testing;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use understudy_protocol::DatasetName;
+use understudy_tree::{Excludes, Mounts};
+
+pub use ask::{list, verify};
+pub use error::AgentError;
+pub use progress::{Phase, Progress};
+pub use restore::{Action, Existing, RestoreReport, RestoreRequest, restore};
+pub use sync::{Problem, SyncReport, sync};
+
+/// A directory tree that is one dataset.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The root of the tree.
+    pub path: PathBuf,
+    /// The dataset it becomes on the spare.
+    pub dataset: DatasetName,
+    /// What is left out.
+    pub excludes: Excludes,
+    /// Whether other file systems below the root belong to it.
+    pub mounts: Mounts,
+}
+
+/// What every call needs beside its own subject.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The state directory, made if it is missing.
+    pub state: PathBuf,
+    /// The spare's address in canonical form; an index belongs to one spare.
+    pub spare: String,
+    /// Where the call tells how far it is.
+    pub progress: Arc<Progress>,
+    /// How the call is told to end early.
+    pub cancel: Cancel,
+}
+
+/// Tells running calls to end; clones share the wish.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Asks everything that holds this to end with [`AgentError::Interrupted`].
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody asked.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// An error once somebody asked.
+    pub(crate) fn check(&self) -> Result<(), AgentError> {
+        if self.is_cancelled() {
+            Err(AgentError::Interrupted)
+        } else {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What one worker sends: changes in batches, large contents in blocks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use understudy_protocol::message::{Change, Changes, Content, StreamAbort, StreamBlock, StreamEnd};
+use understudy_protocol::transport::Outgoing;
+use understudy_protocol::{Bytes, ContentHash, Encoder, Entry, Message, Place, limits};
+use understudy_tree::crash_point;
+
+use crate::error::AgentError;
+
+/// About what a record takes beside content and attributes.
+const RECORD_BYTES: usize = 120;
+
+/// What all outboxes of an upload share.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    next_stream: AtomicU64,
+    records: AtomicU64,
+}
+
+impl Shared {
+    /// Changes handed to any outbox so far.
+    pub(crate) fn records(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
+    }
+}
+
+/// One worker's way out. Its messages keep their order; those of different workers mix.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    outgoing: Outgoing,
+    encoder: Encoder,
+    shared: Arc<Shared>,
+    batch: Vec<Change>,
+    batch_bytes: usize,
+}
+
+impl Outbox {
+    /// An empty one.
+    pub(crate) fn new(outgoing: Outgoing, shared: Arc<Shared>) -> Self {
+        Self {
+            encoder: outgoing.encoder(),
+            outgoing,
+            shared,
+            batch: Vec::new(),
+            batch_bytes: 0,
+        }
+    }
+
+    /// Adds an entry to the batch.
+    pub(crate) fn put(
+        &mut self,
+        place: Place,
+        entry: Entry,
+        content: Content,
+    ) -> Result<(), AgentError> {
+        let inline = if let Content::Inline(bytes) = &content {
+            bytes.len()
+        } else {
+            0
+        };
+        let xattrs: usize = entry
+            .attributes
+            .xattrs
+            .iter()
+            .map(|xattr| xattr.name.len() + xattr.value.len())
+            .sum();
+        self.add(
+            Change::Put {
+                place,
+                entry,
+                content,
+            },
+            inline + xattrs,
+        )
+    }
+
+    /// Adds a removal to the batch.
+    pub(crate) fn remove(&mut self, place: Place) -> Result<(), AgentError> {
+        self.add(Change::Remove { place }, 0)
+    }
+
+    fn add(&mut self, change: Change, bytes: usize) -> Result<(), AgentError> {
+        self.shared.records.fetch_add(1, Ordering::Relaxed);
+        self.batch.push(change);
+        self.batch_bytes += RECORD_BYTES + bytes;
+        if self.batch_bytes >= limits::BATCH_BYTES || self.batch.len() >= limits::BATCH_RECORDS {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Sends what is in the batch.
+    pub(crate) fn flush(&mut self) -> Result<(), AgentError> {
+        if !self.batch.is_empty() {
+            let records = std::mem::take(&mut self.batch);
+            self.batch_bytes = 0;
+            self.send(&Message::Changes(Changes { records }))?;
+            crash_point!("agent.sent");
+        }
+        Ok(())
+    }
+
+    /// A number for a stream.
+    pub(crate) fn new_stream(&self) -> u64 {
+        self.shared.next_stream.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Sends a block; the buffer comes back for the next one.
+    pub(crate) fn block(
+        &mut self,
+        stream: u64,
+        offset: u64,
+        data: Vec<u8>,
+    ) -> Result<Vec<u8>, AgentError> {
+        let message = Message::StreamBlock(StreamBlock {
+            stream,
+            offset,
+            data: Bytes(data),
+        });
+        self.send(&message)?;
+        match message {
+            Message::StreamBlock(block) => Ok(block.data.0),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Ends a stream.
+    pub(crate) fn end(
+        &mut self,
+        stream: u64,
+        size: u64,
+        hash: ContentHash,
+    ) -> Result<(), AgentError> {
+        self.send(&Message::StreamEnd(StreamEnd { stream, size, hash }))
+    }
+
+    /// Gives a stream up.
+    pub(crate) fn abort(&mut self, stream: u64) -> Result<(), AgentError> {
+        self.send(&Message::StreamAbort(StreamAbort { stream }))
+    }
+
+    fn send(&mut self, message: &Message) -> Result<(), AgentError> {
+        Ok(self.outgoing.send(self.encoder.encode(message)?)?)
+    }
+}

@@ -1,0 +1,131 @@
+//! How far a call is, as numbers that any thread may read at any time.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+/// What a call is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Reaching the spare and agreeing where to start.
+    Connecting,
+    /// Comparing the tree with the index, and sending what differs.
+    Scanning,
+    /// Sending what could only be decided after everything was seen.
+    Sending,
+    /// Waiting for the spare to make the snapshot live and durable.
+    Committing,
+    /// Writing a tree from the spare.
+    Restoring,
+    /// Waiting for the spare to read everything again.
+    Verifying,
+}
+
+const PHASES: [Phase; 6] = [
+    Phase::Connecting,
+    Phase::Scanning,
+    Phase::Sending,
+    Phase::Committing,
+    Phase::Restoring,
+    Phase::Verifying,
+];
+
+/// Counters of one call. Totals grow while a scan finds more to do.
+#[derive(Debug, Default)]
+pub struct Progress {
+    phase: AtomicU8,
+    files_total: AtomicU64,
+    files_done: AtomicU64,
+    bytes_total: AtomicU64,
+    bytes_done: AtomicU64,
+    entries_seen: AtomicU64,
+}
+
+impl Progress {
+    /// What is being done.
+    pub fn phase(&self) -> Phase {
+        PHASES
+            .get(usize::from(self.phase.load(Ordering::Relaxed)))
+            .copied()
+            .unwrap_or(Phase::Connecting)
+    }
+
+    /// Files known to need reading or writing so far.
+    pub fn files_total(&self) -> u64 {
+        self.files_total.load(Ordering::Relaxed)
+    }
+
+    /// Files read or written.
+    pub fn files_done(&self) -> u64 {
+        self.files_done.load(Ordering::Relaxed)
+    }
+
+    /// Bytes known to need reading or writing so far.
+    pub fn bytes_total(&self) -> u64 {
+        self.bytes_total.load(Ordering::Relaxed)
+    }
+
+    /// Bytes read or written.
+    pub fn bytes_done(&self) -> u64 {
+        self.bytes_done.load(Ordering::Relaxed)
+    }
+
+    /// Entries of every kind looked at.
+    pub fn entries_seen(&self) -> u64 {
+        self.entries_seen.load(Ordering::Relaxed)
+    }
+
+    /// Starts counting from zero.
+    pub(crate) fn restart(&self, phase: Phase) {
+        for counter in [
+            &self.files_total,
+            &self.files_done,
+            &self.bytes_total,
+            &self.bytes_done,
+            &self.entries_seen,
+        ] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        self.enter(phase);
+    }
+
+    /// Goes on to the next phase.
+    pub(crate) fn enter(&self, phase: Phase) {
+        let number = PHASES.iter().position(|&known| known == phase).unwrap_or(0);
+        self.phase.store(number as u8, Ordering::Relaxed);
+    }
+
+    /// More to do.
+    pub(crate) fn expect(&self, files: u64, bytes: u64) {
+        self.files_total.fetch_add(files, Ordering::Relaxed);
+        self.bytes_total.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Some of it done.
+    pub(crate) fn done(&self, files: u64, bytes: u64) {
+        self.files_done.fetch_add(files, Ordering::Relaxed);
+        self.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// More entries looked at.
+    pub(crate) fn seen(&self, entries: u64) {
+        self.entries_seen.fetch_add(entries, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_are_told_as_they_were_entered() {
+        let progress = Progress::default();
+        for phase in PHASES {
+            progress.enter(phase);
+            assert_eq!(progress.phase(), phase);
+        }
+        progress.expect(2, 10);
+        progress.done(1, 4);
+        assert_eq!((progress.files_total(), progress.files_done()), (2, 1));
+        progress.restart(Phase::Connecting);
+        assert_eq!((progress.bytes_total(), progress.bytes_done()), (0, 0));
+    }
+}

@@ -1,0 +1,389 @@
+//! Making the tree in the work directory: directories first, contents, other names and special files, and the
+//! attributes of directories last.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use understudy_protocol::{ContentHash, Name, Node, ProtocolError};
+use understudy_tree::attributes::{make_accessible, set_attributes, set_attributes_of_new};
+use understudy_tree::{Directory, Kind, Lacking, Privileges, content, node};
+
+use super::plan::{Leaf, Plan};
+use super::switch::{Site, Work};
+use crate::Context;
+use crate::error::AgentError;
+
+/// A tree that is being made.
+pub(super) struct Build<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) context: &'a Context,
+    work: &'a Work,
+    site: &'a Site,
+    privileges: Privileges,
+    /// The first leaf of each hard-link group.
+    leaders: HashMap<u64, usize>,
+    lacking: Mutex<Lacking>,
+}
+
+/// The directory that a worker used last: leaves come sorted by directory.
+#[derive(Default)]
+pub(super) struct Held(Option<(usize, Directory)>);
+
+impl<'a> Build<'a> {
+    pub(super) fn new(
+        plan: &'a Plan,
+        work: &'a Work,
+        site: &'a Site,
+        privileges: Privileges,
+        context: &'a Context,
+    ) -> Self {
+        let mut leaders = HashMap::new();
+        for (number, leaf) in plan
+            .leaves
+            .iter()
+            .enumerate()
+            .filter(|(_, leaf)| leaf.entry.group != 0)
+        {
+            leaders.entry(leaf.entry.group).or_insert(number);
+        }
+        Self {
+            plan,
+            context,
+            work,
+            site,
+            privileges,
+            leaders,
+            lacking: Mutex::default(),
+        }
+    }
+
+    /// What could not be set so far.
+    pub(super) fn lacking(&self) -> Lacking {
+        *self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lacks(&self, lacking: Lacking) {
+        self.lacking
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .merge(lacking);
+    }
+
+    /// Makes all directories, open to this process only, and removes what does not belong into them.
+    pub(super) fn make_directories(&self) -> Result<(), AgentError> {
+        let mut held = Held::default();
+        let below = self
+            .plan
+            .branches
+            .iter()
+            .skip(1)
+            .map(|branch| (branch.parent, &branch.name));
+        let known: HashSet<(usize, &Name)> = if self.work.is_resumed {
+            below.collect()
+        } else {
+            HashSet::new()
+        };
+        if self.work.is_resumed {
+            self.tidy(0, &known)?;
+        }
+        for (number, branch) in self.plan.branches.iter().enumerate().skip(1) {
+            self.context.cancel.check()?;
+            let parent = self.open(&mut held, branch.parent)?;
+            if self.work.is_resumed && parent.stat_if_present(&branch.name)?.is_some() {
+                make_accessible(parent, &branch.name)?;
+                self.tidy(number, &known)?;
+            } else {
+                parent.create_directory(&branch.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tidy(&self, number: usize, branches: &HashSet<(usize, &Name)>) -> Result<(), AgentError> {
+        let directory = self
+            .work
+            .directory
+            .open_beneath(&self.plan.branches[number].path)?;
+        for name in directory.names()? {
+            let kind = directory.stat(&name)?.kind;
+            let belongs = match self.plan.leaf(number, &name) {
+                Some(leaf) => kind == Kind::File && matches!(leaf.entry.node, Node::File { .. }),
+                None => kind == Kind::Directory && branches.contains(&(number, &name)),
+            };
+            if !belongs {
+                self.site.discard(&directory, &name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a leaf brings a content: the first name of a file.
+    fn has_content(&self, number: usize) -> bool {
+        let entry = &self.plan.leaves[number].entry;
+        entry.content().is_some()
+            && (entry.group == 0 || self.leaders.get(&entry.group) == Some(&number))
+    }
+
+    /// Number of leaves with contents.
+    pub(super) fn contents(&self) -> u64 {
+        (0..self.plan.leaves.len())
+            .filter(|&number| self.has_content(number))
+            .count() as u64
+    }
+
+    /// Takes contents that are here already; returns the leaves whose content is not.
+    pub(super) fn reuse(&self) -> Result<Vec<usize>, AgentError> {
+        let contents: Vec<usize> = (0..self.plan.leaves.len())
+            .filter(|&number| self.has_content(number))
+            .collect();
+        let bytes = contents
+            .iter()
+            .map(|&number| self.plan.leaves[number].entry.size_bytes())
+            .sum();
+        self.context.progress.expect(contents.len() as u64, bytes);
+        let base = self.site.open_target()?;
+        if !self.work.is_resumed && base.is_none() {
+            return Ok(contents);
+        }
+        let next = AtomicUsize::new(0);
+        let needed = Mutex::new(Vec::new());
+        self.in_parallel(|held| {
+            while let Some(&number) = contents.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.context.cancel.check()?;
+                if self.reuse_one(held, number, base.as_ref())? {
+                    self.context
+                        .progress
+                        .done(1, self.plan.leaves[number].entry.size_bytes());
+                } else {
+                    needed
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(number);
+                }
+            }
+            Ok(())
+        })?;
+        let mut needed = needed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        needed.sort_unstable();
+        Ok(needed)
+    }
+
+    fn reuse_one(
+        &self,
+        held: &mut Held,
+        number: usize,
+        base: Option<&Directory>,
+    ) -> Result<bool, AgentError> {
+        let leaf = &self.plan.leaves[number];
+        let name = &leaf.place.name;
+        let directory = self.open(held, leaf.branch)?;
+        if self.work.is_resumed
+            && let Some(stat) = directory.stat_if_present(name)?
+        {
+            // A file with names beyond its group would change under them.
+            if (stat.links == 1 || leaf.entry.group != 0)
+                && opened_if_same(directory, leaf).is_some()
+            {
+                self.lacks(set_attributes(
+                    directory,
+                    name,
+                    &leaf.entry,
+                    &self.privileges,
+                )?);
+                return Ok(true);
+            }
+            directory.remove_file(name)?;
+        }
+        let Some(base) = base else { return Ok(false) };
+        let Ok(there) = base.open_beneath(&self.plan.branches[leaf.branch].path) else {
+            return Ok(false);
+        };
+        let Some(source) = opened_if_same(&there, leaf) else {
+            return Ok(false);
+        };
+        let file = directory.create_file(name)?;
+        content::copy(&source, &file, leaf.entry.size_bytes())?;
+        // What is copied may have changed since it was hashed.
+        if !has_hash(&file, leaf) {
+            directory.remove_file(name)?;
+            return Ok(false);
+        }
+        self.finish_file(&file, leaf)?;
+        Ok(true)
+    }
+
+    /// Makes a file of a content that came whole.
+    pub(super) fn write(
+        &self,
+        held: &mut Held,
+        number: usize,
+        bytes: &[u8],
+    ) -> Result<(), AgentError> {
+        let leaf = &self.plan.leaves[number];
+        let Some((size, hash)) = leaf.entry.content() else {
+            return Err(self.damaged(leaf));
+        };
+        if bytes.len() as u64 != size || ContentHash::of(bytes) != hash {
+            return Err(self.damaged(leaf));
+        }
+        let file = self
+            .open(held, leaf.branch)?
+            .create_file(&leaf.place.name)?;
+        if !bytes.is_empty() {
+            content::write_at(&file, 0, bytes)?;
+        }
+        self.finish_file(&file, leaf)
+    }
+
+    /// Sets the attributes of a file whose content is complete.
+    pub(super) fn finish_file(&self, file: &File, leaf: &Leaf) -> Result<(), AgentError> {
+        self.lacks(set_attributes_of_new(
+            file,
+            &leaf.entry.attributes,
+            &self.privileges,
+        )?);
+        Ok(())
+    }
+
+    /// The content of a leaf is not what the manifest says.
+    pub(super) fn damaged(&self, leaf: &Leaf) -> AgentError {
+        let path = self.plan.path(leaf);
+        ProtocolError::malformed(
+            "content",
+            format!("that of `{path}` does not have its hash; run `understudy verify`"),
+        )
+        .into()
+    }
+
+    /// Makes links, fifos, devices and further names of files.
+    pub(super) fn make_others(&self) -> Result<(), AgentError> {
+        let mut held = Held::default();
+        for (number, leaf) in self
+            .plan
+            .leaves
+            .iter()
+            .enumerate()
+            .filter(|&(number, _)| !self.has_content(number))
+        {
+            self.context.cancel.check()?;
+            let directory = self.open(&mut held, leaf.branch)?;
+            let name = &leaf.place.name;
+            if self.work.is_resumed && directory.stat_if_present(name)?.is_some() {
+                directory.remove_file(name)?;
+            }
+            let leader = self
+                .leaders
+                .get(&leaf.entry.group)
+                .filter(|&&leader| leader != number);
+            match leader.map(|&leader| &self.plan.leaves[leader]) {
+                Some(first) => {
+                    let from = self
+                        .work
+                        .directory
+                        .open_beneath(&self.plan.branches[first.branch].path)?;
+                    // A device that could not be made has no second name either.
+                    if from.stat_if_present(&first.place.name)?.is_some() {
+                        from.link(&first.place.name, directory, name)?;
+                    }
+                }
+                None => self.lacks(node::create_special(
+                    directory,
+                    name,
+                    &leaf.entry,
+                    &self.privileges,
+                )?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the attributes of all directories, deepest first: nothing in them is touched afterwards.
+    pub(super) fn finish_directories(&self) -> Result<(), AgentError> {
+        let mut held = Held::default();
+        for branch in self.plan.branches.iter().skip(1).rev() {
+            self.context.cancel.check()?;
+            let parent = self.open(&mut held, branch.parent)?;
+            self.lacks(set_attributes(
+                parent,
+                &branch.name,
+                &branch.entry,
+                &self.privileges,
+            )?);
+        }
+        let (parent, name) = self.site.work_place()?;
+        if let Some(root) = self.plan.branches.first() {
+            self.lacks(set_attributes(
+                parent,
+                &name,
+                &root.entry,
+                &self.privileges,
+            )?);
+        }
+        Ok(())
+    }
+
+    /// The open directory of a branch.
+    pub(super) fn open<'h>(
+        &self,
+        held: &'h mut Held,
+        branch: usize,
+    ) -> Result<&'h Directory, AgentError> {
+        let held = &mut held.0;
+        if held.as_ref().is_none_or(|(number, _)| *number != branch) {
+            *held = Some((
+                branch,
+                self.work
+                    .directory
+                    .open_beneath(&self.plan.branches[branch].path)?,
+            ));
+        }
+        match held {
+            Some((_, directory)) => Ok(directory),
+            None => Err(AgentError::Interrupted),
+        }
+    }
+
+    /// Runs `work` on all processors; each has a directory to hold.
+    pub(super) fn in_parallel(
+        &self,
+        work: impl Fn(&mut Held) -> Result<(), AgentError> + Sync,
+    ) -> Result<(), AgentError> {
+        let threads = thread::available_parallelism()
+            .map_or(2, usize::from)
+            .clamp(2, 16);
+        thread::scope(|scope| {
+            let running: Vec<_> = (0..threads)
+                .map(|_| scope.spawn(|| work(&mut Held::default())))
+                .collect();
+            running
+                .into_iter()
+                .map(|thread| {
+                    thread
+                        .join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
+                .fold(Ok(()), Result::and)
+        })
+    }
+}
+
+/// The file at a leaf's name in some directory, if it has the leaf's content.
+fn opened_if_same(directory: &Directory, leaf: &Leaf) -> Option<File> {
+    // Whatever keeps it from being read, the spare has it.
+    let stat = directory.stat(&leaf.place.name).ok()?;
+    if stat.kind != Kind::File || stat.size != leaf.entry.size_bytes() {
+        return None;
+    }
+    let file = directory.open_file(&leaf.place.name).ok()?;
+    has_hash(&file, leaf).then_some(file)
+}
+
+fn has_hash(file: &File, leaf: &Leaf) -> bool {
+    let Some((size, hash)) = leaf.entry.content() else {
+        return false;
+    };
+    content::hash_file(file, size).is_ok_and(|found| found == hash)
+}

@@ -1,0 +1,177 @@
+//! What a snapshot's file tree consists of, in the order in which it is made.
+
+use std::collections::HashMap;
+
+use understudy_protocol::message::ReadManifest;
+use understudy_protocol::{
+    DirectoryId, Entry, Message, Name, Place, ProtocolError, RelPath, Snapshot,
+};
+
+use super::RestoreRequest;
+use crate::conversation::{Conversation, unexpected};
+use crate::error::AgentError;
+use crate::scan::ROOT_NAME;
+
+/// A directory to make.
+#[derive(Debug)]
+pub(super) struct Branch {
+    /// The directory it is in; the root is in itself.
+    pub(super) parent: usize,
+    /// Its name; meaningless for the root.
+    pub(super) name: Name,
+    /// Its path below the root.
+    pub(super) path: RelPath,
+    pub(super) entry: Entry,
+}
+
+/// Anything else to make.
+#[derive(Debug)]
+pub(super) struct Leaf {
+    /// The number of its directory in [`Plan::branches`].
+    pub(super) branch: usize,
+    /// Where the spare has it.
+    pub(super) place: Place,
+    pub(super) entry: Entry,
+}
+
+/// The tree of one snapshot.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) snapshot: Snapshot,
+    /// Directories, the root first, each after the one it is in.
+    pub(super) branches: Vec<Branch>,
+    /// Everything else, by directory and name.
+    pub(super) leaves: Vec<Leaf>,
+}
+
+impl Plan {
+    /// Reads the manifest of the snapshot that `request` names.
+    pub(super) fn read(
+        conversation: &Conversation,
+        request: &RestoreRequest,
+    ) -> Result<Self, AgentError> {
+        let (dataset, number) = (request.dataset.clone(), request.number);
+        conversation.tell(&Message::ReadManifest(ReadManifest { dataset, number }))?;
+        let mut gathered = Gathered::default();
+        let snapshot = loop {
+            match conversation.hear()? {
+                Message::Manifest(manifest) => {
+                    manifest
+                        .entries
+                        .into_iter()
+                        .try_for_each(|(place, entry)| gathered.add(place, entry))?;
+                }
+                Message::ManifestEnd(end) => break end.snapshot,
+                other => return Err(unexpected(&other, "Manifest")),
+            }
+        };
+        let Gathered {
+            branches,
+            mut leaves,
+            ..
+        } = gathered;
+        if branches.is_empty() {
+            return Err(malformed("it has no file tree"));
+        }
+        leaves.sort_unstable_by(|a, b| (a.branch, &a.place.name).cmp(&(b.branch, &b.place.name)));
+        Ok(Self {
+            snapshot,
+            branches,
+            leaves,
+        })
+    }
+
+    /// Entries of every kind.
+    pub(super) fn entries(&self) -> u64 {
+        (self.branches.len() + self.leaves.len()) as u64
+    }
+
+    /// Regular files, and the sum of their sizes, each group once.
+    pub(super) fn files_and_bytes(&self) -> (u64, u64) {
+        let mut groups = std::collections::HashSet::new();
+        let (mut files, mut bytes) = (0, 0);
+        for (size, group) in self
+            .leaves
+            .iter()
+            .filter_map(|leaf| Some((leaf.entry.content()?.0, leaf.entry.group)))
+        {
+            files += 1;
+            bytes += if group == 0 || groups.insert(group) {
+                size
+            } else {
+                0
+            };
+        }
+        (files, bytes)
+    }
+
+    /// The leaf called `name` in a directory.
+    pub(super) fn leaf(&self, branch: usize, name: &Name) -> Option<&Leaf> {
+        let found = self
+            .leaves
+            .binary_search_by(|leaf| (leaf.branch, &leaf.place.name).cmp(&(branch, name)));
+        found.ok().map(|number| &self.leaves[number])
+    }
+
+    /// The path of a leaf, for messages.
+    pub(super) fn path(&self, leaf: &Leaf) -> RelPath {
+        self.branches[leaf.branch].path.join(&leaf.place.name)
+    }
+}
+
+/// A manifest on its way in.
+#[derive(Default)]
+struct Gathered {
+    branches: Vec<Branch>,
+    numbers: HashMap<DirectoryId, usize>,
+    leaves: Vec<Leaf>,
+}
+
+impl Gathered {
+    fn add(&mut self, place: Place, entry: Entry) -> Result<(), AgentError> {
+        if place.parent == DirectoryId::TOP {
+            if place.name.as_bytes() == ROOT_NAME
+                && entry.directory_id() == Some(DirectoryId::FILES)
+            {
+                self.numbers.insert(DirectoryId::FILES, 0);
+                self.branches.push(Branch {
+                    parent: 0,
+                    name: place.name,
+                    path: RelPath::root(),
+                    entry,
+                });
+            }
+            return Ok(());
+        }
+        let Some(&parent) = self.numbers.get(&place.parent) else {
+            return Err(malformed(&format!("{place:?} comes before its directory")));
+        };
+        match entry.directory_id() {
+            Some(id) => {
+                let path = self.branches[parent].path.join(&place.name);
+                if self.numbers.insert(id, self.branches.len()).is_some() {
+                    return Err(malformed(&format!(
+                        "directory {} stands at two places",
+                        id.0
+                    )));
+                }
+                self.branches.push(Branch {
+                    parent,
+                    name: place.name,
+                    path,
+                    entry,
+                });
+            }
+            None => self.leaves.push(Leaf {
+                branch: parent,
+                place,
+                entry,
+            }),
+        }
+        Ok(())
+    }
+}
+
+fn malformed(reason: &str) -> AgentError {
+    ProtocolError::malformed("Manifest", reason).into()
+}

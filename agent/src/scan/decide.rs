@@ -1,0 +1,368 @@
+//! What becomes of one name that is new or not proven unchanged.
+
+use understudy_protocol::message::Content;
+use understudy_protocol::{Bytes, ContentHash, DirectoryId, Entry, Name, Node, Place};
+use understudy_tree::{Kind, Stat, node};
+
+use super::read::{Body, Contents, Reading, Sending};
+use super::visit::{Open, task};
+use super::worker::{Change, Worker};
+use super::{Deferred, Scan, Stand, Task, is_about_entry};
+use crate::clock;
+use crate::error::AgentError;
+use crate::index::{Known, Seen};
+
+impl Worker<'_> {
+    /// Judges what stands at `name`: sends it, records it, lists it or puts it off.
+    pub(super) fn settle(
+        &mut self,
+        open: &mut Open<'_>,
+        name: Name,
+        stat: &Stat,
+        known: Option<Known>,
+    ) -> Result<(), AgentError> {
+        if stat.kind == Kind::Directory {
+            return self.settle_directory(open, &name, stat, known);
+        }
+        if self.is_deferred(stat, known.as_ref())? {
+            let (folder, identity) = (std::sync::Arc::clone(open.folder), stat.identity);
+            self.findings.deferred.push(Deferred {
+                folder,
+                name,
+                identity,
+                has_row: known.is_some(),
+            });
+            return Ok(());
+        }
+        match stat.kind {
+            Kind::File => self.settle_file(open, &name, stat, known.as_ref()),
+            _ => self.settle_special(open, &name, stat, known.as_ref()),
+        }
+    }
+
+    /// Files that have or had several names, and such that were seen elsewhere before, need the whole tree.
+    fn is_deferred(&self, stat: &Stat, known: Option<&Known>) -> Result<bool, AgentError> {
+        if stat.links > 1 || known.is_some_and(|known| known.entry.group != 0) {
+            return Ok(true);
+        }
+        if self.scan.base_is_empty || known.is_some_and(|known| known.may_be_inode(stat.identity)) {
+            return Ok(false);
+        }
+        let same = self.base.with_identity(stat.identity)?;
+        Ok(same
+            .iter()
+            .any(|(_, known)| known.entry.directory_id().is_none()))
+    }
+
+    fn settle_directory(
+        &mut self,
+        open: &mut Open<'_>,
+        name: &Name,
+        stat: &Stat,
+        known: Option<Known>,
+    ) -> Result<(), AgentError> {
+        let looked = clock::now();
+        let place = open.folder.place(name);
+        let number = self.number(&place, stat, known.as_ref())?;
+        let attributes = match node::read_attributes(open.directory, name, stat) {
+            Ok(attributes) => attributes,
+            Err(error) if !is_about_entry(&error) => return Err(error.into()),
+            Err(error) => {
+                if !error.is_gone() {
+                    self.unreadable(open.folder.path.join(name), &error);
+                }
+                match number.known_attributes() {
+                    Some(attributes) => attributes,
+                    None => return Ok(()),
+                }
+            }
+        };
+        let entry = Entry {
+            attributes,
+            node: Node::Directory { id: number.id },
+            group: 0,
+        };
+        let mut next = Task {
+            was_put: false,
+            ..task(open.folder, name, stat, number.id)
+        };
+        let seen = Seen::of(stat, clock::settled(stat.changed, looked));
+        match known {
+            Some(known) if known.entry == entry => self.refresh(place, entry, known.seen, seen)?,
+            known => {
+                next.was_put = true;
+                let base = known.as_ref().map(|known| &known.entry);
+                let is_move = number.moved_from.is_some();
+                if let Some((from, _)) = number.moved_from {
+                    self.findings.moved.push((number.id, from));
+                }
+                let content = Content::Directory;
+                self.put(Change {
+                    place,
+                    base,
+                    entry,
+                    seen: Some(seen),
+                    content,
+                    is_move,
+                })?;
+            }
+        }
+        self.look_into(open, stat, next)
+    }
+
+    fn look_into(
+        &mut self,
+        open: &mut Open<'_>,
+        stat: &Stat,
+        next: Task,
+    ) -> Result<(), AgentError> {
+        if self.may_enter(stat) {
+            self.enter(open, next);
+            return Ok(());
+        }
+        // What the mount covers is not visible, so it is not in the tree.
+        let id = next.folder.id;
+        let base = self.base;
+        base.merge(id, Vec::new(), |side| {
+            if let crate::index::Side::Right(name, raw) = side {
+                self.missing(Place::new(id, name), raw.directory);
+            }
+            Ok(())
+        })
+    }
+
+    /// The number of a directory: its own, that of one which moved here, or a new one.
+    fn number(
+        &self,
+        place: &Place,
+        stat: &Stat,
+        known: Option<&Known>,
+    ) -> Result<Number, AgentError> {
+        let here = known.and_then(|known| Some((known, known.entry.directory_id()?)));
+        if let Some((known, id)) = here
+            && (known.may_be_inode(stat.identity) || !self.may_enter(stat))
+            && self.scan.claim(id, Stand::Home)
+        {
+            return Ok(Number {
+                id,
+                at_home: Some(known.entry.clone()),
+                moved_from: None,
+            });
+        }
+        if !self.scan.base_is_empty && self.may_enter(stat) {
+            for (from, former) in self.base.with_identity(stat.identity)? {
+                if let Some(id) = former.entry.directory_id()
+                    && from != *place
+                    && id != DirectoryId::FILES
+                    && self.scan.claim(id, Stand::Away)
+                {
+                    return Ok(Number {
+                        id,
+                        at_home: None,
+                        moved_from: Some((from, former.entry)),
+                    });
+                }
+            }
+        }
+        Ok(Number {
+            id: self.new_directory(),
+            at_home: None,
+            moved_from: None,
+        })
+    }
+
+    fn settle_file(
+        &mut self,
+        open: &Open<'_>,
+        name: &Name,
+        stat: &Stat,
+        known: Option<&Known>,
+    ) -> Result<(), AgentError> {
+        // A copy of something known is worth reading twice; what has another size than before hardly is one.
+        let has_other_size = known.is_some_and(|known| known.entry.size_bytes() != stat.size);
+        let at_once = self.scan.base_is_empty || has_other_size;
+        let sending = if at_once {
+            Sending::AtOnce
+        } else {
+            Sending::IfNeeded
+        };
+        let path = || open.folder.path.join(name);
+        let contents = match self.read(open.directory, name, stat, sending)? {
+            Reading::Stable(contents) => contents,
+            Reading::Gone => {
+                if let Some(known) = known {
+                    // Something else may stand there now: its directory changed, and is looked at again.
+                    self.missing(open.folder.place(name), known.entry.directory_id());
+                }
+                return Ok(());
+            }
+            Reading::Unreadable(error) => {
+                self.unreadable(path(), &error);
+                return Ok(());
+            }
+            Reading::Unsettled => {
+                self.unsettled(path(), &"it changed every time it was read");
+                return Ok(());
+            }
+        };
+        let place = open.folder.place(name);
+        // A name that came while it was read is for the next cycle, which looks at all names together.
+        let has_more_names = contents.stat.links > 1;
+        let seen = if has_more_names {
+            contents.seen.unproven()
+        } else {
+            contents.seen
+        };
+        let entry = contents.entry(0);
+        let content = match known {
+            Some(known) if known.entry == entry => {
+                return self.refresh(place, entry, known.seen, seen);
+            }
+            // The same inode may be kept; another one may be wanted by a place that the old one moved to.
+            Some(known) if known.entry.node == entry.node => {
+                if known.may_be_inode(contents.stat.identity) {
+                    Some(Content::Keep(place.clone()))
+                } else {
+                    Some(Content::Copy(place.clone()))
+                }
+            }
+            _ => self.new_content(open, name, contents)?,
+        };
+        let Some(content) = content else {
+            self.unsettled(path(), &"it changed every time it was read");
+            return Ok(());
+        };
+        let base = known.map(|known| &known.entry);
+        self.put(Change {
+            place,
+            base,
+            entry,
+            seen: Some(seen),
+            content,
+            is_move: false,
+        })
+    }
+
+    fn settle_special(
+        &mut self,
+        open: &Open<'_>,
+        name: &Name,
+        stat: &Stat,
+        known: Option<&Known>,
+    ) -> Result<(), AgentError> {
+        let Some((entry, seen)) = self.read_special(open, name, stat)? else {
+            return Ok(());
+        };
+        let place = open.folder.place(name);
+        let content = match known {
+            Some(known) if known.entry == entry => {
+                return self.refresh(place, entry, known.seen, seen);
+            }
+            Some(known) if known.entry.node == entry.node && known.may_be_inode(stat.identity) => {
+                Content::Keep(place.clone())
+            }
+            _ => Content::Inline(Bytes::default()),
+        };
+        let base = known.map(|known| &known.entry);
+        self.put(Change {
+            place,
+            base,
+            entry,
+            seen: Some(seen),
+            content,
+            is_move: false,
+        })
+    }
+
+    /// Reads a link, fifo or device; `None` if it cannot be, which is listed, or is gone.
+    pub(super) fn read_special(
+        &mut self,
+        open: &Open<'_>,
+        name: &Name,
+        stat: &Stat,
+    ) -> Result<Option<(Entry, Seen)>, AgentError> {
+        let looked = clock::now();
+        let read = node::read_attributes(open.directory, name, stat).and_then(|attributes| {
+            let node = node::read_node(open.directory, name, stat, DirectoryId::TOP)?;
+            Ok((attributes, node))
+        });
+        match read {
+            Ok((attributes, Some(node))) => {
+                let entry = Entry {
+                    attributes,
+                    node,
+                    group: self.scan.group(stat),
+                };
+                Ok(Some((
+                    entry,
+                    Seen::of(stat, clock::settled(stat.changed, looked)),
+                )))
+            }
+            Ok((_, None)) => Ok(None),
+            Err(error) if !is_about_entry(&error) => Err(error.into()),
+            Err(error) => {
+                if !error.is_gone() {
+                    self.unreadable(open.folder.path.join(name), &error);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Where new content comes from: elsewhere on the spare, or from here. `None` if the file changed meanwhile.
+    pub(super) fn new_content(
+        &mut self,
+        open: &Open<'_>,
+        name: &Name,
+        contents: Box<Contents>,
+    ) -> Result<Option<Content>, AgentError> {
+        let known = match contents.body {
+            Body::Streamed(stream) => return Ok(Some(Content::Stream(stream))),
+            _ if self.scan.base_is_empty || contents.size == 0 => None,
+            _ => self.base.with_content(contents.size, contents.hash)?,
+        };
+        match (known, contents.body) {
+            (Some(from), _) => Ok(Some(Content::Copy(from))),
+            (None, Body::Inline(bytes)) => Ok(Some(Content::Inline(bytes.into()))),
+            (None, _) => {
+                let sent = self.send_known(open.directory, name, &contents.stat, contents.hash)?;
+                Ok(sent.map(Content::Stream))
+            }
+        }
+    }
+}
+
+/// A directory's number and what the base has under it.
+struct Number {
+    id: DirectoryId,
+    at_home: Option<Entry>,
+    moved_from: Option<(Place, Entry)>,
+}
+
+impl Number {
+    fn known_attributes(&self) -> Option<understudy_protocol::Attributes> {
+        let entry = self
+            .at_home
+            .as_ref()
+            .or(self.moved_from.as_ref().map(|(_, entry)| entry));
+        entry.map(|entry| entry.attributes.clone())
+    }
+}
+
+impl Scan<'_> {
+    /// The number of a hard-link group. Other file systems have their own inode numbers, so theirs are mixed with
+    /// the device's.
+    pub(super) fn group(&self, stat: &Stat) -> u64 {
+        if stat.links <= 1 || stat.kind == Kind::Directory {
+            return 0;
+        }
+        if stat.file_system == self.root_stat.file_system {
+            return stat.identity.inode;
+        }
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&stat.file_system.0.to_le_bytes());
+        bytes[4..8].copy_from_slice(&stat.file_system.1.to_le_bytes());
+        bytes[8..].copy_from_slice(&stat.identity.inode.to_le_bytes());
+        ContentHash::of(&bytes).key() as u64 | 1 << 63
+    }
+}

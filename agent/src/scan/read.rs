@@ -1,0 +1,303 @@
+//! Reading a file that may be changing: what is taken is one state that the file really had.
+
+use std::fs::File;
+use std::thread;
+use std::time::Duration;
+
+use understudy_protocol::{Attributes, ContentHash, Entry, Name, Node, limits};
+use understudy_tree::content::{self, HoleyHasher};
+use understudy_tree::{Directory, Kind, Stat, TreeError, node};
+
+use super::is_about_entry;
+use super::worker::Worker;
+use crate::clock::{self, Settled};
+use crate::error::AgentError;
+use crate::index::Seen;
+
+/// How often a file that changes is read before it is given up for this cycle.
+const ATTEMPTS: u32 = 3;
+/// Time to let a writer finish, times the attempt.
+const PAUSE: Duration = Duration::from_millis(40);
+
+/// When a large content is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sending {
+    /// While it is read: it is new for sure.
+    AtOnce,
+    /// Later, if its hash turns out to be new.
+    IfNeeded,
+}
+
+/// What came of reading a file.
+pub(super) enum Reading {
+    /// One state of it.
+    Stable(Box<Contents>),
+    /// It changed during every attempt.
+    Unsettled,
+    /// It is not there any more, or is no file.
+    Gone,
+    /// It cannot be read.
+    Unreadable(TreeError),
+}
+
+/// One state of a file.
+pub(super) struct Contents {
+    pub(super) stat: Stat,
+    pub(super) seen: Seen,
+    pub(super) size: u64,
+    pub(super) hash: ContentHash,
+    pub(super) body: Body,
+    attributes: Attributes,
+}
+
+impl Contents {
+    /// The entry with these contents.
+    pub(super) fn entry(&self, group: u64) -> Entry {
+        let node = Node::File {
+            size: self.size,
+            hash: self.hash,
+        };
+        Entry {
+            attributes: self.attributes.clone(),
+            node,
+            group,
+        }
+    }
+}
+
+/// Where a content is now.
+pub(super) enum Body {
+    /// Here.
+    Inline(Vec<u8>),
+    /// At the spare, as this stream.
+    Streamed(u64),
+    /// Only in the file.
+    Unsent,
+}
+
+/// What one pass over a file gave.
+enum Pass {
+    Whole(ContentHash, Body),
+    /// It became shorter on the way.
+    Short(Body),
+}
+
+impl Worker<'_> {
+    /// Reads `name`, whose stat was just taken.
+    pub(super) fn read(
+        &mut self,
+        directory: &Directory,
+        name: &Name,
+        stat: &Stat,
+        sending: Sending,
+    ) -> Result<Reading, AgentError> {
+        let progress = &self.scan.context.progress;
+        progress.expect(1, stat.size);
+        let reading = self.read_patiently(directory, name, stat, sending);
+        progress.done(1, stat.size);
+        match reading {
+            Ok(reading) => Ok(reading),
+            Err(AgentError::Tree(error)) if error.is_gone() => Ok(Reading::Gone),
+            Err(AgentError::Tree(error)) if is_about_entry(&error) => {
+                Ok(Reading::Unreadable(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read_patiently(
+        &mut self,
+        directory: &Directory,
+        name: &Name,
+        stat: &Stat,
+        sending: Sending,
+    ) -> Result<Reading, AgentError> {
+        for attempt in 0..ATTEMPTS {
+            self.scan.context.cancel.check()?;
+            if attempt > 0 {
+                thread::park_timeout(PAUSE * attempt);
+            }
+            let looked = clock::now();
+            let file = directory.open_file(name)?;
+            let before = if attempt == 0 {
+                stat.clone()
+            } else {
+                Stat::of(&file)?
+            };
+            if before.kind != Kind::File {
+                return Ok(Reading::Gone);
+            }
+            let pass = self.pass(&file, &before, sending)?;
+            let after = Stat::of(&file)?;
+            if let Pass::Whole(hash, body) = pass {
+                let settled = if is_same(&before, &after) {
+                    Some(clock::settled(after.changed, looked))
+                } else if attempt + 1 == ATTEMPTS && only_grew(&file, &before, &after, hash)? {
+                    Some(Settled::No)
+                } else {
+                    None
+                };
+                if let Some(settled) = settled {
+                    return self
+                        .take(&file, before, hash, body, settled)
+                        .map(|contents| Reading::Stable(Box::new(contents)));
+                }
+                self.abort(&body)?;
+            } else if let Pass::Short(body) = pass {
+                self.abort(&body)?;
+            }
+        }
+        Ok(Reading::Unsettled)
+    }
+
+    fn take(
+        &mut self,
+        file: &File,
+        stat: Stat,
+        hash: ContentHash,
+        body: Body,
+        settled: Settled,
+    ) -> Result<Contents, AgentError> {
+        let attributes = match node::read_attributes_of(file, &stat) {
+            Ok(attributes) => attributes,
+            Err(error) => {
+                self.abort(&body)?;
+                return Err(error.into());
+            }
+        };
+        if let Body::Streamed(stream) = body {
+            self.outbox.end(stream, stat.size, hash)?;
+        }
+        let tally = &mut self.findings.tally;
+        tally.files_read += 1;
+        tally.bytes_read += stat.size;
+        Ok(Contents {
+            seen: Seen::of(&stat, settled),
+            size: stat.size,
+            hash,
+            body,
+            attributes,
+            stat,
+        })
+    }
+
+    fn abort(&mut self, body: &Body) -> Result<(), AgentError> {
+        if let Body::Streamed(stream) = body {
+            self.outbox.abort(*stream)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn pass(&mut self, file: &File, stat: &Stat, sending: Sending) -> Result<Pass, AgentError> {
+        if stat.size <= limits::INLINE_BYTES as u64 && !has_holes(file, stat)? {
+            // One byte more, to see the end of the file.
+            let mut bytes = vec![0; stat.size as usize + 1];
+            let length = content::read_at(file, 0, &mut bytes)?;
+            bytes.truncate(length);
+            let body = Body::Inline(bytes);
+            return Ok(match &body {
+                Body::Inline(bytes) if length as u64 == stat.size => {
+                    Pass::Whole(ContentHash::of(bytes), body)
+                }
+                _ => Pass::Short(body),
+            });
+        }
+        let stream = (sending == Sending::AtOnce).then(|| self.outbox.new_stream());
+        let body = stream.map_or(Body::Unsent, Body::Streamed);
+        match self.read_extents(file, stat.size, stream) {
+            Ok(Some(hash)) => Ok(Pass::Whole(hash, body)),
+            Ok(None) => Ok(Pass::Short(body)),
+            Err(error) => {
+                // After an error of the connection this fails as well, with the same words.
+                self.abort(&body)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Hashes a file and sends its data as `stream` if there is one; `None` if it ended early.
+    fn read_extents(
+        &mut self,
+        file: &File,
+        size: u64,
+        stream: Option<u64>,
+    ) -> Result<Option<ContentHash>, AgentError> {
+        let mut hasher = HoleyHasher::default();
+        for (start, length) in content::data_extents(file, size)? {
+            let (mut offset, end) = (start, start + length);
+            while offset < end {
+                self.scan.context.cancel.check()?;
+                let wanted = (end - offset).min(limits::BLOCK_BYTES as u64) as usize;
+                let mut buffer = std::mem::take(&mut self.buffer);
+                buffer.resize(wanted, 0);
+                let read = content::read_at(file, offset, &mut buffer)?;
+                if read < wanted {
+                    self.buffer = buffer;
+                    return Ok(None);
+                }
+                hasher.update(offset, &buffer);
+                self.buffer = match stream {
+                    Some(stream) => self.outbox.block(stream, offset, buffer)?,
+                    None => buffer,
+                };
+                offset += read as u64;
+            }
+        }
+        Ok(Some(hasher.finish(size)))
+    }
+
+    /// Sends a content that was hashed before as a stream; `None` if the file is no longer the same.
+    pub(super) fn send_known(
+        &mut self,
+        directory: &Directory,
+        name: &Name,
+        stat: &Stat,
+        hash: ContentHash,
+    ) -> Result<Option<u64>, AgentError> {
+        let file = match directory.open_file(name) {
+            Ok(file) => file,
+            Err(error) if is_about_entry(&error) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let stream = self.outbox.new_stream();
+        match self.read_extents(&file, stat.size, Some(stream)) {
+            Ok(Some(found)) if found == hash => {
+                self.outbox.end(stream, stat.size, hash)?;
+                Ok(Some(stream))
+            }
+            Ok(_) => {
+                self.outbox.abort(stream)?;
+                Ok(None)
+            }
+            Err(AgentError::Tree(error)) if is_about_entry(&error) => {
+                self.outbox.abort(stream)?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Few allocated bytes can also mean that a file system packs small files tightly.
+fn has_holes(file: &File, stat: &Stat) -> Result<bool, TreeError> {
+    Ok(stat.has_holes() && content::data_extents(file, stat.size)? != [(0, stat.size)])
+}
+
+fn is_same(before: &Stat, after: &Stat) -> bool {
+    before.identity == after.identity
+        && before.size == after.size
+        && before.modified == after.modified
+        && before.changed == after.changed
+}
+
+/// Whether the stretch that was read still reads the same in a file that is now longer.
+fn only_grew(
+    file: &File,
+    before: &Stat,
+    after: &Stat,
+    hash: ContentHash,
+) -> Result<bool, TreeError> {
+    let grew = before.identity == after.identity && after.size > before.size;
+    Ok(grew && content::hash_file(file, before.size)? == hash)
+}

@@ -1,0 +1,80 @@
+//! Removing what is gone: from the pending state with all it held, and from the spare by one message each.
+
+use understudy_protocol::{DirectoryId, Place};
+
+use super::worker::Worker;
+use super::{Findings, Scan, Stand};
+use crate::error::AgentError;
+
+/// Applies what was found missing, displaced and moved since the last call.
+pub(super) fn apply(scan: &Scan<'_>, findings: &mut Findings) -> Result<(), AgentError> {
+    let missing = std::mem::take(&mut findings.missing);
+    let displaced = std::mem::take(&mut findings.displaced);
+    let moved = std::mem::take(&mut findings.moved);
+    if missing.is_empty() && displaced.is_empty() && moved.is_empty() {
+        return Ok(());
+    }
+    let ((), more) = scan.alone(|worker| {
+        for (place, directory) in missing {
+            worker.scan.context.cancel.check()?;
+            worker.remove_missing(place, directory)?;
+        }
+        for id in displaced {
+            if worker.scan.stand(id).is_none() {
+                worker.remove_below(id)?;
+                worker.findings.tally.removed += 1;
+            }
+        }
+        moved
+            .iter()
+            .try_for_each(|(id, from)| worker.leave_behind(*id, from))
+    })?;
+    findings.merge(more);
+    Ok(())
+}
+
+impl Worker<'_> {
+    fn remove_missing(
+        &mut self,
+        place: Place,
+        directory: Option<DirectoryId>,
+    ) -> Result<(), AgentError> {
+        let stand = directory.and_then(|id| self.scan.stand(id));
+        if stand.is_some() {
+            // Seen elsewhere: its row goes with the other moved ones. Seen here: gone since, for the next cycle.
+            return Ok(());
+        }
+        let index = self.scan.index;
+        if index.delete(&place, self.digest())?.is_none() {
+            return Ok(());
+        }
+        self.findings.tally.removed += 1;
+        self.findings.tally.rows += 1;
+        if let Some(id) = directory {
+            self.remove_below(id)?;
+        }
+        self.remove(place)
+    }
+
+    fn remove_below(&mut self, id: DirectoryId) -> Result<(), AgentError> {
+        let scan = self.scan;
+        let gone = scan
+            .index
+            .delete_below(id, self.digest(), |id| scan.stand(id) == Some(Stand::Away))?;
+        self.findings.tally.removed += gone;
+        self.findings.tally.rows += gone;
+        Ok(())
+    }
+
+    /// Removes the row that a moved directory left behind, unless something else was put there. The spare needs
+    /// no message: it moves the directory.
+    fn leave_behind(&mut self, id: DirectoryId, from: &Place) -> Result<(), AgentError> {
+        let index = self.scan.index;
+        let known = index.pending_at(from)?;
+        if known.is_some_and(|known| known.entry.directory_id() == Some(id)) {
+            index.delete(from, self.digest())?;
+            self.findings.tally.rows += 1;
+        }
+        Ok(())
+    }
+}

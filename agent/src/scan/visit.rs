@@ -1,0 +1,288 @@
+//! Looking at one directory: its names and its rows in lock step.
+
+use std::sync::Arc;
+
+use understudy_protocol::message::Content;
+use understudy_protocol::{DirectoryId, Entry, Name, Node, Place, limits};
+use understudy_tree::{Directory, Kind, Mounts, Stat, node};
+
+use super::worker::{Change, Worker};
+use super::{Folder, Looked, ROOT_NAME, Stand, Task, is_about_entry};
+use crate::clock::{self, Settled};
+use crate::error::AgentError;
+use crate::index::{Raw, Seen, Side};
+
+/// An open directory that is being looked at.
+pub(super) struct Open<'a> {
+    pub(super) folder: &'a Arc<Folder>,
+    pub(super) directory: &'a Directory,
+    /// Directories found in it.
+    pub(super) below: Vec<Task>,
+}
+
+/// What is found at a name.
+pub(super) enum Found {
+    /// Something to capture.
+    There(Stat),
+    /// Nothing, or nothing that is captured.
+    Absent,
+    /// Something that may not be looked at; it is listed.
+    Hidden,
+}
+
+impl Worker<'_> {
+    /// Promise 4: an empty root is no reason to delete.
+    pub(super) fn refuse_if_emptied(&mut self) -> Result<(), AgentError> {
+        let scan = self.scan;
+        let source = scan.source;
+        let names = scan
+            .root
+            .names()
+            .map_err(|error| AgentError::SourceUnreadable {
+                path: source.path.clone(),
+                error,
+            })?;
+        if scan.base_is_empty || !self.base.has_entries_in(DirectoryId::FILES)? {
+            return Ok(());
+        }
+        let folder = Arc::new(Folder {
+            path: Default::default(),
+            id: DirectoryId::FILES,
+            depth: 0,
+        });
+        let open = Open {
+            folder: &folder,
+            directory: scan.root,
+            below: Vec::new(),
+        };
+        for name in &names {
+            if !matches!(self.find(&open, name)?, Found::Absent) {
+                // Counted again when the root is looked at.
+                self.findings = Default::default();
+                return Ok(());
+            }
+        }
+        Err(AgentError::BecameEmpty {
+            path: source.path.clone(),
+            dataset: source.dataset.clone(),
+        })
+    }
+
+    /// Compares the root's own entry; returns the task of looking into it.
+    pub(super) fn settle_root(&mut self) -> Result<Task, AgentError> {
+        let scan = self.scan;
+        let looked = clock::now();
+        let stat = scan.root.stat_self()?;
+        let unreadable = |error| AgentError::SourceUnreadable {
+            path: scan.source.path.clone(),
+            error,
+        };
+        let attributes = node::read_own_attributes(scan.root, &stat).map_err(unreadable)?;
+        let entry = Entry {
+            attributes,
+            node: Node::Directory {
+                id: DirectoryId::FILES,
+            },
+            group: 0,
+        };
+        #[expect(clippy::unwrap_used, reason = "the constant is a valid name")]
+        let place = Place::new(DirectoryId::TOP, Name::new(ROOT_NAME).unwrap());
+        let seen = Seen::of(&stat, clock::settled(stat.changed, looked));
+        scan.claim(DirectoryId::FILES, Stand::Home);
+        let folder = Arc::new(Folder {
+            path: Default::default(),
+            id: DirectoryId::FILES,
+            depth: 0,
+        });
+        let known = self.base.at(&place)?;
+        let was_put = known.as_ref().is_none_or(|known| known.entry != entry);
+        match known {
+            Some(known) if !was_put => self.refresh(place, entry, known.seen, seen)?,
+            known => {
+                let base = known.as_ref().map(|known| &known.entry);
+                let content = Content::Directory;
+                self.put(Change {
+                    place,
+                    base,
+                    entry,
+                    seen: Some(seen),
+                    content,
+                    is_move: false,
+                })?;
+            }
+        }
+        Ok(Task {
+            folder,
+            identity: stat.identity,
+            was_put,
+        })
+    }
+
+    /// Looks at a directory; returns the directories found in it.
+    pub(super) fn visit(&mut self, task: &Task) -> Result<Vec<Task>, AgentError> {
+        let scan = self.scan;
+        scan.context.cancel.check()?;
+        let folder = &task.folder;
+        #[cfg(test)]
+        crate::testing::passed(&scan.source.path, &format!("visiting {}", folder.path));
+        let listed = scan.root.open_beneath(&folder.path).and_then(|directory| {
+            let looked = clock::now();
+            let stat = directory.stat_self()?;
+            let names = directory.names()?;
+            Ok((directory, stat, names, looked))
+        });
+        let (directory, stat, names, looked) = match listed {
+            Ok(listed) if listed.1.identity == task.identity => listed,
+            Err(error) if !is_about_entry(&error) => return Err(error.into()),
+            Err(error) if !error.is_gone() => {
+                self.unlistable(folder, error)?;
+                return Ok(Vec::new());
+            }
+            _ => {
+                // It moved or went after its parent was listed, which will be looked at again.
+                if !task.was_put {
+                    scan.stands().remove(&folder.id);
+                }
+                return Ok(Vec::new());
+            }
+        };
+        let settled = clock::settled(stat.changed, looked) == Settled::Yes;
+        let changed = settled.then_some(stat.changed);
+        self.findings.looked.push(Looked {
+            folder: Arc::clone(folder),
+            identity: stat.identity,
+            changed,
+        });
+        scan.context.progress.seen(names.len() as u64);
+        let mut open = Open {
+            folder,
+            directory: &directory,
+            below: Vec::new(),
+        };
+        self.base
+            .merge(folder.id, names, |side| self.compare(&mut open, side))?;
+        Ok(open.below)
+    }
+
+    fn unlistable(
+        &mut self,
+        folder: &Folder,
+        error: understudy_tree::TreeError,
+    ) -> Result<(), AgentError> {
+        if folder.path.as_bytes().is_empty() {
+            return Err(AgentError::SourceUnreadable {
+                path: self.scan.source.path.clone(),
+                error,
+            });
+        }
+        self.unreadable(folder.path.clone(), &error);
+        Ok(())
+    }
+
+    fn compare(&mut self, open: &mut Open<'_>, side: Side<'_>) -> Result<(), AgentError> {
+        match side {
+            Side::Right(name, raw) => {
+                self.missing(open.folder.place(&name), raw.directory);
+                Ok(())
+            }
+            Side::Left(name) => match self.find(open, &name)? {
+                Found::There(stat) => self.settle(open, name, &stat, None),
+                Found::Absent | Found::Hidden => Ok(()),
+            },
+            Side::Both(name, raw) => match self.find(open, &name)? {
+                Found::There(stat) if self.is_unchanged(open, &name, &stat, &raw) => Ok(()),
+                Found::There(stat) => {
+                    let known = raw.decode()?;
+                    self.settle(open, name, &stat, Some(known))
+                }
+                Found::Absent => {
+                    self.missing(open.folder.place(&name), raw.directory);
+                    Ok(())
+                }
+                Found::Hidden => {
+                    // What is below stays as well: nobody looks for it.
+                    if let Some(id) = raw.directory {
+                        self.scan.claim(id, Stand::Home);
+                    }
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    pub(super) fn missing(&mut self, place: Place, directory: Option<DirectoryId>) {
+        self.findings.missing.insert(place, directory);
+    }
+
+    /// What stands at a name and is to be captured.
+    pub(super) fn find(&mut self, open: &Open<'_>, name: &Name) -> Result<Found, AgentError> {
+        let stat = match open.directory.stat(name) {
+            Ok(stat) => stat,
+            Err(error) if error.is_gone() => return Ok(Found::Absent),
+            Err(error) if !is_about_entry(&error) => return Err(error.into()),
+            Err(error) => {
+                self.unreadable(open.folder.path.join(name), &error);
+                return Ok(Found::Hidden);
+            }
+        };
+        let excludes = &self.scan.source.excludes;
+        if !excludes.is_empty() && excludes.excludes(&open.folder.path.join(name), stat.kind) {
+            return Ok(Found::Absent);
+        }
+        if stat.kind == Kind::Socket {
+            self.findings.tally.sockets += 1;
+            return Ok(Found::Absent);
+        }
+        Ok(Found::There(stat))
+    }
+
+    /// Whether the row proves that nothing changed; a directory is entered then.
+    fn is_unchanged(
+        &mut self,
+        open: &mut Open<'_>,
+        name: &Name,
+        stat: &Stat,
+        raw: &Raw<'_>,
+    ) -> bool {
+        if !raw.seen.is_some_and(|seen| seen.proves(stat)) {
+            return false;
+        }
+        let Some(id) = raw.directory else { return true };
+        let is_here = self.may_enter(stat) && self.scan.claim(id, Stand::Home);
+        if is_here {
+            self.enter(open, task(open.folder, name, stat, id));
+        }
+        is_here
+    }
+
+    /// A mount point is an empty directory unless mounts are crossed.
+    pub(super) fn may_enter(&self, stat: &Stat) -> bool {
+        self.scan.source.mounts == Mounts::Cross || !stat.mount_root
+    }
+
+    /// Adds a directory to those to be looked at.
+    pub(super) fn enter(&mut self, open: &mut Open<'_>, task: Task) {
+        if task.folder.depth >= limits::DEPTH {
+            self.unreadable(
+                task.folder.path.clone(),
+                &"it is nested deeper than 4096 directories",
+            );
+        } else {
+            open.below.push(task);
+        }
+    }
+}
+
+/// The task of looking into the directory `name`.
+pub(super) fn task(folder: &Folder, name: &Name, stat: &Stat, id: DirectoryId) -> Task {
+    let folder = Folder {
+        path: folder.path.join(name),
+        id,
+        depth: folder.depth + 1,
+    };
+    Task {
+        folder: Arc::new(folder),
+        identity: stat.identity,
+        was_put: false,
+    }
+}

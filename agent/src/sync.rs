@@ -1,0 +1,344 @@
+//! One cycle: agree with the spare where it stands, compare, send, commit, and only then record.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use understudy_protocol::message::{Begin, Commit, Committed, Confirm, ReadManifest, Timing};
+use understudy_protocol::transport::Channel;
+use understudy_protocol::{DatasetName, FailureCode, Message, Position, ProtocolError, Snapshot};
+use understudy_tree::{Directory, Mounts, Stat, crash_point};
+
+use crate::clock::Moment;
+use crate::conversation::{Conversation, unexpected};
+use crate::error::AgentError;
+use crate::index::{Adoption, Index, Meta};
+use crate::progress::Phase;
+use crate::scan::{self, Outcome, Start};
+use crate::{Context, Source};
+
+pub use crate::scan::Problem;
+
+/// What a cycle did.
+#[derive(Debug, Clone)]
+pub struct SyncReport {
+    /// The dataset.
+    pub dataset: DatasetName,
+    /// The snapshot that the spare holds now; new if `committed`.
+    pub snapshot: Option<Snapshot>,
+    /// Whether there was anything to commit.
+    pub committed: bool,
+    /// Entries in the snapshot.
+    pub entries: u64,
+    /// Entries that are new.
+    pub added: u64,
+    /// Entries whose content or metadata changed.
+    pub changed: u64,
+    /// Entries that are gone.
+    pub removed: u64,
+    /// Entries that stand elsewhere now; a moved directory counts once.
+    pub moved: u64,
+    /// Files whose content was read.
+    pub files_read: u64,
+    /// Bytes of content read.
+    pub bytes_read: u64,
+    /// Bytes sent to the spare, after compression.
+    pub bytes_sent: u64,
+    /// What could not be read; the spare keeps what it has of it.
+    pub unreadable: Vec<Problem>,
+    /// Files that changed whenever they were read; the spare keeps what it has of them.
+    pub unsettled: Vec<Problem>,
+    /// Sockets, which are not captured.
+    pub sockets_skipped: u64,
+    /// How long the spare's steps took.
+    pub timings: Vec<Timing>,
+    /// How long the whole cycle took.
+    pub seconds: f64,
+}
+
+/// Greets the spare and runs one cycle.
+///
+/// When it returns, the snapshot is live and durable on the spare and recorded in the index. After an error the
+/// spare is unchanged, unless the connection broke while it committed: the next run finds out.
+pub fn sync(
+    channel: Channel,
+    source: &Source,
+    context: &Context,
+) -> Result<SyncReport, AgentError> {
+    let started = Moment::now();
+    context.progress.restart(Phase::Connecting);
+    let path = canonical(&source.path)?;
+    let (root, root_stat) = open_source(source)?;
+    let index = Index::open(&context.state, &path, &source.dataset, &context.spare)?;
+    let conversation = Conversation::open(channel, &context.cancel)?;
+    crash_point!("agent.connected");
+    let cycle = Cycle {
+        source,
+        context,
+        index: &index,
+        conversation: &conversation,
+        root: &root,
+        root_stat: &root_stat,
+    };
+    let result = cycle
+        .run(started)
+        .map_err(|error| conversation.explain(error));
+    if result.as_ref().is_err_and(is_out_of_step) {
+        // The transaction of this cycle is dropped first: it must not be recorded with this.
+        index.roll_back()?;
+        index.distrust()?;
+    }
+    result
+}
+
+struct Cycle<'a> {
+    source: &'a Source,
+    context: &'a Context,
+    index: &'a Index,
+    conversation: &'a Conversation,
+    root: &'a Directory,
+    root_stat: &'a Stat,
+}
+
+impl Cycle<'_> {
+    fn run(&self, started: Moment) -> Result<SyncReport, AgentError> {
+        self.conversation.tell(&Message::Begin(Begin {
+            dataset: self.source.dataset.clone(),
+        }))?;
+        let position = match self.conversation.hear()? {
+            Message::Ready(ready) => ready.position,
+            other => return Err(unexpected(&other, "Ready")),
+        };
+        let meta = self.reconcile(position)?;
+        let capture = Moment::now();
+        self.context.progress.enter(Phase::Scanning);
+        let base_is_empty = self.index.is_empty()?;
+        if !base_is_empty {
+            self.index.ensure_lookups()?;
+        }
+        self.index.begin()?;
+        let start = Start {
+            root: self.root,
+            root_stat: self.root_stat,
+            source: self.source,
+            context: self.context,
+            index: self.index,
+            base_is_empty,
+            next_directory: meta.next_directory,
+        };
+        let outcome = scan::run(&start, &self.conversation.outgoing)?;
+        self.context.progress.enter(Phase::Committing);
+        let is_unchanged = outcome.records == 0;
+        let Committed { snapshot, timings } = match position {
+            Some(position) if is_unchanged => self.confirm(position, capture)?,
+            _ => self.commit(position, &meta, &outcome, capture)?,
+        };
+        self.record(&meta, &outcome, &snapshot)?;
+        if base_is_empty {
+            self.index.ensure_lookups()?;
+        }
+        Ok(self.report(
+            outcome,
+            snapshot,
+            timings,
+            position.is_none() || !is_unchanged,
+            started.elapsed(),
+        ))
+    }
+
+    /// Makes the index equal to the spare's newest snapshot; returns its description.
+    fn reconcile(&self, position: Option<Position>) -> Result<Meta, AgentError> {
+        let mut meta = self.index.meta()?;
+        if meta.position != position || position.is_none() {
+            meta = match position {
+                Some(_) => self.adopt(&meta)?,
+                None => self.start_over(&meta)?,
+            };
+        }
+        if meta
+            .root
+            .is_some_and(|root| root != self.root_stat.identity)
+        {
+            tracing::info!(source = %self.source.path.display(), "the root has another inode than before: comparing all contents");
+            self.index.forget_inodes()?;
+        }
+        meta.root = Some(self.root_stat.identity);
+        Ok(meta)
+    }
+
+    /// The spare has no snapshot: everything is new to it.
+    fn start_over(&self, former: &Meta) -> Result<Meta, AgentError> {
+        if !self.index.is_empty()? {
+            tracing::warn!(dataset = %self.source.dataset, "the spare has no snapshot any more: sending everything");
+            self.index.clear()?;
+        }
+        Ok(Meta {
+            position: None,
+            digest: understudy_protocol::StateDigest::empty(),
+            ..former.clone()
+        })
+    }
+
+    fn adopt(&self, former: &Meta) -> Result<Meta, AgentError> {
+        tracing::info!(dataset = %self.source.dataset, "the index is not that of the spare's snapshot: adopting its manifest");
+        let dataset = self.source.dataset.clone();
+        self.conversation
+            .tell(&Message::ReadManifest(ReadManifest {
+                dataset,
+                number: None,
+            }))?;
+        let mut adoption = Adoption::begin(self.index, former)?;
+        loop {
+            match self.conversation.hear()? {
+                Message::Manifest(manifest) => {
+                    for (place, entry) in manifest.entries {
+                        adoption.add(place, entry)?;
+                    }
+                }
+                Message::ManifestEnd(end) => return adoption.finish(&end.snapshot, former),
+                other => return Err(unexpected(&other, "Manifest")),
+            }
+        }
+    }
+
+    fn confirm(&self, position: Position, capture: Moment) -> Result<Committed, AgentError> {
+        let elapsed_milliseconds = capture.elapsed_milliseconds();
+        self.conversation.tell(&Message::Confirm(Confirm {
+            position,
+            elapsed_milliseconds,
+        }))?;
+        match self.conversation.hear()? {
+            Message::Confirmed(confirmed) => Ok(Committed {
+                snapshot: confirmed.snapshot,
+                timings: Vec::new(),
+            }),
+            other => Err(unexpected(&other, "Confirmed")),
+        }
+    }
+
+    fn commit(
+        &self,
+        base: Option<Position>,
+        meta: &Meta,
+        outcome: &Outcome,
+        capture: Moment,
+    ) -> Result<Committed, AgentError> {
+        let mut digest = meta.digest.clone();
+        digest.merge(&outcome.digest);
+        #[cfg(test)]
+        crate::testing::assert_digest(self.index, &digest);
+        let fingerprint = digest.fingerprint();
+        let elapsed_milliseconds = capture.elapsed_milliseconds();
+        self.conversation.tell(&Message::Commit(Commit {
+            base,
+            fingerprint,
+            elapsed_milliseconds,
+        }))?;
+        crash_point!("agent.commit-sent");
+        match self.conversation.hear()? {
+            Message::Committed(committed)
+                if committed.snapshot.position.fingerprint == fingerprint =>
+            {
+                crash_point!("agent.acknowledged");
+                Ok(committed)
+            }
+            Message::Committed(_) => Err(AgentError::OutOfStep {
+                reason: "it acknowledged another state than was sent".to_owned(),
+            }),
+            other => Err(unexpected(&other, "Committed")),
+        }
+    }
+
+    /// The index becomes what the spare acknowledged.
+    fn record(
+        &self,
+        meta: &Meta,
+        outcome: &Outcome,
+        snapshot: &Snapshot,
+    ) -> Result<(), AgentError> {
+        let mut digest = meta.digest.clone();
+        digest.merge(&outcome.digest);
+        let recorded = Meta {
+            position: Some(snapshot.position),
+            digest,
+            next_directory: outcome.next_directory,
+            root: Some(self.root_stat.identity),
+        };
+        let is_known =
+            meta.position == recorded.position && meta.next_directory == recorded.next_directory;
+        if is_known && outcome.tally.rows == 0 && outcome.records == 0 {
+            return self.index.roll_back();
+        }
+        self.index.commit(&recorded)?;
+        crash_point!("agent.index-committed");
+        Ok(())
+    }
+
+    fn report(
+        &self,
+        outcome: Outcome,
+        snapshot: Snapshot,
+        timings: Vec<Timing>,
+        committed: bool,
+        took: Duration,
+    ) -> SyncReport {
+        let tally = outcome.tally;
+        SyncReport {
+            dataset: self.source.dataset.clone(),
+            entries: snapshot.entries,
+            snapshot: Some(snapshot),
+            committed,
+            added: tally.added,
+            changed: tally.changed,
+            removed: tally.removed.saturating_sub(tally.found_again),
+            moved: tally.moved,
+            files_read: tally.files_read,
+            bytes_read: tally.bytes_read,
+            bytes_sent: self.conversation.outgoing.bytes(),
+            unreadable: outcome.unreadable,
+            unsettled: outcome.unsettled,
+            sockets_skipped: tally.sockets,
+            timings,
+            seconds: took.as_secs_f64(),
+        }
+    }
+}
+
+fn is_out_of_step(error: &AgentError) -> bool {
+    match error {
+        AgentError::OutOfStep { .. } => true,
+        AgentError::Spare(ProtocolError::Failed(failure)) => failure.code == FailureCode::OutOfStep,
+        _ => false,
+    }
+}
+
+fn canonical(path: &Path) -> Result<PathBuf, AgentError> {
+    std::fs::canonicalize(path).map_err(|error| source_error(path, error))
+}
+
+fn source_error(path: &Path, error: std::io::Error) -> AgentError {
+    use std::os::unix::ffi::OsStrExt;
+    match error.kind() {
+        std::io::ErrorKind::NotFound => AgentError::SourceMissing {
+            path: path.to_owned(),
+        },
+        std::io::ErrorKind::NotADirectory => AgentError::SourceNotDirectory {
+            path: path.to_owned(),
+        },
+        _ => {
+            let error = understudy_tree::TreeError::new("open", path.as_os_str().as_bytes(), error);
+            AgentError::SourceUnreadable {
+                path: path.to_owned(),
+                error,
+            }
+        }
+    }
+}
+
+fn open_source(source: &Source) -> Result<(Directory, Stat), AgentError> {
+    let open = |mounts: Mounts| -> Result<(Directory, Stat), understudy_tree::TreeError> {
+        let root = Directory::open(&source.path, mounts)?;
+        let stat = root.stat_self()?;
+        Ok((root, stat))
+    };
+    open(source.mounts).map_err(|error| source_error(&source.path, error.source))
+}

@@ -1,0 +1,405 @@
+//! A spare in memory. It panics when the agent breaks a rule of the protocol.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Mutex;
+
+use understudy_protocol::message::{
+    Change, Committed, Confirmed, Content, Given, GivenStream, Manifest, ManifestEnd, Ready,
+    StreamBlock, StreamEnd,
+};
+use understudy_protocol::transport::Channel;
+use understudy_protocol::{
+    ContentHash, DirectoryId, Entry, Failure, FailureCode, Message, Node, Place, Position,
+    ProtocolError, Snapshot, StateDigest,
+};
+
+use super::Tree;
+
+/// The state of one dataset: entries with the number of their file.
+#[derive(Default)]
+pub(crate) struct Spare {
+    pub(crate) position: Option<Position>,
+    pub(crate) entries: BTreeMap<Place, (Entry, u64)>,
+    /// The entries before the last upload.
+    pub(crate) before: BTreeMap<Place, (Entry, u64)>,
+    pub(crate) contents: HashMap<u64, Vec<u8>>,
+    next_file: u64,
+    /// The records of each committed upload.
+    pub(crate) uploads: Vec<Vec<Change>>,
+    pub(crate) confirmations: usize,
+    pub(crate) manifests: usize,
+    /// Told instead of committing.
+    pub(crate) refuse: Option<Failure>,
+}
+
+#[derive(Default)]
+struct Upload {
+    records: Vec<Change>,
+    open: HashMap<u64, Vec<u8>>,
+    ended: HashMap<u64, Vec<u8>>,
+}
+
+/// Serves one connection.
+pub(crate) fn serve(spare: &Mutex<Spare>, mut channel: Channel) {
+    if channel.greet().is_err() {
+        return;
+    }
+    let mut upload = Upload::default();
+    loop {
+        let message = match channel.incoming.receive_message() {
+            Ok(message) => message,
+            Err(ProtocolError::Cut) => return,
+            Err(error) => unreachable!("{error}"),
+        };
+        let mut spare = spare.lock().expect("spare");
+        let answers = spare.answer(message, &mut upload);
+        for answer in answers {
+            let is_last = matches!(answer, Message::Failure(_));
+            if channel.outgoing.send_message(&answer).is_err() || is_last {
+                return;
+            }
+        }
+    }
+}
+
+impl Spare {
+    fn snapshot(&self) -> Snapshot {
+        let position = self.position.expect("a snapshot");
+        let bytes = self
+            .entries
+            .values()
+            .map(|(entry, _)| entry.size_bytes())
+            .sum();
+        Snapshot {
+            position,
+            committed_seconds: 0,
+            entries: self.entries.len() as u64,
+            bytes,
+        }
+    }
+
+    fn answer(&mut self, message: Message, upload: &mut Upload) -> Vec<Message> {
+        match message {
+            Message::Begin(_) => vec![Message::Ready(Ready {
+                position: self.position,
+            })],
+            Message::ReadManifest(_) => self.manifest(),
+            Message::StreamBlock(StreamBlock {
+                stream,
+                offset,
+                data,
+            }) => {
+                let content = upload.open.entry(stream).or_default();
+                assert!(offset >= content.len() as u64, "a stream went backwards");
+                content.resize(offset as usize, 0);
+                content.extend_from_slice(&data);
+                vec![]
+            }
+            Message::StreamEnd(StreamEnd { stream, size, hash }) => {
+                let mut content = upload.open.remove(&stream).unwrap_or_default();
+                content.resize(size as usize, 0);
+                assert_eq!(ContentHash::of(&content), hash, "hash of a stream");
+                assert!(
+                    upload.ended.insert(stream, content).is_none(),
+                    "a stream ended twice"
+                );
+                vec![]
+            }
+            Message::StreamAbort(abort) => {
+                upload.open.remove(&abort.stream);
+                vec![]
+            }
+            Message::Changes(changes) => {
+                upload.records.extend(changes.records);
+                vec![]
+            }
+            Message::Commit(commit) => {
+                assert_eq!(commit.base, self.position, "base");
+                if let Some(failure) = self.refuse.take() {
+                    return vec![Message::Failure(failure)];
+                }
+                self.apply(std::mem::take(upload));
+                let digest = self.digest();
+                if digest.fingerprint() != commit.fingerprint {
+                    unreachable!("the agent's digest is another");
+                }
+                let number = self.position.map_or(1, |position| position.number + 1);
+                self.position = Some(Position {
+                    epoch: 1,
+                    number,
+                    fingerprint: commit.fingerprint,
+                });
+                vec![Message::Committed(Committed {
+                    snapshot: self.snapshot(),
+                    timings: vec![],
+                })]
+            }
+            Message::Confirm(confirm) => {
+                assert_eq!(Some(confirm.position), self.position);
+                assert!(upload.records.is_empty(), "confirmed after changes");
+                self.confirmations += 1;
+                vec![Message::Confirmed(Confirmed {
+                    snapshot: self.snapshot(),
+                })]
+            }
+            Message::Want(want) => want
+                .places
+                .iter()
+                .flat_map(|place| self.give(place))
+                .collect(),
+            other => unreachable!("{} is not served", other.name()),
+        }
+    }
+
+    fn digest(&self) -> StateDigest {
+        let mut digest = StateDigest::empty();
+        self.entries
+            .iter()
+            .for_each(|(place, (entry, _))| digest.add(place, entry));
+        digest
+    }
+
+    fn manifest(&mut self) -> Vec<Message> {
+        self.manifests += 1;
+        if self.position.is_none() {
+            return vec![Message::Failure(Failure::new(
+                FailureCode::NotFound,
+                "no snapshot",
+            ))];
+        }
+        let mut entries = Vec::new();
+        let mut pending = vec![DirectoryId::TOP];
+        while let Some(id) = pending.pop() {
+            for (place, (entry, _)) in self.entries.iter().filter(|(place, _)| place.parent == id) {
+                pending.extend(entry.directory_id());
+                entries.push((place.clone(), entry.clone()));
+            }
+        }
+        let parts = entries.chunks(3).map(|part| {
+            Message::Manifest(Manifest {
+                entries: part.to_vec(),
+            })
+        });
+        let end = Message::ManifestEnd(ManifestEnd {
+            snapshot: self.snapshot(),
+        });
+        parts.chain([end]).collect()
+    }
+
+    fn give(&self, place: &Place) -> Vec<Message> {
+        let (entry, file) = &self.entries[place];
+        let content = &self.contents[file];
+        let (size, hash) = entry.content().expect("a file");
+        if size < 64 * 1024 {
+            let contents = vec![(place.clone(), content.clone().into())];
+            return vec![Message::Given(Given { contents })];
+        }
+        let stream = *file;
+        let mut messages = vec![Message::GivenStream(GivenStream {
+            place: place.clone(),
+            stream,
+        })];
+        for (number, data) in content
+            .chunks(64 * 1024)
+            .enumerate()
+            .filter(|(_, data)| data.iter().any(|&b| b != 0))
+        {
+            let block = StreamBlock {
+                stream,
+                offset: number as u64 * 64 * 1024,
+                data: data.into(),
+            };
+            messages.push(Message::StreamBlock(block));
+        }
+        messages.push(Message::StreamEnd(StreamEnd { stream, size, hash }));
+        messages
+    }
+
+    fn apply(&mut self, mut upload: Upload) {
+        let base = std::mem::take(&mut self.entries);
+        let mut new = base.clone();
+        #[cfg(any())]
+        let brief = |records: &[Change]| {
+            records
+                .iter()
+                .map(|record| match record {
+                    Change::Put {
+                        place,
+                        entry,
+                        content,
+                    } => format!(
+                        "put {place:?} {:?} group {} {content:?}",
+                        entry.node, entry.group
+                    ),
+                    Change::Remove { place } => format!("remove {place:?}"),
+                })
+                .collect::<Vec<_>>()
+        };
+        eprintln!(
+            "UPLOAD {:#?}\nBASE {:#?}",
+            brief(&upload.records),
+            base.iter()
+                .map(|(p, (e, f))| format!("{p:?} {:?} group {} file {f}", e.node, e.group))
+                .collect::<Vec<_>>()
+        );
+        let mut put = HashSet::new();
+        let mut removed = HashSet::new();
+        let mut put_directories = HashMap::new();
+        for record in &upload.records {
+            match record {
+                Change::Put { place, entry, .. } => {
+                    assert!(put.insert(place.clone()), "{place:?} put twice");
+                    if let Some(id) = entry.directory_id() {
+                        assert!(
+                            put_directories.insert(id, place.clone()).is_none(),
+                            "directory {id:?} put twice"
+                        );
+                    }
+                }
+                Change::Remove { place } => {
+                    assert!(removed.insert(place.clone()), "{place:?} removed twice");
+                    assert!(
+                        base.contains_key(place),
+                        "{place:?} removed, but was not there"
+                    );
+                }
+            }
+        }
+        assert!(put.is_disjoint(&removed), "put and removed");
+        let mut ended: Vec<DirectoryId> = Vec::new();
+        for (place, (entry, _)) in &base {
+            let id = entry.directory_id();
+            let moves = id.is_some_and(|id| put_directories.contains_key(&id));
+            if put.contains(place) || removed.contains(place) || moves {
+                new.remove(place);
+                ended.extend(id.filter(|id| !put_directories.contains_key(id)));
+            }
+        }
+        while let Some(gone) = ended.pop() {
+            for (place, (entry, _)) in base.iter().filter(|(place, _)| place.parent == gone) {
+                if new.remove(place).is_some() {
+                    ended.extend(
+                        entry
+                            .directory_id()
+                            .filter(|id| !put_directories.contains_key(id)),
+                    );
+                }
+            }
+        }
+        for record in &upload.records {
+            let Change::Put {
+                place,
+                entry,
+                content,
+            } = record
+            else {
+                continue;
+            };
+            let file = self.file(entry, content, &base, &new, &mut upload.ended);
+            if let (Node::File { size, hash }, data) = (&entry.node, self.contents.get(&file)) {
+                let data = data.expect("content");
+                assert_eq!(
+                    (data.len() as u64, ContentHash::of(data)),
+                    (*size, *hash),
+                    "{place:?}"
+                );
+            }
+            new.insert(place.clone(), (entry.clone(), file));
+        }
+        check(&new);
+        self.uploads.push(upload.records);
+        self.before = base;
+        self.entries = new;
+    }
+
+    fn file(
+        &mut self,
+        entry: &Entry,
+        content: &Content,
+        base: &BTreeMap<Place, (Entry, u64)>,
+        new: &BTreeMap<Place, (Entry, u64)>,
+        streams: &mut HashMap<u64, Vec<u8>>,
+    ) -> u64 {
+        self.next_file += 1;
+        let file = self.next_file;
+        let is_directory = entry.directory_id().is_some();
+        let data = match content {
+            Content::Directory => {
+                assert!(is_directory);
+                return file;
+            }
+            Content::Keep(from) => {
+                let (was, file) = &base[from];
+                assert_eq!(was.node, entry.node, "kept from {from:?}");
+                return *file;
+            }
+            Content::Sibling(first) => {
+                let (was, file) = &new[first];
+                assert!(
+                    was.group != 0 && was.group == entry.group,
+                    "sibling of {first:?}"
+                );
+                return *file;
+            }
+            Content::Copy(from) => {
+                assert_eq!(base[from].0.node, entry.node, "copied from {from:?}");
+                self.contents[&base[from].1].clone()
+            }
+            Content::Inline(bytes) => bytes.0.clone(),
+            Content::Stream(stream) => streams.remove(stream).expect("a stream that has ended"),
+        };
+        assert!(!is_directory);
+        self.contents.insert(file, data);
+        file
+    }
+
+    /// Entries by path; the numbers of directories are left out.
+    pub(crate) fn tree(&self) -> Tree {
+        let mut tree = Tree::new();
+        let mut pending = vec![(DirectoryId::FILES, understudy_protocol::RelPath::root())];
+        while let Some((id, path)) = pending.pop() {
+            for (place, (entry, file)) in
+                self.entries.iter().filter(|(place, _)| place.parent == id)
+            {
+                let path = path.join(&place.name);
+                let mut entry = entry.clone();
+                if let Some(id) = entry.directory_id() {
+                    pending.push((id, path.clone()));
+                    entry.node = Node::Directory {
+                        id: DirectoryId::TOP,
+                    };
+                }
+                tree.insert(path.as_bytes().to_vec(), (entry, *file));
+            }
+        }
+        tree
+    }
+}
+
+/// One file at several places is a group; every entry stands in a directory of the tree.
+fn check(entries: &BTreeMap<Place, (Entry, u64)>) {
+    let mut groups: HashMap<u64, u64> = HashMap::new();
+    let mut places: HashMap<u64, &Place> = HashMap::new();
+    let directories: HashMap<DirectoryId, &Place> = entries
+        .iter()
+        .filter_map(|(place, (entry, _))| Some((entry.directory_id()?, place)))
+        .collect();
+    for (place, (entry, file)) in entries {
+        if let Some(other) = places.insert(*file, place) {
+            assert!(
+                entry.group != 0 && groups[file] == entry.group,
+                "{place:?} and {other:?} are one file, but no group"
+            );
+        }
+        groups.insert(*file, entry.group);
+        let (mut at, mut depth) = (place.parent, 0);
+        while at != DirectoryId::TOP {
+            depth += 1;
+            assert!(depth < 10_000, "{place:?} is in itself");
+            at = directories
+                .get(&at)
+                .unwrap_or_else(|| unreachable!("{place:?} stands in no directory"))
+                .parent;
+        }
+    }
+}
