@@ -200,9 +200,11 @@ impl From<&AgentError> for CommandError {
                 Code::Failed,
                 "run it as a user who may read the source, root for instance",
             ),
-            AgentError::BecameEmpty { .. } => {
-                (Code::Held, "mount what is missing and run it again")
-            }
+            AgentError::BecameEmpty { .. } => (
+                Code::Held,
+                "mount what is missing and run it again; if it is meant to be empty, leave one file in it, or, \
+                 where the spare is a directory, add --accept-deletions",
+            ),
             AgentError::IndexLocked { .. } => (
                 Code::Failed,
                 "wait until the other run has ended, or give this one another --state DIR",

@@ -119,26 +119,6 @@ pub(crate) fn make_state(path: &Path) -> Result<(), CommandError> {
         })
 }
 
-/// The exclude pattern for a state directory inside the source, as in somebody's home: the index changes while the
-/// source is read, and belongs to this host alone.
-pub(crate) fn state_pattern(source: &Path, state: &Path) -> Option<String> {
-    let state = canonical(state).ok()?;
-    let below = state.strip_prefix(source).ok()?.to_str()?;
-    // The library that reads patterns does not take every backslash.
-    if below.is_empty() || below.contains('\\') {
-        return None;
-    }
-    let mut pattern = String::from("/");
-    for c in below.chars() {
-        if matches!(c, '*' | '?' | '[' | ']' | '{' | '}' | ' ' | '!' | '#') {
-            pattern.push('\\');
-        }
-        pattern.push(c);
-    }
-    pattern.push('/');
-    Some(pattern)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,29 +147,5 @@ mod tests {
         assert!(error.message.contains("inside"), "{}", error.message);
         let apart = Address::Directory(root.join("source-spare"));
         assert!(check_apart("source", &root.join("source"), &apart).is_ok());
-    }
-
-    #[test]
-    fn a_state_directory_inside_the_source_is_left_out() {
-        use understudy_protocol::RelPath;
-        use understudy_tree::{Excludes, Kind};
-
-        let source = Path::new("/no/such/source");
-        for name in ["state", "a/b c", "[x]*?", "!#"] {
-            let pattern = state_pattern(source, &source.join(name)).expect(name);
-            let excludes = Excludes::new(&[pattern]).expect(name);
-            assert!(
-                excludes.excludes(&RelPath::new(name.as_bytes()).expect(name), Kind::Directory),
-                "{name}"
-            );
-            assert!(
-                !excludes.excludes(&RelPath::new(b"[x]yz").expect("path"), Kind::Directory),
-                "{name}"
-            );
-        }
-        assert_eq!(
-            state_pattern(source, Path::new("/no/such/source-state")),
-            None
-        );
     }
 }

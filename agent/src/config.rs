@@ -13,8 +13,8 @@ use toml::Spanned;
 use understudy_protocol::DatasetName;
 use understudy_tree::{Excludes, Mounts};
 
-use crate::Source;
 use crate::error::AgentError;
+use crate::{Emptied, Source};
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(15 * 60);
 
@@ -187,6 +187,7 @@ impl Dataset {
             dataset,
             excludes: self.excludes.clone(),
             mounts: self.mounts,
+            emptied: Emptied::Refuse,
         };
         Scheduled {
             source,

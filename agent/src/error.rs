@@ -39,7 +39,7 @@ pub enum AgentError {
     /// Everything is gone at once, which a missing mount looks like.
     #[error(
         "the source `{}` is empty, but dataset `{dataset}` on the spare is not: is something not mounted? Nothing \
-         was changed on the spare. If it is meant to be empty, leave one file in it", path.display()
+         was changed on the spare", path.display()
     )]
     BecameEmpty {
         /// The source.

@@ -42,6 +42,18 @@ pub struct Source {
     pub excludes: Excludes,
     /// Whether other file systems below the root belong to it.
     pub mounts: Mounts,
+    /// What an empty root means.
+    pub emptied: Emptied,
+}
+
+/// What it means when the root of a source that had entries is empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Emptied {
+    /// That the source is not there: nothing is sent.
+    #[default]
+    Refuse,
+    /// That somebody emptied it and says so.
+    Accept,
 }
 
 /// What every call needs beside its own subject.

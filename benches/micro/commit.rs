@@ -59,7 +59,7 @@ fn upload(
         dataset: DatasetName::new("bench").expect("name"),
     }));
     let mut records = Vec::new();
-    let mut flush = |records: &mut Vec<Change>| {
+    let flush = |records: &mut Vec<Change>| {
         if !records.is_empty() {
             let message = Message::Changes(Changes {
                 records: std::mem::take(records),

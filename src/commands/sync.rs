@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use understudy_agent::{Problem, Source, SyncReport};
+use understudy_agent::{Emptied, Problem, Source, SyncReport};
 use understudy_protocol::DatasetName;
 use understudy_tree::{Excludes, Mounts};
 
@@ -29,7 +29,7 @@ pub(crate) fn run(arguments: &Sync, session: &Session) -> Result<Report, Command
     let path = paths::source(&arguments.source)?;
     paths::check_apart("source", &path, &address)?;
     let state = paths::state(session.places.state.as_deref())?;
-    let source = source(arguments, path, &state)?;
+    let source = source(arguments, path)?;
     paths::make_state(&state)?;
     let mut spare = Spare::new(address, session.runtime.clone(), Absent::Create);
     if arguments.accept_deletions {
@@ -50,10 +50,8 @@ pub(crate) fn run(arguments: &Sync, session: &Session) -> Result<Report, Command
     Ok(report)
 }
 
-fn source(arguments: &Sync, path: PathBuf, state: &Path) -> Result<Source, CommandError> {
-    let mut patterns = arguments.exclude.clone();
-    patterns.extend(paths::state_pattern(&path, state));
-    let excludes = Excludes::new(&patterns).map_err(|error| {
+fn source(arguments: &Sync, path: PathBuf) -> Result<Source, CommandError> {
+    let excludes = Excludes::new(&arguments.exclude).map_err(|error| {
         CommandError::usage(error.to_string(), "write it in the syntax of .gitignore")
     })?;
     let mounts = if arguments.cross_mounts {
@@ -70,6 +68,11 @@ fn source(arguments: &Sync, path: PathBuf, state: &Path) -> Result<Source, Comma
         dataset,
         excludes,
         mounts,
+        emptied: if arguments.accept_deletions {
+            Emptied::Accept
+        } else {
+            Emptied::Refuse
+        },
     })
 }
 

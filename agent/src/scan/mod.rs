@@ -15,13 +15,14 @@ mod visit;
 mod worker;
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use understudy_protocol::transport::Outgoing;
 use understudy_protocol::{DirectoryId, Name, Place, RelPath, StateDigest, Timestamp};
-use understudy_tree::{Directory, Identity, Stat, TreeError, crash_point};
+use understudy_tree::{Directory, Identity, Mounts, Stat, TreeError, crash_point};
 
 use crate::error::AgentError;
 use crate::index::Index;
@@ -160,6 +161,8 @@ pub(crate) struct Scan<'a> {
     source: &'a Source,
     context: &'a Context,
     index: &'a Index,
+    /// Which directory holds the agent's state: it is left out.
+    state: Option<(Identity, (u32, u32))>,
     /// Whether the base has no entries: nothing can have moved then, and all content is new.
     base_is_empty: bool,
     outgoing: Outgoing,
@@ -202,6 +205,7 @@ pub(crate) fn run(start: &Start<'_>, outgoing: &Outgoing) -> Result<Outcome, Age
         source: start.source,
         context: start.context,
         index: start.index,
+        state: identity_of(&start.context.state),
         base_is_empty: start.base_is_empty,
         outgoing: outgoing.clone(),
         shared: Arc::default(),
@@ -222,6 +226,13 @@ pub(crate) fn run(start: &Start<'_>, outgoing: &Outgoing) -> Result<Outcome, Age
     // What was put off may stand where a directory was.
     removal::apply(&scan, &mut findings)?;
     scan.finish(findings)
+}
+
+/// What a directory is known by, wherever it is met.
+fn identity_of(path: &Path) -> Option<(Identity, (u32, u32))> {
+    let directory = Directory::open(path, Mounts::Cross).ok()?;
+    let stat = directory.stat_self().ok()?;
+    Some((stat.identity, stat.file_system))
 }
 
 impl Scan<'_> {

@@ -721,7 +721,7 @@ fn edits_during_the_scan_break_no_rule_and_arrive_later() {
             ] {
                 let (source, mut random) = (stage.source.path.clone(), Random(random.0 ^ 77));
                 stage.at(&moment, move || {
-                    (0..8).for_each(|_| edit(&mut random, &source))
+                    (0..8).for_each(|_| edit(&mut random, &source));
                 });
             }
             never_empty(&stage);

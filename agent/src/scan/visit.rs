@@ -8,6 +8,7 @@ use understudy_tree::{Directory, Kind, Mounts, Stat, node};
 
 use super::worker::{Change, Worker};
 use super::{Folder, Looked, ROOT_NAME, Stand, Task, is_about_entry};
+use crate::Emptied;
 use crate::clock::{self, Settled};
 use crate::error::AgentError;
 use crate::index::{Raw, Seen, Side};
@@ -42,7 +43,10 @@ impl Worker<'_> {
                 path: source.path.clone(),
                 error,
             })?;
-        if scan.base_is_empty || !self.base.has_entries_in(DirectoryId::FILES)? {
+        if scan.base_is_empty
+            || source.emptied == Emptied::Accept
+            || !self.base.has_entries_in(DirectoryId::FILES)?
+        {
             return Ok(());
         }
         let folder = Arc::new(Folder {
@@ -225,6 +229,12 @@ impl Worker<'_> {
                 return Ok(Found::Hidden);
             }
         };
+        if stat.kind == Kind::Directory
+            && Some((stat.identity, stat.file_system)) == self.scan.state
+        {
+            // The agent's own records, as in somebody's home: they change while the source is read.
+            return Ok(Found::Absent);
+        }
         let excludes = &self.scan.source.excludes;
         if !excludes.is_empty() && excludes.excludes(&open.folder.path.join(name), stat.kind) {
             return Ok(Found::Absent);

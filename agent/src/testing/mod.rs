@@ -69,6 +69,7 @@ impl Stage {
             dataset,
             excludes: Excludes::none(),
             mounts: Mounts::Stay,
+            emptied: crate::Emptied::Refuse,
         };
         Self {
             scratch,

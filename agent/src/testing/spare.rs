@@ -218,30 +218,6 @@ impl Spare {
     fn apply(&mut self, mut upload: Upload) {
         let base = std::mem::take(&mut self.entries);
         let mut new = base.clone();
-        #[cfg(any())]
-        let brief = |records: &[Change]| {
-            records
-                .iter()
-                .map(|record| match record {
-                    Change::Put {
-                        place,
-                        entry,
-                        content,
-                    } => format!(
-                        "put {place:?} {:?} group {} {content:?}",
-                        entry.node, entry.group
-                    ),
-                    Change::Remove { place } => format!("remove {place:?}"),
-                })
-                .collect::<Vec<_>>()
-        };
-        eprintln!(
-            "UPLOAD {:#?}\nBASE {:#?}",
-            brief(&upload.records),
-            base.iter()
-                .map(|(p, (e, f))| format!("{p:?} {:?} group {} file {f}", e.node, e.group))
-                .collect::<Vec<_>>()
-        );
         let mut put = HashSet::new();
         let mut removed = HashSet::new();
         let mut put_directories = HashMap::new();
