@@ -83,6 +83,6 @@ mod tests {
         assert!(!excluded(b"cache", Kind::File));
         assert!(!excluded(b"a/cache", Kind::Directory));
         assert!(excluded(b"\xff.tmp", Kind::File));
-        assert!(Excludes::new(&["a[".to_owned()]).is_err());
+        assert!(Excludes::new(&["a{".to_owned()]).is_err());
     }
 }

@@ -178,32 +178,8 @@ impl Worker<'_> {
         stat: &Stat,
         known: Option<&Known>,
     ) -> Result<(), AgentError> {
-        // A copy of something known is worth reading twice; what has another size than before hardly is one.
-        let has_other_size = known.is_some_and(|known| known.entry.size_bytes() != stat.size);
-        let at_once = self.scan.base_is_empty || has_other_size;
-        let sending = if at_once {
-            Sending::AtOnce
-        } else {
-            Sending::IfNeeded
-        };
-        let path = || open.folder.path.join(name);
-        let contents = match self.read(open.directory, name, stat, sending)? {
-            Reading::Stable(contents) => contents,
-            Reading::Gone => {
-                if let Some(known) = known {
-                    // Something else may stand there now: its directory changed, and is looked at again.
-                    self.missing(open.folder.place(name), known.entry.directory_id());
-                }
-                return Ok(());
-            }
-            Reading::Unreadable(error) => {
-                self.unreadable(path(), &error);
-                return Ok(());
-            }
-            Reading::Unsettled => {
-                self.unsettled(path(), &"it changed every time it was read");
-                return Ok(());
-            }
+        let Some(contents) = self.read_or_list(open, name, stat, known)? else {
+            return Ok(());
         };
         let place = open.folder.place(name);
         // A name that came while it was read is for the next cycle, which looks at all names together.
@@ -229,7 +205,10 @@ impl Worker<'_> {
             _ => self.new_content(open, name, contents)?,
         };
         let Some(content) = content else {
-            self.unsettled(path(), &"it changed every time it was read");
+            self.unsettled(
+                open.folder.path.join(name),
+                &"it changed every time it was read",
+            );
             return Ok(());
         };
         let base = known.map(|known| &known.entry);
@@ -241,6 +220,41 @@ impl Worker<'_> {
             content,
             is_move: false,
         })
+    }
+
+    /// Reads a file; `None` if it cannot be, which is listed, or is gone.
+    fn read_or_list(
+        &mut self,
+        open: &Open<'_>,
+        name: &Name,
+        stat: &Stat,
+        known: Option<&Known>,
+    ) -> Result<Option<Box<Contents>>, AgentError> {
+        // A copy of something known is worth reading twice; what has another size than before hardly is one.
+        let has_other_size = known.is_some_and(|known| known.entry.size_bytes() != stat.size);
+        let at_once = self.scan.base_is_empty || has_other_size;
+        let sending = if at_once {
+            Sending::AtOnce
+        } else {
+            Sending::IfNeeded
+        };
+        let path = || open.folder.path.join(name);
+        match self.read(open.directory, name, stat, sending)? {
+            Reading::Stable(contents) => return Ok(Some(contents)),
+            Reading::Gone => {
+                if let Some(known) = known {
+                    // Something else may stand there now: its directory changed, and is looked at again.
+                    self.missing(open.folder.place(name), known.entry.directory_id());
+                }
+            }
+            Reading::Unreadable(error) => {
+                self.unreadable(path(), &error);
+            }
+            Reading::Unsettled => {
+                self.unsettled(path(), &"it changed every time it was read");
+            }
+        }
+        Ok(None)
     }
 
     fn settle_special(

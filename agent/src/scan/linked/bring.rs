@@ -46,7 +46,7 @@ impl Worker<'_> {
         } else {
             Vec::new()
         };
-        if let Some(first) = wanting.first() {
+        if !wanting.is_empty() {
             let kept = self.kept(inode, here, &entry)?;
             let source = match (&kept, contents) {
                 (Some(from), _) => Some(Content::Keep(from.clone())),
@@ -55,32 +55,13 @@ impl Worker<'_> {
             };
             let Some(source) = source else {
                 self.unsettled(
-                    first.folder.path.join(&first.name),
+                    wanting[0].folder.path.join(&wanting[0].name),
                     &"it changed every time it was read",
                 );
                 self.carry_over(inode, here)?;
                 return self.leave(inode, here.iter());
             };
-            let mut is_move = self.was_removed(kept.as_ref())?;
-            for (number, member) in wanting.iter().enumerate() {
-                inode.fates.put(&member.place);
-                let content = match (&kept, number) {
-                    (None, 1..) => Content::Sibling(first.place.clone()),
-                    _ => source.clone(),
-                };
-                self.findings.tally.found_again += u64::from(is_move);
-                let base = member.base.as_ref().map(|known| &known.entry);
-                let (place, entry, seen) = (member.place.clone(), entry.clone(), Some(seen));
-                self.put(Change {
-                    place,
-                    base,
-                    entry,
-                    seen,
-                    content,
-                    is_move,
-                })?;
-                is_move = false;
-            }
+            self.put_all(inode, &wanting, &entry, seen, &source)?;
         }
         self.leave(inode, strays.into_iter())?;
         for member in same {
@@ -89,6 +70,43 @@ impl Worker<'_> {
             {
                 self.refresh(member.place.clone(), entry.clone(), known.seen, seen)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Puts the entry at all these places; the first brings the content.
+    fn put_all(
+        &mut self,
+        inode: &Inode<'_>,
+        wanting: &[&Member],
+        entry: &Entry,
+        seen: Seen,
+        source: &Content,
+    ) -> Result<(), AgentError> {
+        let kept = if let Content::Keep(from) = source {
+            Some(from)
+        } else {
+            None
+        };
+        let mut is_move = self.was_removed(kept)?;
+        for (number, member) in wanting.iter().enumerate() {
+            inode.fates.put(&member.place);
+            let content = match (kept, number) {
+                (None, 1..) => Content::Sibling(wanting[0].place.clone()),
+                _ => source.clone(),
+            };
+            self.findings.tally.found_again += u64::from(is_move);
+            let base = member.base.as_ref().map(|known| &known.entry);
+            let (place, entry, seen) = (member.place.clone(), entry.clone(), Some(seen));
+            self.put(Change {
+                place,
+                base,
+                entry,
+                seen,
+                content,
+                is_move,
+            })?;
+            is_move = false;
         }
         Ok(())
     }
