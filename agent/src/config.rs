@@ -93,7 +93,7 @@ impl Config {
         Self::parse(&text, path)
     }
 
-    fn parse(text: &str, path: &Path) -> Result<Self, AgentError> {
+    pub(crate) fn parse(text: &str, path: &Path) -> Result<Self, AgentError> {
         let file = File { text, path };
         let raw: RawConfig = toml::from_str(text)
             .map_err(|error| file.refuse(error.span(), &explain(error.message())))?;

@@ -133,3 +133,102 @@ fn wait_until(moment: Instant, cancel: &Cancel) -> Result<(), AgentError> {
         thread::park_timeout(left.min(PATIENCE));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use understudy_protocol::transport::in_process;
+
+    use super::*;
+    use crate::testing::{Stage, spare};
+
+    fn config(stage: &Stage) -> Config {
+        let source = stage.source.path.display();
+        let text = format!(
+            "interval = \"1h\"\n[[dataset]]\npath = \"/nowhere/at/all\"\n[[dataset]]\npath = \"{source}\"\nname = \"test\"\n"
+        );
+        Config::parse(&text, Path::new("agent.toml")).expect("valid")
+    }
+
+    /// A connection to the stage's spare; its session ends with it.
+    fn connect(stage: &Stage) -> Result<Channel, ProtocolError> {
+        let (ours, theirs) = in_process();
+        let spare = Arc::clone(&stage.spare);
+        thread::spawn(move || spare::serve(&spare, theirs));
+        Ok(ours)
+    }
+
+    #[test]
+    fn one_dataset_that_fails_keeps_no_other_from_its_cycle() {
+        let stage = Stage::new();
+        stage.write("file", "content");
+        let (config, context) = (config(&stage), stage.context());
+        let mut heard = 0;
+        let outcomes = run(
+            &config,
+            &[],
+            Mode::Once,
+            &context,
+            || connect(&stage),
+            |_| heard += 1,
+        );
+        let outcomes = outcomes.expect("run");
+        assert_eq!((outcomes.len(), heard), (2, 2));
+        assert!(matches!(
+            outcomes[0].result,
+            Err(AgentError::SourceMissing { .. })
+        ));
+        assert!(
+            outcomes[1]
+                .result
+                .as_ref()
+                .is_ok_and(|report| report.committed)
+        );
+
+        let only = [DatasetName::new("test").expect("name")];
+        let outcomes = run(
+            &config,
+            &only,
+            Mode::Once,
+            &context,
+            || connect(&stage),
+            |_| {},
+        );
+        assert_eq!(outcomes.expect("run").len(), 1);
+        let unknown = [DatasetName::new("other").expect("name")];
+        let refused = run(
+            &config,
+            &unknown,
+            Mode::Once,
+            &context,
+            || connect(&stage),
+            |_| {},
+        );
+        assert!(refused.expect_err("unknown").to_string().contains("other"));
+    }
+
+    #[test]
+    fn a_daemon_that_is_cancelled_ends() {
+        let stage = Stage::new();
+        stage.write("file", "content");
+        let (config, context) = (config(&stage), stage.context());
+        let mut cycles = 0;
+        let ended = run(
+            &config,
+            &[],
+            Mode::Forever,
+            &context,
+            || connect(&stage),
+            |outcome| {
+                cycles += usize::from(outcome.result.is_ok());
+                if cycles > 0 {
+                    context.cancel.cancel();
+                }
+            },
+        );
+        assert!(matches!(ended, Err(AgentError::Interrupted)));
+        assert_eq!(cycles, 1);
+    }
+}

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use understudy_protocol::Snapshot;
 use understudy_protocol::message::Timing;
 use understudy_tree::attributes::set_attributes;
-use understudy_tree::{Lacking, crash_point, node};
+use understudy_tree::{Lacking, TreeError, crash_point, node};
 
 use crate::apply::{self, Contents, Transformation};
 use crate::catalog::{Catalog, Recorded};
@@ -58,12 +59,21 @@ pub(crate) fn catch_up(
     let to = head.snapshot.position.number;
     let shows = marker::read(&dataset.shadow()?)?.map(|position| position.number);
     if shows == Some(to) {
-        return apply::retire_limbo(dataset);
+        apply::retire_limbo(dataset)?;
+        return Applying::finish(&dataset.control);
     }
     let applying = Applying::read(&dataset.control)?;
     let from = match (&applying, shows) {
         (Some(applying), _) if applying.to == to && applying.is_of_this_boot() => applying.from,
-        (None, Some(number)) if number + 1 == to => number,
+        // Whole as it was retired.
+        (_, Some(number)) if number + 1 == to && !has_limbo(dataset)? => number,
+        // Interrupted by a restart of the machine: without a limbo at most some contents moved into history, and
+        // the others are nowhere else yet.
+        (Some(applying), None)
+            if applying.to == to && applying.from > 0 && !has_limbo(dataset)? =>
+        {
+            applying.from
+        }
         _ => {
             dataset.wait_for_readers(&dataset.shadow()?)?;
             start_over(dataset)?;
@@ -72,8 +82,16 @@ pub(crate) fn catch_up(
     };
     Applying::new(from, to).write(&dataset.control)?;
     transform(dataset, catalog, &head, from, Contents::Live, stop)?;
+    Applying::finish(&dataset.control)?;
     crash_point!("receiver.caught-up");
     Ok(())
+}
+
+/// Whether directories were on the move when a transformation was interrupted.
+fn has_limbo(dataset: &Dataset) -> Result<bool, ReceiverError> {
+    let control = &dataset.control;
+    Ok(control.stat_if_present(&names::LIMBO)?.is_some()
+        || control.stat_if_present(&names::LIMBO_FULL)?.is_some())
 }
 
 fn transform(
@@ -137,6 +155,8 @@ pub(crate) fn commit(
     }
     crash_point!("receiver.built");
     stopwatch.time("sync", || dataset.control.sync_file_system())?;
+    // As long as this is there, a power cut may have met a build that was not on the disk yet.
+    Applying::finish(&dataset.control)?;
     crash_point!("receiver.synced");
     let started = Instant::now();
     switch(dataset)?;
@@ -169,6 +189,20 @@ fn build(
         Contents::Staged,
         &Stop::default(),
     )
+}
+
+/// Drops a pending snapshot. A shadow that was being built for it is worth nothing any more.
+pub(crate) fn abandon(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    pending: &Recorded,
+) -> Result<(), ReceiverError> {
+    let applying = Applying::read(&dataset.control)?;
+    if applying.is_some_and(|applying| applying.to == pending.snapshot.position.number) {
+        Applying::new(0, 0).write(&dataset.control)?;
+        marker::remove(&dataset.shadow()?)?;
+    }
+    catalog.roll_back(pending)
 }
 
 /// The instant at which readers see the new snapshot. Durable when it returns; until then nobody may touch the
@@ -207,6 +241,11 @@ pub(crate) fn finish(
     Ok(pending.clone())
 }
 
+/// Whether an error is about the whole file system, not one entry.
+fn is_of_the_disk(error: &TreeError) -> bool {
+    matches!(error.errno(), Some(Errno::IO | Errno::ROFS))
+}
+
 /// Sets the new attributes of kept files; returns how many differed.
 fn set_shared_metadata(
     dataset: &Dataset,
@@ -235,9 +274,19 @@ fn set_shared_metadata(
             return Ok(());
         }
         differing += 1;
-        let parent = handles.get(leaf.place.parent)?;
-        set_attributes(parent, &leaf.place.name, &new.entry, &dataset.privileges)?;
-        Ok(())
+        let set = handles.get(leaf.place.parent).and_then(|parent| {
+            let privileges = &dataset.privileges;
+            Ok(set_attributes(parent, &leaf.place.name, &new.entry, privileges)?)
+        });
+        match set {
+            Ok(_) => Ok(()),
+            Err(ReceiverError::Tree(error)) if is_of_the_disk(&error) => Err(error.into()),
+            Err(error) => {
+                // The switch has happened; one file must not keep the snapshot from being recorded.
+                tracing::warn!(dataset = %dataset.name, "`{:?}` keeps its former attributes: {error}", leaf.place);
+                Ok(())
+            }
+        }
     })?;
     Ok(differing)
 }

@@ -83,7 +83,8 @@ impl Applying {
         self.boot == boot() && !self.boot.is_empty()
     }
 
-    /// Writes it before the first change to the shadow.
+    /// Writes it before the first change to the shadow. Durable when it returns: recovery after a power cut
+    /// relies on it.
     pub(crate) fn write(&self, control: &Directory) -> Result<(), ReceiverError> {
         let mut text = String::new();
         // Writing to a String cannot fail.
@@ -96,7 +97,7 @@ impl Applying {
             control,
             &names::APPLYING,
             text.as_bytes(),
-            Durability::Later,
+            Durability::Now,
         )?)
     }
 

@@ -62,14 +62,11 @@ fn roll(
     locked: &Locked,
     pending: &Recorded,
 ) -> Result<(), ReceiverError> {
+    // None: nothing of the shadow was changed for it yet, or it is built and on the disk.
     let applying = Applying::read(&dataset.control)?;
-    let number = pending.snapshot.position.number;
-    let was_building = applying
-        .as_ref()
-        .is_some_and(|applying| applying.to == number);
-    if was_building && !applying.is_some_and(|applying| applying.is_of_this_boot()) {
+    if applying.is_some_and(|applying| !applying.is_of_this_boot()) {
         tracing::warn!(dataset = %dataset.name, "dropping an unfinished snapshot after a restart of the machine");
-        return catalog.roll_back(pending);
+        return cycle::abandon(dataset, catalog, pending);
     }
     tracing::info!(dataset = %dataset.name, "carrying on with a snapshot that was interrupted");
     catalog.index_contents()?;
@@ -79,7 +76,7 @@ fn roll(
         Err(error) if is_live(dataset, pending)? => Err(error),
         Err(error) => {
             tracing::warn!(dataset = %dataset.name, "dropping an unfinished snapshot: {error}");
-            catalog.roll_back(pending)
+            cycle::abandon(dataset, catalog, pending)
         }
     }
 }

@@ -194,8 +194,8 @@ impl<'a> Stager<'a> {
         self.lacking
     }
 
-    /// Stages everything that a `Changes` frame carries.
-    pub(crate) fn stage(&mut self, frame: &Frame) -> Result<Staged, ReceiverError> {
+    /// Stages everything that a `Changes` frame carries; `number` counts the frames of the upload.
+    pub(crate) fn stage(&mut self, frame: &Frame, number: u64) -> Result<Staged, ReceiverError> {
         let Message::Changes(changes) = frame.decode()? else {
             return Err(ReceiverError::Worker);
         };
@@ -213,14 +213,20 @@ impl<'a> Stager<'a> {
                     content,
                 } => {
                     staged.digest.add(&place, &entry);
-                    staged.puts.push(self.put(place, entry, content)?);
+                    staged.puts.push(self.put(place, entry, content, number)?);
                 }
             }
         }
         Ok(staged)
     }
 
-    fn put(&mut self, place: Place, entry: Entry, content: Content) -> Result<Put, ReceiverError> {
+    fn put(
+        &mut self,
+        place: Place,
+        entry: Entry,
+        content: Content,
+        number: u64,
+    ) -> Result<Put, ReceiverError> {
         let id = self.next_number();
         let origin = match (content, &entry.node) {
             (Content::Directory, Node::Directory { .. }) => Origin::Own,
@@ -246,7 +252,7 @@ impl<'a> Stager<'a> {
                 Origin::Own
             }
             (Content::Stream(stream), Node::File { size, hash }) => {
-                self.streams.claim(stream, *size, *hash)?;
+                self.streams.claim(stream, *size, *hash, number)?;
                 self.stage_stream(id, &place, &entry, stream)?;
                 Origin::Own
             }

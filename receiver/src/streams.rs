@@ -29,20 +29,21 @@ enum State {
 /// The streams of one upload.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
-    states: Mutex<HashMap<u64, State>>,
+    /// With the number of the frame that ended the stream.
+    states: Mutex<HashMap<u64, (u64, State)>>,
     changed: Condvar,
 }
 
 impl Streams {
-    fn states(&self) -> std::sync::MutexGuard<'_, HashMap<u64, State>> {
+    fn states(&self) -> std::sync::MutexGuard<'_, HashMap<u64, (u64, State)>> {
         // The map is valid after any panic: every change is one insertion or removal.
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The end of a stream has arrived; entries that name it may follow.
-    pub(crate) fn announce(&self, stream: u64) -> Result<(), ReceiverError> {
+    pub(crate) fn announce(&self, stream: u64, frame: u64) -> Result<(), ReceiverError> {
         let mut states = self.states();
-        if states.len() >= WAITING || states.insert(stream, State::Ending).is_some() {
+        if states.len() >= WAITING || states.insert(stream, (frame, State::Ending)).is_some() {
             return Err(ReceiverError::Misbehaved(format!(
                 "stream {stream} ended twice, or too many wait"
             )));
@@ -51,7 +52,9 @@ impl Streams {
     }
 
     fn finish(&self, stream: u64, size: u64, hash: ContentHash) {
-        self.states().insert(stream, State::Done(size, hash));
+        if let Some((_, state)) = self.states().get_mut(&stream) {
+            *state = State::Done(size, hash);
+        }
         self.changed.notify_all();
     }
 
@@ -61,32 +64,35 @@ impl Streams {
         self.changed.notify_all();
     }
 
-    /// Takes a stream for an entry; waits until its last block is written.
+    /// Takes a stream for an entry that came in frame `frame`; waits until its last block is written.
+    ///
+    /// A stream must have ended in an earlier frame. So whoever waits waits for work that was handed out before
+    /// its own, and nobody waits for ever.
     pub(crate) fn claim(
         &self,
         stream: u64,
         size: u64,
         hash: ContentHash,
+        frame: u64,
     ) -> Result<(), ReceiverError> {
         let mut states = self.states();
         loop {
             match states.get(&stream) {
-                Some(State::Ending) => {
+                Some((ended, State::Ending)) if *ended < frame => {
                     states = self
                         .changed
                         .wait(states)
                         .unwrap_or_else(PoisonError::into_inner);
                 }
-                Some(State::Done(found_size, found_hash))
-                    if (*found_size, *found_hash) == (size, hash) =>
+                Some((ended, State::Done(found_size, found_hash)))
+                    if *ended < frame && (*found_size, *found_hash) == (size, hash) =>
                 {
                     states.remove(&stream);
                     return Ok(());
                 }
                 _ => {
-                    return Err(ReceiverError::Misbehaved(format!(
-                        "an entry names stream {stream}, which is not its content"
-                    )));
+                    let text = format!("an entry names stream {stream}, which is not its content");
+                    return Err(ReceiverError::Misbehaved(text));
                 }
             }
         }

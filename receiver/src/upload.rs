@@ -162,6 +162,7 @@ impl<'s> Session<'s, '_> {
             let text = "the upload starts from another snapshot than the spare's newest";
             return Err(ReceiverError::OutOfStep(text.to_owned()));
         }
+        upload.settle()?;
         self.guard(&upload)?;
         stopwatch.time("stage_sync", || dataset.control.sync_file_system())?;
         crash_point!("receiver.staged");
@@ -191,7 +192,7 @@ impl<'s> Session<'s, '_> {
             }),
             Err(error) => {
                 if !recover::is_live(dataset, &pending)? {
-                    catalog.roll_back(&pending)?;
+                    cycle::abandon(dataset, catalog, &pending)?;
                 }
                 Err(error)
             }

@@ -99,7 +99,8 @@ pub(crate) fn stage(
 
 /// What a worker gets.
 enum Job {
-    Changes(Frame),
+    /// With the number of the frame within the upload.
+    Changes(Frame, u64),
     Stream(Message),
 }
 
@@ -160,14 +161,14 @@ fn route_frames(
 ) -> Result<Commit, ReceiverError> {
     let mut frame = first;
     let mut turn = 0;
-    loop {
+    for number in 0.. {
         if trouble.is_there() {
             return Err(ReceiverError::Worker);
         }
         if frame.number() == CHANGES {
             turn = (turn + 1) % queues.len();
             queues[turn]
-                .send(Job::Changes(frame))
+                .send(Job::Changes(frame, number))
                 .map_err(|_| ReceiverError::Worker)?;
         } else {
             let message = frame.decode()?;
@@ -175,7 +176,7 @@ fn route_frames(
                 Message::StreamBlock(block) => block.stream,
                 Message::StreamAbort(abort) => abort.stream,
                 Message::StreamEnd(end) => {
-                    streams.announce(end.stream)?;
+                    streams.announce(end.stream, number)?;
                     end.stream
                 }
                 Message::Commit(commit) => return Ok(commit.clone()),
@@ -197,6 +198,8 @@ fn route_frames(
         }
         frame = incoming.receive()?;
     }
+    // More frames than a number can count.
+    Err(ReceiverError::Worker)
 }
 
 /// One staging thread.
@@ -245,8 +248,8 @@ impl Worker<'_> {
                 continue;
             }
             match job {
-                Job::Changes(frame) => {
-                    let batch = stager.stage(&frame)?;
+                Job::Changes(frame, number) => {
+                    let batch = stager.stage(&frame, number)?;
                     if staged.send(batch).is_err() {
                         return Err(ReceiverError::Worker);
                     }

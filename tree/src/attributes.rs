@@ -316,9 +316,16 @@ fn set_xattr(path: &[u8], xattr: &Xattr) -> Result<(), Errno> {
 fn permitted(result: Result<(), Errno>, of: &[u8]) -> Result<bool, TreeError> {
     match result {
         Ok(()) => Ok(true),
-        Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::INVAL | Errno::NODATA) => {
-            Ok(false)
-        }
+        // The last two: the file system has no room for an attribute of that size.
+        Err(
+            Errno::PERM
+            | Errno::ACCESS
+            | Errno::OPNOTSUPP
+            | Errno::INVAL
+            | Errno::NODATA
+            | Errno::TOOBIG
+            | Errno::RANGE,
+        ) => Ok(false),
         Err(error) => Err(TreeError::new("set attributes of", of, error)),
     }
 }

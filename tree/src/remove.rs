@@ -42,7 +42,13 @@ pub fn tree(parent: &Directory, name: &Name, trash: &Directory) -> Result<(), Tr
 
 /// Moves what stands at `name` into `trash` to be removed later.
 pub fn discard(parent: &Directory, name: &Name, trash: &Directory) -> Result<(), TreeError> {
-    parent.rename(name, trash, &fresh_name())
+    loop {
+        match parent.rename_new(name, trash, &fresh_name()) {
+            // A name that an earlier process with the same number left there.
+            Err(error) if error.errno() == Some(Errno::EXIST) => {}
+            result => return result,
+        }
+    }
 }
 
 /// Removes `name` in `top` if it is no directory; else moves its sub-directories up and removes it.
@@ -65,11 +71,11 @@ fn remove_one(top: &Directory, name: &Name) -> Result<(), TreeError> {
 }
 
 fn move_up(directory: &Directory, child: &Name, top: &Directory) -> Result<(), TreeError> {
-    match directory.rename_new(child, top, &fresh_name()) {
+    match discard(directory, child, top) {
         // A directory can only be moved by who may write it: its `..` changes.
         Err(error) if error.errno() == Some(Errno::ACCESS) => {
             make_accessible(directory, child)?;
-            directory.rename_new(child, top, &fresh_name())
+            discard(directory, child, top)
         }
         result => result,
     }

@@ -75,19 +75,24 @@ impl Worker<'_> {
             .and_then(|directory| {
                 let looked = clock::now();
                 let stat = directory.stat_self()?;
-                Ok((directory, stat, looked))
+                let is_same = before.changed == Some(stat.changed);
+                let names = if is_same {
+                    None
+                } else {
+                    Some(directory.names()?)
+                };
+                Ok((directory, stat, names, looked))
             });
-        let (directory, stat, looked) = match opened {
+        let (directory, stat, names, looked) = match opened {
             Ok(opened) if opened.1.identity == before.identity => opened,
             Err(error) if !is_about_entry(&error) => return Err(error.into()),
-            // Its parent changed as well; what was in it waits for the next cycle.
+            // It went, so that its parent changed as well, or was closed; the next cycle looks into it.
             _ => return Ok(before),
         };
-        if before.changed == Some(stat.changed) {
+        let Some(names) = names else {
             return Ok(before);
-        }
+        };
         pass.looked_at += 1;
-        let names = directory.names()?;
         let settled = clock::settled(stat.changed, looked) == Settled::Yes;
         let after = Looked {
             changed: settled.then_some(stat.changed),

@@ -630,7 +630,7 @@ fn edit(random: &mut Random, root: &std::path::Path) {
         (5, _, Some(file)) => drop(fs::hard_link(file, &into)),
         (6, _, Some(file)) => drop(fs::remove_file(file)),
         (7, Some(directory), _) if random.below(3) == 0 => drop(fs::remove_dir_all(directory)),
-        (8, _, Some(file)) => drop(fs::set_permissions(
+        (8, _, Some(file)) if file.is_file() => drop(fs::set_permissions(
             file,
             PermissionsExt::from_mode(0o600 + random.below(8) as u32),
         )),

@@ -9,14 +9,14 @@ mod leaves;
 
 use understudy_protocol::{DirectoryId, Snapshot};
 use understudy_tree::attributes::{make_accessible, set_attributes};
-use understudy_tree::{Directory, Kind, Lacking, crash_point, remove};
+use understudy_tree::{Directory, Kind, Lacking, crash_point, node, remove};
 
 use crate::catalog::Catalog;
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
 use crate::history::Objects;
 use crate::housekeeping::Stop;
-use crate::marker::{self, Applying};
+use crate::marker;
 use crate::names;
 use crate::resolve::{Changing, Handles};
 use crate::stage;
@@ -192,6 +192,7 @@ impl Transformation<'_> {
                     } else if self.contents == Contents::Live
                         || !staging.place_directory(directory.id, parent, name)?
                     {
+                        self.check_nothing_staged(directory.id)?;
                         parent.create_directory(name)?;
                     }
                 }
@@ -201,10 +202,27 @@ impl Transformation<'_> {
         Ok(())
     }
 
+    /// A directory is only made anew if nothing was staged for it.
+    fn check_nothing_staged(&self, id: DirectoryId) -> Result<(), ReceiverError> {
+        let is_new = self.to == 1 || self.catalog.directory_place(id, self.to - 1)?.is_none();
+        if self.contents == Contents::Staged
+            && is_new
+            && self.catalog.has_staged_leaves(id, self.to)?
+        {
+            let text = format!("the staged content of directory {} is missing", id.0);
+            return Err(ReceiverError::Damaged(text));
+        }
+        Ok(())
+    }
+
     /// Leaves that have no successor at their place go.
     fn remove_leaves(&self, new: &mut Changing<'_>) -> Result<(), ReceiverError> {
         self.catalog.leaves_gone(self.to, |leaf| {
-            let has_successor = self.catalog.row(&leaf.place, self.to)?.is_some();
+            let privileges = &self.dataset.privileges;
+            let has_successor = self
+                .catalog
+                .row(&leaf.place, self.to)?
+                .is_some_and(|row| node::can_exist(&row.entry, privileges));
             let parent_stays = leaf.place.parent == DirectoryId::TOP
                 || self
                     .catalog
@@ -272,13 +290,10 @@ impl Transformation<'_> {
 pub(crate) fn retire_limbo(dataset: &Dataset) -> Result<(), ReceiverError> {
     let control = &dataset.control;
     if control.stat_if_present(&names::LIMBO_FULL)?.is_some() {
-        remove::discard(
-            control,
-            &names::LIMBO_FULL,
-            &control.ensure_directory(&names::TRASH)?,
-        )?;
+        let trash = control.ensure_directory(&names::TRASH)?;
+        remove::discard(control, &names::LIMBO_FULL, &trash)?;
     }
-    Applying::finish(control)
+    Ok(())
 }
 
 fn depth(path: &understudy_protocol::RelPath) -> usize {

@@ -36,6 +36,7 @@ const UPGRADES: [&str; FORMAT as usize] = ["
         hash_key INTEGER, link_group INTEGER NOT NULL, origin INTEGER NOT NULL, entry BLOB NOT NULL);
     CREATE UNIQUE INDEX entry_place ON entry (parent, name, since);
     CREATE INDEX entry_directory ON entry (directory, until) WHERE directory IS NOT NULL;
+    CREATE UNIQUE INDEX entry_directory_once ON entry (directory, since) WHERE directory IS NOT NULL;
     CREATE INDEX entry_until ON entry (until) WHERE until IS NOT NULL;
     CREATE TABLE confirmation (only INTEGER PRIMARY KEY CHECK (only = 1), as_of_seconds INTEGER NOT NULL);
 "];

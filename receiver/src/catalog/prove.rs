@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use rusqlite::{OptionalExtension, params};
 use understudy_protocol::{DirectoryId, Place, limits};
 
-use super::read::{DIRECTORY, place_from};
+use super::read::{DIRECTORY, Row, place_from};
 use super::upload::Upload;
 use crate::error::ReceiverError;
 
@@ -31,6 +31,13 @@ impl Upload<'_> {
                     )));
                 }
             };
+            // What claims to be the same file must say the same of its content.
+            let node = |row: Option<Row>| row.map(|row| row.entry.node);
+            if node(self.catalog.row_by_id(id)?) != node(self.catalog.row(&first, self.number)?) {
+                return Err(ReceiverError::Misbehaved(format!(
+                    "a name linked to {first:?} claims another content"
+                )));
+            }
             self.catalog.run(|connection| {
                 let mut statement =
                     connection.prepare_cached("UPDATE entry SET origin = ?2 WHERE id = ?1")?;

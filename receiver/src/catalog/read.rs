@@ -164,6 +164,19 @@ impl Catalog {
         self.each_leaf(&sql, params![to as i64, first_entry as i64], visit)
     }
 
+    /// Whether anything was staged for a place in this directory of snapshot `to`.
+    pub(crate) fn has_staged_leaves(
+        &self,
+        id: DirectoryId,
+        to: u64,
+    ) -> Result<bool, ReceiverError> {
+        self.run(|connection| {
+            let sql = "SELECT EXISTS (SELECT 1 FROM entry WHERE parent = ?1 AND since = ?2 AND kind != 1 \
+                       AND kind < 4 AND origin = id)";
+            connection.prepare_cached(sql)?.query_row(params![id.0 as i64, to as i64], |row| row.get(0))
+        })
+    }
+
     /// Calls `visit` for each leaf of snapshot `at`.
     pub(crate) fn leaves_at(
         &self,

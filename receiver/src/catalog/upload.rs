@@ -125,6 +125,11 @@ impl Upload<'_> {
 
     /// Removes what stands at `place`.
     pub(crate) fn remove(&mut self, place: &Place) -> Result<(), ReceiverError> {
+        if place.parent == DirectoryId::TOP {
+            return Err(ReceiverError::Misbehaved(
+                "a root cannot be removed".to_owned(),
+            ));
+        }
         if self.end_row_at(place)? {
             return Ok(());
         }
@@ -139,10 +144,14 @@ impl Upload<'_> {
         }
     }
 
-    /// Proves the change set and makes it the intent. Durable when it returns.
-    pub(crate) fn seal(&mut self, mut pending: Recorded) -> Result<Recorded, ReceiverError> {
+    /// Draws the conclusions of the change set: after this [`Self::entries`] is what the snapshot will have.
+    pub(crate) fn settle(&mut self) -> Result<(), ReceiverError> {
         self.resolve_siblings()?;
-        self.end_orphans()?;
+        self.end_orphans()
+    }
+
+    /// Proves the settled change set and makes it the intent. Durable when it returns.
+    pub(crate) fn seal(&mut self, mut pending: Recorded) -> Result<Recorded, ReceiverError> {
         self.check_parents()?;
         self.check_kept()?;
         if self.digest.fingerprint() != pending.snapshot.position.fingerprint {
