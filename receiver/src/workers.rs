@@ -1,10 +1,10 @@
 //! The threads of an upload: one routes frames, some stage contents, one brings the shadow up to date, and the
 //! session's own writes the rows.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use understudy_protocol::message::Commit;
 use understudy_protocol::transport::Incoming;
@@ -19,6 +19,10 @@ use crate::housekeeping::Stop;
 use crate::stage::{Numbers, Staged, Stager};
 use crate::streams::{Streams, Writer};
 
+/// Writing back starts after this much was staged, so that the disk works while contents still arrive.
+const FLUSH_BYTES: u64 = 64 * 1024 * 1024;
+/// How often the flusher looks.
+const FLUSH_PAUSE: Duration = Duration::from_millis(20);
 /// Frames that wait for one worker; each is at most about 1 MiB.
 const QUEUE: usize = 4;
 /// Numbers of the messages that are handed to workers: streams, and changes.
@@ -46,6 +50,7 @@ pub(crate) fn stage(
     stopwatch: &mut Stopwatch,
 ) -> Result<Commit, ReceiverError> {
     let (streams, trouble) = (Streams::default(), Trouble::default());
+    let staged_bytes = StagedBytes::default();
     let numbers = Numbers::new(upload.first_entry());
     let live = ground.dataset.live()?;
     let base = upload.base().map(|base| base.snapshot.position.number);
@@ -68,6 +73,7 @@ pub(crate) fn stage(
                 dataset: ground.dataset,
                 streams: &streams,
                 trouble: &trouble,
+                staged_bytes: &staged_bytes,
             };
             let (numbers, staged, live) = (numbers.clone(), staged_sender.clone(), live.as_ref());
             scope.spawn(move || worker.run(&jobs, &staged, &reader, base.zip(live), numbers));
@@ -85,7 +91,9 @@ pub(crate) fn stage(
             (result, started.elapsed())
         });
         let router = scope.spawn(|| route(first, incoming, queues, &streams, &trouble));
+        scope.spawn(|| flush(ground.dataset, &staged_bytes, &streams, &trouble));
         write_rows(upload, &staged, &streams, &trouble);
+        staged_bytes.ended.store(true, Ordering::Release);
         let commit = router.join().map_err(|_| ReceiverError::Worker)?;
         let (caught_up, elapsed) = catch_up.join().map_err(|_| ReceiverError::Worker)?;
         stopwatch.add("catch_up", elapsed);
@@ -207,6 +215,30 @@ struct Worker<'a> {
     dataset: &'a Dataset,
     streams: &'a Streams,
     trouble: &'a Trouble,
+    staged_bytes: &'a StagedBytes,
+}
+
+/// How much was staged, for the flusher.
+#[derive(Default)]
+struct StagedBytes {
+    sum: AtomicU64,
+    ended: AtomicBool,
+}
+
+/// Makes what was staged durable now and then. The last sync before the intent then finds little to do.
+fn flush(dataset: &Dataset, staged_bytes: &StagedBytes, streams: &Streams, trouble: &Trouble) {
+    let mut flushed = 0;
+    while !staged_bytes.ended.load(Ordering::Acquire) {
+        let sum = staged_bytes.sum.load(Ordering::Relaxed);
+        if sum - flushed < FLUSH_BYTES {
+            std::thread::park_timeout(FLUSH_PAUSE);
+            continue;
+        }
+        flushed = sum;
+        if let Err(error) = dataset.control.sync_file_system() {
+            return trouble.report(error.into(), streams);
+        }
+    }
 }
 
 impl Worker<'_> {
@@ -249,12 +281,20 @@ impl Worker<'_> {
             }
             match job {
                 Job::Changes(frame, number) => {
+                    self.staged_bytes
+                        .sum
+                        .fetch_add(frame.wire_bytes(), Ordering::Relaxed);
                     let batch = stager.stage(&frame, number)?;
                     if staged.send(batch).is_err() {
                         return Err(ReceiverError::Worker);
                     }
                 }
-                Job::Stream(Message::StreamBlock(block)) => writer.block(&block)?,
+                Job::Stream(Message::StreamBlock(block)) => {
+                    self.staged_bytes
+                        .sum
+                        .fetch_add(block.data.len() as u64, Ordering::Relaxed);
+                    writer.block(&block)?;
+                }
                 Job::Stream(Message::StreamEnd(end)) => writer.end(&end)?,
                 Job::Stream(Message::StreamAbort(abort)) => writer.abort(abort.stream)?,
                 Job::Stream(_) => return Err(ReceiverError::Worker),
