@@ -25,5 +25,6 @@ mod ordinary_user;
 mod readers;
 mod real_trees;
 mod renames;
+mod restarts;
 mod verify;
 mod walkthrough;
