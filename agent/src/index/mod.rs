@@ -1,6 +1,6 @@
 //! The index: every entry as the spare last acknowledged it, with what the source's file system said then.
 //!
-//! The only module that knows rusqlite. During a cycle one transaction is open on the writing connection: the
+//! During a cycle one transaction is open on the writing connection: the
 //! *pending* state. It is committed once the spare has acknowledged the snapshot; everything that ends a cycle
 //! early rolls it back. [`Reader`]s see the *base*, the state of the last commit.
 
@@ -16,7 +16,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::Serialize;
@@ -24,6 +24,7 @@ use serde::de::DeserializeOwned;
 use understudy_protocol::{DatasetName, Position, StateDigest};
 use understudy_tree::Identity;
 
+use crate::db::{self, explain};
 use crate::error::AgentError;
 
 pub(crate) use adopt::Adoption;
@@ -33,8 +34,6 @@ pub(crate) use row::{Known, Seen};
 
 /// The version of the schema, in `user_version`.
 const VERSION: i64 = 1;
-/// SQLite before 3.51.3 can lose a commit when a WAL is reset at the wrong moment.
-const OLDEST_SQLITE: i32 = 3_051_003;
 
 const SCHEMA: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -89,7 +88,7 @@ impl Index {
             .map_err(|error| AgentError::state("create the state directory", state, &error))?;
         let path = state.join(file_name(source, dataset, spare));
         let lock = lock(&path.with_extension("lock"))?;
-        let connection = connect(&path)?;
+        let connection = db::connect(&path)?;
         let index = Self {
             connection: Mutex::new(connection),
             path,
@@ -119,7 +118,7 @@ impl Index {
     /// A connection of its own that sees the base.
     pub(crate) fn reader(&self) -> Result<Reader<'_>, AgentError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = self.check(open(&self.path, flags))?;
+        let connection = self.check(db::open(&self.path, flags))?;
         let begun = connection
             .execute_batch("PRAGMA cache_size = -8000; PRAGMA temp_store = MEMORY; BEGIN;");
         self.check(begun)?;
@@ -285,60 +284,6 @@ fn lock(path: &Path) -> Result<File, AgentError> {
             path: path.to_owned(),
         }),
         Err(error) => Err(AgentError::state("lock", path, &error)),
-    }
-}
-
-fn connect(path: &Path) -> Result<Connection, AgentError> {
-    if rusqlite::version_number() < OLDEST_SQLITE {
-        let reason = format!(
-            "SQLite {} has a defect that loses data; 3.51.3 is needed",
-            rusqlite::version()
-        );
-        return Err(AgentError::state("open", path, &reason));
-    }
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connect = || {
-        let connection = open(path, flags)?;
-        connection.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -32000;
-             PRAGMA temp_store = MEMORY; PRAGMA journal_size_limit = 67108864;",
-        )?;
-        Ok(connection)
-    };
-    connect().map_err(|error| explain(path, &error))
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this module owns the index database"
-)]
-fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.set_prepared_statement_cache_capacity(32);
-    Ok(connection)
-}
-
-fn explain(path: &Path, error: &rusqlite::Error) -> AgentError {
-    let damaged = match error {
-        rusqlite::Error::SqliteFailure(failure, _) => {
-            matches!(
-                failure.code,
-                ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase
-            )
-        }
-        // A missing table or a value of another type: somebody changed the file.
-        rusqlite::Error::SqlInputError { .. } | rusqlite::Error::InvalidColumnType(..) => true,
-        _ => false,
-    };
-    if damaged {
-        AgentError::IndexDamaged {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        }
-    } else {
-        AgentError::state("use the index", path, error)
     }
 }
 

@@ -64,7 +64,7 @@ impl<'a> Reader<'a> {
         names: Vec<Name>,
         mut visit: impl FnMut(Side<'_>) -> Result<(), AgentError>,
     ) -> Result<(), AgentError> {
-        let check = |error| super::explain(&self.index.path, &error);
+        let check = |error| crate::db::explain(&self.index.path, &error);
         let sql = concat!(
             "SELECT name, directory, entry, kind, inode, born, size, modified, changed ",
             "FROM entries WHERE parent = ?1 ORDER BY name"
@@ -157,7 +157,7 @@ impl Index {
         sql: &str,
         parameters: impl rusqlite::Params,
     ) -> Result<Vec<(Place, Known)>, AgentError> {
-        let check = |error| super::explain(&self.path, &error);
+        let check = |error| crate::db::explain(&self.path, &error);
         let mut statement = connection.prepare_cached(sql).map_err(check)?;
         let mut rows = statement.query(parameters).map_err(check)?;
         let mut found = Vec::new();

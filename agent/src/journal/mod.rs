@@ -1,0 +1,329 @@
+//! The journal: what may have changed in a source since its last cycle, and for which stretch nobody can tell.
+//!
+//! Events arrive on the watcher's thread and become marks, numbered in order. A cycle takes the marks, looks at
+//! what they name and acknowledges them by number once the spare has the result: what was told about meanwhile
+//! has a higher number and stays. A *gap* says that marks are not enough; only a finished look at everything
+//! closes it. The journal knows neither the tree nor the index nor the network.
+
+mod marks;
+mod store;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use understudy_protocol::{DatasetName, Name, RelPath};
+use understudy_tree::Identity;
+
+use crate::error::AgentError;
+
+use marks::{Added, Marks};
+use store::Store;
+
+pub(crate) use marks::{Doubt, Marked};
+
+/// Makes all that happened so far arrive in the journal.
+pub(crate) type Drain = dyn Fn() + Send + Sync;
+
+/// All journals of an agent, kept in one database.
+#[derive(Debug)]
+pub(crate) struct Journals {
+    store: Mutex<Store>,
+}
+
+impl Journals {
+    /// Opens or makes the database in the state directory. One that is damaged is made anew: a journal is only
+    /// trusted after a look at everything.
+    pub(crate) fn open(state: &Path) -> Result<Self, AgentError> {
+        Ok(Self {
+            store: Mutex::new(Store::open(&state.join("journal.db"))?),
+        })
+    }
+
+    /// The journal of a dataset: with the marks that were written down, and a gap, for nobody watched until now.
+    pub(crate) fn journal(
+        &self,
+        dataset: &DatasetName,
+        drain: Arc<Drain>,
+    ) -> Result<Journal, AgentError> {
+        let (marks, last) = self.store().load(dataset)?;
+        let inner = Inner {
+            marks,
+            last,
+            gap: None,
+            saved: last,
+            is_rewritten: false,
+        };
+        let journal = Journal {
+            dataset: dataset.clone(),
+            inner: Mutex::new(inner),
+            drain,
+        };
+        journal.gap("the agent was not running");
+        Ok(journal)
+    }
+
+    /// Writes down what came since the last call.
+    pub(crate) fn save(&self, journal: &Journal) -> Result<(), AgentError> {
+        let mut inner = journal.inner();
+        if inner.saved == inner.last && !inner.is_rewritten {
+            return Ok(());
+        }
+        self.store().save(
+            &journal.dataset,
+            &inner.marks,
+            inner.is_rewritten,
+            inner.saved,
+        )?;
+        inner.saved = inner.last;
+        inner.is_rewritten = false;
+        Ok(())
+    }
+
+    /// Forgets datasets that are not among these.
+    pub(crate) fn keep(&self, datasets: &[DatasetName]) -> Result<(), AgentError> {
+        self.store().keep(datasets)
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The journal of one dataset.
+pub(crate) struct Journal {
+    dataset: DatasetName,
+    inner: Mutex<Inner>,
+    drain: Arc<Drain>,
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Journal")
+            .field("dataset", &self.dataset)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    marks: Marks,
+    /// The number of the last event.
+    last: u64,
+    gap: Option<Gap>,
+    /// The number up to which marks are written down.
+    saved: u64,
+    /// Whether marks went that are written down.
+    is_rewritten: bool,
+}
+
+#[derive(Debug)]
+struct Gap {
+    number: u64,
+    reason: String,
+}
+
+/// What a journal says at one moment.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    /// The number of the last event; acknowledging it covers what is in here and nothing later.
+    pub(crate) up_to: u64,
+    /// Why marks are not enough, if they are not.
+    pub(crate) gap: Option<String>,
+    /// What is in doubt.
+    pub(crate) marked: Vec<Marked>,
+}
+
+/// What a finished cycle looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Covered {
+    /// What was marked.
+    Marks,
+    /// Everything: that closes a gap.
+    Everything,
+}
+
+impl Journal {
+    /// A directory itself may have changed, or what stands at a name in it.
+    pub(crate) fn note(&self, directory: Identity, path: &RelPath, name: Option<(Name, Doubt)>) {
+        let mut inner = self.inner();
+        inner.last += 1;
+        let number = inner.last;
+        match inner.marks.add(directory, path, name, number) {
+            Added::Kept => {}
+            Added::Widened => inner.is_rewritten = true,
+            Added::TooMany => inner.open_gap("more changed than the journal holds"),
+        }
+    }
+
+    /// From here back to the last look at everything nothing is certain.
+    pub(crate) fn gap(&self, reason: &str) {
+        let mut inner = self.inner();
+        inner.last += 1;
+        inner.open_gap(reason);
+    }
+
+    /// Waits until all that happened before is in the journal, and takes what has a number after `number`.
+    pub(crate) fn take_since(&self, number: u64) -> Taken {
+        (self.drain)();
+        let inner = self.inner();
+        Taken {
+            up_to: inner.last,
+            gap: inner.gap.as_ref().map(|gap| gap.reason.clone()),
+            marked: inner.marks.since(number),
+        }
+    }
+
+    /// Forgets what a cycle that took `up_to` has brought to the spare.
+    pub(crate) fn acknowledge(&self, up_to: u64, covered: Covered) {
+        let mut inner = self.inner();
+        if covered == Covered::Everything {
+            inner.gap.take_if(|gap| gap.number <= up_to);
+        }
+        inner.marks.drop_until(up_to);
+        inner.is_rewritten = true;
+    }
+
+    /// Whether the journal was told about a name in a directory, or about the directory itself.
+    pub(crate) fn was_told(&self, directory: Identity, name: Option<&Name>) -> bool {
+        self.inner().marks.has(directory, name)
+    }
+
+    /// How many marks there are.
+    pub(crate) fn count(&self) -> usize {
+        self.inner().marks.count()
+    }
+
+    /// Why marks are not enough, if they are not.
+    pub(crate) fn open_gap(&self) -> Option<String> {
+        self.inner().gap.as_ref().map(|gap| gap.reason.clone())
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// The first reason stands: later ones are mostly its consequences.
+    fn open_gap(&mut self, reason: &str) {
+        let number = self.last;
+        match &mut self.gap {
+            Some(gap) => gap.number = number,
+            None => {
+                tracing::info!("the journal has a gap: {reason}");
+                self.gap = Some(Gap {
+                    number,
+                    reason: reason.to_owned(),
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn journals(state: &Path) -> Journals {
+        Journals::open(state).expect("journals")
+    }
+
+    fn journal(journals: &Journals) -> Journal {
+        let dataset = DatasetName::new("test").expect("name");
+        journals
+            .journal(&dataset, Arc::new(|| {}))
+            .expect("journal")
+    }
+
+    fn note(journal: &Journal, text: &str, doubt: Doubt) {
+        let identity = Identity {
+            inode: 7,
+            born: Some(understudy_protocol::Timestamp {
+                seconds: -3,
+                nanoseconds: 5,
+            }),
+        };
+        let name = Name::new(text).expect("name");
+        journal.note(identity, &RelPath::root(), Some((name, doubt)));
+    }
+
+    #[test]
+    fn a_gap_is_closed_by_a_look_at_everything_that_began_after_it() {
+        let scratch = tempfile::tempdir().expect("tempdir");
+        let journals = journals(scratch.path());
+        let journal = journal(&journals);
+        let first = journal.take_since(0);
+        assert!(first.gap.is_some(), "nobody watched before");
+        journal.acknowledge(first.up_to, Covered::Marks);
+        assert!(journal.open_gap().is_some());
+        journal.gap("events were lost");
+        journal.acknowledge(first.up_to, Covered::Everything);
+        assert!(journal.open_gap().is_some(), "it came after the look began");
+        let second = journal.take_since(0);
+        journal.acknowledge(second.up_to, Covered::Everything);
+        assert!(journal.open_gap().is_none());
+    }
+
+    #[test]
+    fn marks_survive_the_agent_and_doubts_of_content_with_them() {
+        let scratch = tempfile::tempdir().expect("tempdir");
+        {
+            let journals = journals(scratch.path());
+            let journal = journal(&journals);
+            note(&journal, "kept", Doubt::Content);
+            note(&journal, "acknowledged", Doubt::Entry);
+            journals.save(&journal).expect("save");
+            let taken = journal.take_since(0);
+            note(&journal, "kept", Doubt::Entry);
+            journal.acknowledge(taken.up_to, Covered::Marks);
+            note(&journal, "lost", Doubt::Entry);
+            note(&journal, "below", Doubt::Below);
+            journals.save(&journal).expect("save");
+            note(&journal, "never written down", Doubt::Entry);
+        }
+        let journals = journals(scratch.path());
+        let again = journal(&journals);
+        let taken = again.take_since(0);
+        assert!(
+            taken.gap.is_some(),
+            "what was not written down is covered by a gap"
+        );
+        let [marked] = &taken.marked[..] else {
+            unreachable!("one directory")
+        };
+        let names: Vec<_> = marked
+            .names
+            .iter()
+            .map(|(name, doubt)| (name.to_string(), *doubt))
+            .collect();
+        let expected = [
+            ("below", Doubt::Below),
+            ("kept", Doubt::Content),
+            ("lost", Doubt::Entry),
+        ];
+        assert_eq!(
+            names,
+            expected.map(|(name, doubt)| (name.to_owned(), doubt))
+        );
+        note(&again, "new", Doubt::Entry);
+        assert_eq!(again.take_since(taken.up_to).marked[0].names.len(), 1);
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "damages a file")]
+    fn a_damaged_journal_is_made_anew() {
+        let scratch = tempfile::tempdir().expect("tempdir");
+        {
+            let journals = journals(scratch.path());
+            note(&journal(&journals), "a", Doubt::Entry);
+        }
+        std::fs::write(scratch.path().join("journal.db"), "no database at all").expect("damage");
+        let journals = journals(scratch.path());
+        let journal = journal(&journals);
+        note(&journal, "a", Doubt::Entry);
+        journals.save(&journal).expect("save");
+        assert_eq!(journal.take_since(0).marked.len(), 1);
+    }
+}

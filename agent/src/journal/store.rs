@@ -1,0 +1,268 @@
+//! The journals' database.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use understudy_protocol::{DatasetName, Name, RelPath, Timestamp};
+use understudy_tree::Identity;
+
+use super::marks::{Directory, Doubt, Mark, Marks};
+use crate::db;
+use crate::error::AgentError;
+
+/// The version of the schema, in `user_version`.
+const VERSION: i64 = 1;
+
+/// An empty name stands for the directory itself; `path` and `listed` are there only. Negative nanoseconds stand
+/// for a file system that knows no birth.
+const SCHEMA: &str = "
+    CREATE TABLE marks (
+        dataset TEXT NOT NULL, inode INTEGER NOT NULL, born_seconds INTEGER NOT NULL, born_nanoseconds INTEGER NOT NULL,
+        name BLOB NOT NULL, doubt INTEGER NOT NULL, number INTEGER NOT NULL, path BLOB, listed INTEGER,
+        PRIMARY KEY (dataset, inode, born_seconds, born_nanoseconds, name)
+    ) WITHOUT ROWID;
+";
+
+/// An open database.
+#[derive(Debug)]
+pub(super) struct Store {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens or makes it. What cannot be read is set aside and made anew.
+    pub(super) fn open(path: &Path) -> Result<Self, AgentError> {
+        match Self::try_open(path) {
+            Err(AgentError::IndexDamaged { reason, .. }) => {
+                tracing::warn!(
+                    "the journal `{}` is damaged ({reason}) and is made anew: everything will be compared",
+                    path.display()
+                );
+                for suffix in ["", "-wal", "-shm"] {
+                    let mut name = path.as_os_str().to_owned();
+                    name.push(suffix);
+                    remove(Path::new(&name))?;
+                }
+                Self::try_open(path)
+            }
+            result => result,
+        }
+    }
+
+    fn try_open(path: &Path) -> Result<Self, AgentError> {
+        let connection = db::connect(path)?;
+        let store = Self {
+            connection,
+            path: path.to_owned(),
+        };
+        let version: i64 = store.check(store.connection.query_row(
+            "PRAGMA user_version",
+            [],
+            |row| row.get(0),
+        ))?;
+        if version == VERSION {
+            return Ok(store);
+        }
+        // A journal of another version is worth a look at everything, not a migration.
+        store.check(store.connection.execute_batch(&format!(
+            "BEGIN IMMEDIATE; DROP TABLE IF EXISTS marks; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;"
+        )))?;
+        Ok(store)
+    }
+
+    /// The marks of a dataset and the highest number among them.
+    pub(super) fn load(&self, dataset: &DatasetName) -> Result<(Marks, u64), AgentError> {
+        let mut marks = Marks::default();
+        let mut last = 0;
+        let mut directories: Vec<(Identity, Directory)> = Vec::new();
+        let sql = "SELECT inode, born_seconds, born_nanoseconds, name, doubt, number, path, listed FROM marks \
+                   WHERE dataset = ?1 ORDER BY inode, born_seconds, born_nanoseconds, name";
+        let mut statement = self.check(self.connection.prepare(sql))?;
+        let mut rows = self.check(statement.query([dataset.as_str()]))?;
+        while let Some(row) = self.check(rows.next())? {
+            let row = self.check(Row::read(row))?;
+            last = last.max(row.number);
+            if row.name.is_empty() {
+                let path = RelPath::new(&row.path).unwrap_or_default();
+                let directory = Directory {
+                    path,
+                    number: row.number,
+                    listed: row.listed,
+                    names: Default::default(),
+                };
+                directories.push((row.identity, directory));
+            } else if let (Some((identity, directory)), Ok(name)) =
+                (directories.last_mut(), Name::new(row.name))
+                && *identity == row.identity
+            {
+                let number = row.number;
+                directory.names.insert(
+                    name,
+                    Mark {
+                        doubt: row.doubt,
+                        number,
+                    },
+                );
+            }
+        }
+        for (identity, directory) in directories {
+            marks.restore(identity, directory);
+        }
+        Ok((marks, last))
+    }
+
+    /// Writes marks down: those after `saved`, or all of them anew.
+    pub(super) fn save(
+        &mut self,
+        dataset: &DatasetName,
+        marks: &Marks,
+        is_rewritten: bool,
+        saved: u64,
+    ) -> Result<(), AgentError> {
+        let path = self.path.clone();
+        let mut write = || -> rusqlite::Result<()> {
+            let transaction = self.connection.transaction()?;
+            if is_rewritten {
+                transaction.execute("DELETE FROM marks WHERE dataset = ?1", [dataset.as_str()])?;
+            }
+            let after = if is_rewritten { 0 } else { saved };
+            for (identity, directory) in marks.directories() {
+                if directory.number > after {
+                    write_directory(&transaction, dataset, identity, directory, after)?;
+                }
+            }
+            transaction.commit()
+        };
+        write().map_err(|error| db::explain(&path, &error))
+    }
+
+    /// Forgets datasets that are not among these.
+    pub(super) fn keep(&self, datasets: &[DatasetName]) -> Result<(), AgentError> {
+        let known = datasets
+            .iter()
+            .map(|name| format!("'{name}'"))
+            .collect::<Vec<_>>()
+            .join(",");
+        let sql = format!("DELETE FROM marks WHERE dataset NOT IN ({known})");
+        self.check(self.connection.execute(&sql, [])).map(drop)
+    }
+
+    fn check<T>(&self, result: rusqlite::Result<T>) -> Result<T, AgentError> {
+        result.map_err(|error| db::explain(&self.path, &error))
+    }
+}
+
+/// A row as it is read.
+struct Row {
+    identity: Identity,
+    name: Vec<u8>,
+    doubt: Doubt,
+    number: u64,
+    path: Vec<u8>,
+    listed: Option<u64>,
+}
+
+impl Row {
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        let (seconds, nanoseconds): (i64, i64) = (row.get(1)?, row.get(2)?);
+        let born = u32::try_from(nanoseconds)
+            .ok()
+            .map(|nanoseconds| Timestamp {
+                seconds,
+                nanoseconds,
+            });
+        let identity = Identity {
+            inode: row.get::<_, i64>(0)? as u64,
+            born,
+        };
+        Ok(Self {
+            identity,
+            name: row.get(3)?,
+            doubt: doubt_from(row.get(4)?),
+            number: row.get::<_, i64>(5)? as u64,
+            path: row.get::<_, Option<Vec<u8>>>(6)?.unwrap_or_default(),
+            listed: row.get::<_, Option<i64>>(7)?.map(|listed| listed as u64),
+        })
+    }
+}
+
+fn write_directory(
+    connection: &Connection,
+    dataset: &DatasetName,
+    identity: Identity,
+    directory: &Directory,
+    after: u64,
+) -> rusqlite::Result<()> {
+    let sql = "INSERT OR REPLACE INTO marks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let mut statement = connection.prepare_cached(sql)?;
+    let born = identity
+        .born
+        .map_or((0, -1), |born| (born.seconds, i64::from(born.nanoseconds)));
+    let inode = identity.inode as i64;
+    let itself: (&[u8], i64, Option<&[u8]>) = (
+        b"",
+        directory.number as i64,
+        Some(directory.path.as_bytes()),
+    );
+    let listed = directory.listed.map(|listed| listed as i64);
+    statement.execute((
+        dataset.as_str(),
+        inode,
+        born.0,
+        born.1,
+        itself.0,
+        doubt_number(Doubt::Entry),
+        itself.1,
+        itself.2,
+        listed,
+    ))?;
+    for (name, mark) in &directory.names {
+        if mark.number > after {
+            let (name, number) = (name.as_bytes(), mark.number as i64);
+            let nothing: Option<&[u8]> = None;
+            statement.execute((
+                dataset.as_str(),
+                inode,
+                born.0,
+                born.1,
+                name,
+                doubt_number(mark.doubt),
+                number,
+                nothing,
+                None::<i64>,
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+fn doubt_number(doubt: Doubt) -> i64 {
+    match doubt {
+        Doubt::Entry => 1,
+        Doubt::Content => 2,
+        Doubt::Below => 3,
+    }
+}
+
+/// What is unknown is in the widest doubt.
+fn doubt_from(number: i64) -> Doubt {
+    match number {
+        1 => Doubt::Entry,
+        2 => Doubt::Content,
+        _ => Doubt::Below,
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "removes a damaged database of this module's own"
+)]
+fn remove(path: &Path) -> Result<(), AgentError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(AgentError::state("remove", path, &error))
+        }
+        _ => Ok(()),
+    }
+}
