@@ -5,15 +5,18 @@ use std::time::Duration;
 
 use understudy_protocol::message::{Begin, Commit, Committed, Confirm, ReadManifest, Timing};
 use understudy_protocol::transport::Channel;
-use understudy_protocol::{DatasetName, FailureCode, Message, Position, ProtocolError, Snapshot};
+use understudy_protocol::{
+    DatasetName, FailureCode, Message, Position, ProtocolError, RelPath, Snapshot,
+};
 use understudy_tree::{Directory, Mounts, Stat, crash_point};
 
-use crate::clock::Moment;
+use crate::clock::{self, Moment};
 use crate::conversation::{Conversation, unexpected};
 use crate::error::AgentError;
-use crate::index::{Adoption, Index, Meta};
+use crate::index::{Adoption, Attended, Index, Meta, Reason};
+use crate::journal::{Covered, Journal};
 use crate::progress::Phase;
-use crate::scan::{self, Outcome, Start};
+use crate::scan::{self, Outcome, Scope, Spot, Start, Told, Trust};
 use crate::{Context, Source};
 
 pub use crate::scan::Problem;
@@ -47,6 +50,14 @@ pub struct SyncReport {
     pub unreadable: Vec<Problem>,
     /// Files that changed whenever they were read; the spare keeps what it has of them.
     pub unsettled: Vec<Problem>,
+    /// Files that changed whenever they were read and were sent all the same: the spare may have a mixture.
+    pub fuzzy: Vec<Problem>,
+    /// What was looked at.
+    pub looked_at: LookedAt,
+    /// Changes that no event had told, found by a look at everything.
+    pub missed: u64,
+    /// Where some of them were.
+    pub missed_paths: Vec<RelPath>,
     /// Sockets, which are not captured.
     pub sockets_skipped: u64,
     /// How long the spare's steps took.
@@ -55,7 +66,33 @@ pub struct SyncReport {
     pub seconds: f64,
 }
 
-/// Greets the spare and runs one cycle.
+/// What a cycle looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LookedAt {
+    /// Everything, and why.
+    Everything {
+        /// Why the journal was not enough.
+        because: String,
+    },
+    /// What the journal told.
+    Journal {
+        /// Directories with something in doubt.
+        directories: u64,
+    },
+}
+
+/// What a cycle may rely on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reliance<'a> {
+    /// A journal of what changed since the last cycle.
+    pub(crate) journal: Option<&'a Journal>,
+    /// Why to look at everything even if the journal is sound.
+    pub(crate) sweep: Option<&'a str>,
+    /// What proves that a file did not change.
+    pub(crate) trust: Trust,
+}
+
+/// Greets the spare and runs one cycle that looks at everything.
 ///
 /// When it returns, the snapshot is live and durable on the spare and recorded in the index. After an error the
 /// spare is unchanged, unless the connection broke while it committed: the next run finds out.
@@ -63,6 +100,21 @@ pub fn sync(
     channel: Channel,
     source: &Source,
     context: &Context,
+) -> Result<SyncReport, AgentError> {
+    let reliance = Reliance {
+        journal: None,
+        sweep: None,
+        trust: Trust::Times,
+    };
+    cycle(channel, source, context, reliance)
+}
+
+/// As [`sync`], with what the cycle may rely on.
+pub(crate) fn cycle(
+    channel: Channel,
+    source: &Source,
+    context: &Context,
+    reliance: Reliance<'_>,
 ) -> Result<SyncReport, AgentError> {
     let started = Moment::now();
     context.progress.restart(Phase::Connecting);
@@ -78,6 +130,7 @@ pub fn sync(
         conversation: &conversation,
         root: &root,
         root_stat: &root_stat,
+        reliance,
     };
     let result = cycle
         .run(started)
@@ -97,6 +150,7 @@ struct Cycle<'a> {
     conversation: &'a Conversation,
     root: &'a Directory,
     root_stat: &'a Stat,
+    reliance: Reliance<'a>,
 }
 
 impl Cycle<'_> {
@@ -108,13 +162,14 @@ impl Cycle<'_> {
             Message::Ready(ready) => ready.position,
             other => return Err(unexpected(&other, "Ready")),
         };
-        let meta = self.reconcile(position)?;
+        let (meta, anew) = self.reconcile(position)?;
         let capture = Moment::now();
         self.context.progress.enter(Phase::Scanning);
         let base_is_empty = self.index.is_empty()?;
         if !base_is_empty {
             self.index.ensure_lookups()?;
         }
+        let (scope, looked_at, up_to) = self.scope(anew);
         self.index.begin()?;
         let start = Start {
             root: self.root,
@@ -124,8 +179,10 @@ impl Cycle<'_> {
             index: self.index,
             base_is_empty,
             next_directory: meta.next_directory,
+            trust: self.reliance.trust,
+            scope,
         };
-        let outcome = scan::run(&start, &self.conversation.outgoing)?;
+        let outcome = scan::run(start, &self.conversation.outgoing)?;
         self.context.progress.enter(Phase::Committing);
         let is_unchanged = outcome.records == 0;
         let Committed { snapshot, timings } = match position {
@@ -136,19 +193,65 @@ impl Cycle<'_> {
         if base_is_empty {
             self.index.ensure_lookups()?;
         }
-        Ok(self.report(
-            outcome,
-            snapshot,
-            timings,
-            position.is_none() || !is_unchanged,
-            started.elapsed(),
-        ))
+        self.acknowledge(up_to, &looked_at, &outcome);
+        let committed = position.is_none() || !is_unchanged;
+        let mut report = self.report(outcome, looked_at, snapshot, committed, started.elapsed());
+        report.timings = timings;
+        Ok(report)
     }
 
-    /// Makes the index equal to the spare's newest snapshot; returns its description.
-    fn reconcile(&self, position: Option<Position>) -> Result<Meta, AgentError> {
+    /// What this cycle looks at; `anew` says why the index proves little.
+    fn scope(&self, anew: Option<&str>) -> (Scope<'_>, LookedAt, u64) {
+        let because = |reason: &str| LookedAt::Everything {
+            because: reason.to_owned(),
+        };
+        let Some(journal) = self.reliance.journal else {
+            return (Scope::Everything, because("nobody watched"), 0);
+        };
+        let taken = journal.take_since(0);
+        let up_to = taken.up_to;
+        let is_content = self.reliance.trust == Trust::Content;
+        let reason = anew
+            .or(taken.gap.as_deref())
+            .or(is_content.then_some("every byte is read again"))
+            .or(self.reliance.sweep)
+            .map(because);
+        match reason {
+            Some(reason) => (Scope::Sweep(Told { journal, taken }), reason, up_to),
+            None => {
+                let directories = taken.marked.len() as u64;
+                let looked_at = LookedAt::Journal { directories };
+                (Scope::Marks(Told { journal, taken }), looked_at, up_to)
+            }
+        }
+    }
+
+    /// What the spare has now is no longer in doubt.
+    fn acknowledge(&self, up_to: u64, looked_at: &LookedAt, outcome: &Outcome) {
+        let Some(journal) = self.reliance.journal else {
+            return;
+        };
+        let covered = match looked_at {
+            LookedAt::Everything { .. } => Covered::Everything,
+            LookedAt::Journal { .. } => Covered::Marks,
+        };
+        journal.acknowledge(up_to, covered);
+        if outcome.is_lost {
+            journal.gap("too much is in doubt");
+        }
+        journal.keep_in_doubt(&outcome.in_doubt, &outcome.nowhere);
+    }
+
+    /// Makes the index equal to the spare's newest snapshot; returns its description, and why it proves little if
+    /// it does.
+    fn reconcile(
+        &self,
+        position: Option<Position>,
+    ) -> Result<(Meta, Option<&'static str>), AgentError> {
         let mut meta = self.index.meta()?;
+        let mut anew = None;
         if meta.position != position || position.is_none() {
+            anew = Some("the index was not that of the spare's snapshot");
             meta = match position {
                 Some(_) => self.adopt(&meta)?,
                 None => self.start_over(&meta)?,
@@ -160,9 +263,10 @@ impl Cycle<'_> {
         {
             tracing::info!(source = %self.source.path.display(), "the root has another inode than before: comparing all contents");
             self.index.forget_inodes()?;
+            anew = Some("the root is another directory than before");
         }
         meta.root = Some(self.root_stat.identity);
-        Ok(meta)
+        Ok((meta, anew))
     }
 
     /// The spare has no snapshot: everything is new to it.
@@ -263,8 +367,10 @@ impl Cycle<'_> {
             next_directory: outcome.next_directory,
             root: Some(self.root_stat.identity),
         };
-        let is_known =
-            meta.position == recorded.position && meta.next_directory == recorded.next_directory;
+        let is_attention_changed = self.attend(outcome)?;
+        let is_known = meta.position == recorded.position
+            && meta.next_directory == recorded.next_directory
+            && !is_attention_changed;
         if is_known && outcome.tally.rows == 0 && outcome.records == 0 {
             return self.index.roll_back();
         }
@@ -273,11 +379,40 @@ impl Cycle<'_> {
         Ok(())
     }
 
+    /// Makes the next cycles look at what this one could not capture as it should, or was not told about.
+    fn attend(&self, outcome: &Outcome) -> Result<bool, AgentError> {
+        let mut wanted = Vec::new();
+        for former in self.index.attention()? {
+            if former.reason == Reason::Missed && self.index.is_there(&former)? {
+                wanted.push(former);
+            }
+        }
+        let since = clock::now().seconds;
+        let mut add = |spot: &Spot, reason| {
+            wanted.push(Attended {
+                directory: spot.directory,
+                name: spot.name.clone(),
+                reason,
+                since,
+            });
+        };
+        for (_, spot) in &outcome.missed.named {
+            add(spot, Reason::Missed);
+        }
+        for problem in &outcome.unreadable {
+            add(&problem.spot, Reason::Unreadable);
+        }
+        for problem in outcome.unsettled.iter().chain(&outcome.fuzzy) {
+            add(&problem.spot, Reason::Unsettled);
+        }
+        self.index.attend(wanted)
+    }
+
     fn report(
         &self,
         outcome: Outcome,
+        looked_at: LookedAt,
         snapshot: Snapshot,
-        timings: Vec<Timing>,
         committed: bool,
         took: Duration,
     ) -> SyncReport {
@@ -296,8 +431,17 @@ impl Cycle<'_> {
             bytes_sent: self.conversation.outgoing.bytes(),
             unreadable: outcome.unreadable,
             unsettled: outcome.unsettled,
+            fuzzy: outcome.fuzzy,
+            looked_at,
+            missed: outcome.missed.count,
+            missed_paths: outcome
+                .missed
+                .named
+                .into_iter()
+                .map(|(path, _)| path)
+                .collect(),
             sockets_skipped: tally.sockets,
-            timings,
+            timings: Vec::new(),
             seconds: took.as_secs_f64(),
         }
     }

@@ -5,6 +5,7 @@
 //! early rolls it back. [`Reader`]s see the *base*, the state of the last commit.
 
 mod adopt;
+mod attention;
 mod pending;
 mod reader;
 mod row;
@@ -28,12 +29,13 @@ use crate::db::{self, explain};
 use crate::error::AgentError;
 
 pub(crate) use adopt::Adoption;
+pub(crate) use attention::{Attended, Reason};
 pub(crate) use pending::Update;
 pub(crate) use reader::{Raw, Reader, Side};
 pub(crate) use row::{Known, Seen};
 
 /// The version of the schema, in `user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 const SCHEMA: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -45,11 +47,20 @@ const SCHEMA: &str = "
     ) WITHOUT ROWID;
 ";
 
+/// Names that every cycle looks at. An empty name stands for the directory itself and all that is below it.
+const ATTENTION: &str = "
+    CREATE TABLE attention (
+        directory INTEGER NOT NULL, name BLOB NOT NULL, reason INTEGER NOT NULL, since INTEGER NOT NULL,
+        PRIMARY KEY (directory, name)
+    ) WITHOUT ROWID;
+";
+
 /// Made after the first commit: filling a table is faster without them.
 const LOOKUPS: &str = "
     CREATE INDEX IF NOT EXISTS by_inode ON entries (inode) WHERE inode IS NOT NULL;
     CREATE INDEX IF NOT EXISTS by_hash ON entries (hash) WHERE hash IS NOT NULL;
     CREATE INDEX IF NOT EXISTS by_directory ON entries (directory) WHERE directory IS NOT NULL;
+    CREATE INDEX IF NOT EXISTS unproven ON entries (parent, name) WHERE changed IS NULL;
 ";
 
 /// An open index; nobody else can open it meanwhile.
@@ -102,11 +113,15 @@ impl Index {
         let connection = self.connection();
         let version: i64 =
             self.check(connection.query_row("PRAGMA user_version", [], |row| row.get(0)))?;
+        let make = |tables: &str| {
+            self.check(connection.execute_batch(&format!(
+                "BEGIN IMMEDIATE; {tables} PRAGMA user_version = {VERSION}; COMMIT;"
+            )))
+        };
         match version {
             VERSION => Ok(()),
-            0 => self.check(connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;"
-            ))),
+            0 => make(&format!("{SCHEMA} {ATTENTION}")),
+            1 => make(ATTENTION),
             found => Err(AgentError::IndexNewer {
                 path: self.path.clone(),
                 found,

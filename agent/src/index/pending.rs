@@ -152,6 +152,17 @@ impl Index {
         )
     }
 
+    /// Where a directory stands in the pending state, and its row.
+    pub(crate) fn pending_directory(
+        &self,
+        directory: DirectoryId,
+    ) -> Result<Option<(Place, Known)>, AgentError> {
+        let sql =
+            format!("SELECT parent, name, entry, {SEEN_COLUMNS} FROM entries WHERE directory = ?1");
+        let found = self.select(&self.connection(), &sql, [directory.0 as i64])?;
+        Ok(found.into_iter().next())
+    }
+
     /// The pending path of a directory below the root of the files; `None` if it is not in the tree.
     pub(crate) fn pending_path(
         &self,
@@ -193,7 +204,7 @@ impl Index {
     pub(crate) fn clear(&self) -> Result<(), AgentError> {
         self.check(self.connection().execute_batch(
             "DROP INDEX IF EXISTS by_inode; DROP INDEX IF EXISTS by_hash; DROP INDEX IF EXISTS by_directory;
-             DELETE FROM entries; DELETE FROM meta WHERE key = 'position';",
+             DROP INDEX IF EXISTS unproven; DELETE FROM attention; DELETE FROM entries; DELETE FROM meta WHERE key = 'position';",
         ))
     }
 }

@@ -16,8 +16,8 @@ const ENOUGH: usize = 64;
 /// A connection that sees the base.
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
-    index: &'a Index,
-    connection: Connection,
+    pub(super) index: &'a Index,
+    pub(super) connection: Connection,
 }
 
 /// A row whose entry is not decoded yet.
@@ -50,6 +50,15 @@ pub(crate) enum Side<'a> {
     Right(Name, Raw<'a>),
     /// In both.
     Both(Name, Raw<'a>),
+}
+
+impl Side<'_> {
+    /// The name.
+    pub(crate) fn name(&self) -> &Name {
+        match self {
+            Self::Left(name) | Self::Right(name, _) | Self::Both(name, _) => name,
+        }
+    }
 }
 
 impl<'a> Reader<'a> {
@@ -89,6 +98,31 @@ impl<'a> Reader<'a> {
         names.try_for_each(|name| visit(Side::Left(name)))
     }
 
+    /// Looks up `names` in the rows of `parent`: each is in both or only on the left.
+    pub(crate) fn pick(
+        &self,
+        parent: DirectoryId,
+        names: impl Iterator<Item = Name>,
+        mut visit: impl FnMut(Side<'_>) -> Result<(), AgentError>,
+    ) -> Result<(), AgentError> {
+        let check = |error| crate::db::explain(&self.index.path, &error);
+        let sql = concat!(
+            "SELECT name, directory, entry, kind, inode, born, size, modified, changed ",
+            "FROM entries WHERE parent = ?1 AND name = ?2"
+        );
+        let mut statement = self.connection.prepare_cached(sql).map_err(check)?;
+        for name in names {
+            let mut rows = statement
+                .query((parent.0 as i64, name.as_bytes()))
+                .map_err(check)?;
+            match rows.next().map_err(check)? {
+                Some(row) => visit(Side::Both(name, self.raw(row)?))?,
+                None => visit(Side::Left(name))?,
+            }
+        }
+        Ok(())
+    }
+
     fn raw<'row>(&'row self, row: &'row Row<'_>) -> Result<Raw<'row>, AgentError> {
         let read = || {
             let directory: Option<i64> = row.get(1)?;
@@ -124,6 +158,27 @@ impl<'a> Reader<'a> {
     ) -> Result<Vec<(Place, Known)>, AgentError> {
         let born = identity.born.map(folded);
         self.select("inode = ?1 AND born IS ?2", (identity.inode as i64, born))
+    }
+
+    /// The directories that were recorded with this inode.
+    pub(crate) fn directories_with_identity(
+        &self,
+        identity: Identity,
+    ) -> Result<Vec<DirectoryId>, AgentError> {
+        let found = self.with_identity(identity)?;
+        Ok(found
+            .iter()
+            .filter_map(|(_, known)| known.entry.directory_id())
+            .collect())
+    }
+
+    /// Where a directory with this number stands, and its row.
+    pub(crate) fn directory(
+        &self,
+        directory: DirectoryId,
+    ) -> Result<Option<(Place, Known)>, AgentError> {
+        let found = self.select("directory = ?1", [directory.0 as i64])?;
+        Ok(found.into_iter().next())
     }
 
     /// A file with this content, somewhere.

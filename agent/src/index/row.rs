@@ -64,6 +64,14 @@ impl Seen {
         self.kind < 0
     }
 
+    /// The inode that it was.
+    pub(crate) fn identity(&self) -> Identity {
+        Identity {
+            inode: self.inode as u64,
+            born: self.born.map(unfolded),
+        }
+    }
+
     /// Whether this was the same inode.
     pub(crate) fn is_inode(&self, identity: Identity) -> bool {
         self.inode == identity.inode as i64 && self.born == identity.born.map(folded)
@@ -91,6 +99,14 @@ pub(super) fn folded(time: Timestamp) -> i64 {
     time.seconds
         .wrapping_mul(1_000_000_000)
         .wrapping_add(i64::from(time.nanoseconds))
+}
+
+/// The time between 1677 and 2262 with that number.
+fn unfolded(time: i64) -> Timestamp {
+    Timestamp {
+        seconds: time.div_euclid(1_000_000_000),
+        nanoseconds: time.rem_euclid(1_000_000_000) as u32,
+    }
 }
 
 fn kind_number(kind: Kind) -> i64 {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use understudy_protocol::{Name, RelPath};
+use understudy_protocol::Name;
 use understudy_tree::Identity;
 
 /// Marks of one dataset beyond which the largest directories are marked whole, and at last the dataset: about
@@ -33,8 +33,6 @@ pub(crate) struct Mark {
 pub(crate) struct Marked {
     /// The directory.
     pub(crate) identity: Identity,
-    /// Where it was below the root when an event about it was read: a hint.
-    pub(crate) path: RelPath,
     /// The names in doubt.
     pub(crate) names: BTreeMap<Name, Doubt>,
     /// Whether all its names are in doubt, beside those below.
@@ -50,7 +48,6 @@ pub(super) struct Marks {
 
 #[derive(Debug)]
 pub(super) struct Directory {
-    pub(super) path: RelPath,
     /// The number of the last event about itself or any of its names.
     pub(super) number: u64,
     /// Set when its names were too many.
@@ -87,7 +84,6 @@ impl Marks {
     pub(super) fn add(
         &mut self,
         identity: Identity,
-        path: &RelPath,
         name: Option<(Name, Doubt)>,
         number: u64,
     ) -> Added {
@@ -95,16 +91,12 @@ impl Marks {
         let directory = self.directories.entry(identity).or_insert_with(|| {
             *count += 1;
             Directory {
-                path: path.clone(),
                 number,
                 listed: None,
                 names: BTreeMap::new(),
             }
         });
         directory.number = number;
-        if directory.path != *path {
-            directory.path = path.clone();
-        }
         let Some((name, doubt)) = name else {
             return self.within_limit();
         };
@@ -159,15 +151,13 @@ impl Marks {
         directory.listed = Some(directory.number);
     }
 
-    /// Everything with an event after `number`, directories in order of their paths.
+    /// Everything with an event after `number`.
     pub(super) fn since(&self, number: u64) -> Vec<Marked> {
-        let mut marked: Vec<Marked> = self
-            .directories
+        self.directories
             .iter()
             .filter(|(_, directory)| directory.number > number)
             .map(|(identity, directory)| Marked {
                 identity: *identity,
-                path: directory.path.clone(),
                 names: directory
                     .names
                     .iter()
@@ -176,9 +166,16 @@ impl Marks {
                     .collect(),
                 is_listed: directory.listed.is_some_and(|listed| listed > number),
             })
-            .collect();
-        marked.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        marked
+            .collect()
+    }
+
+    /// Marks all names of a directory.
+    pub(super) fn add_all_names(&mut self, identity: Identity, number: u64) -> Added {
+        let added = self.add(identity, None, number);
+        if let Some(directory) = self.directories.get_mut(&identity) {
+            directory.listed = Some(number);
+        }
+        added
     }
 
     /// Drops every mark whose last event is not after `number`.
@@ -237,11 +234,10 @@ mod tests {
     #[test]
     fn an_acknowledgement_removes_only_what_it_covers() {
         let mut marks = Marks::default();
-        let path = RelPath::root();
         for (number, text) in [(1, "a"), (2, "b"), (3, "a")] {
-            marks.add(identity(1), &path, Some((name(text), Doubt::Entry)), number);
+            marks.add(identity(1), Some((name(text), Doubt::Entry)), number);
         }
-        marks.add(identity(2), &path, None, 2);
+        marks.add(identity(2), None, 2);
         marks.drop_until(2);
         let left = marks.since(0);
         assert_eq!(left.len(), 1);
@@ -255,12 +251,7 @@ mod tests {
     fn the_stronger_doubt_stays() {
         let mut marks = Marks::default();
         for (number, doubt) in [(1, Doubt::Content), (2, Doubt::Entry)] {
-            marks.add(
-                identity(1),
-                &RelPath::root(),
-                Some((name("a"), doubt)),
-                number,
-            );
+            marks.add(identity(1), Some((name("a"), doubt)), number);
         }
         assert_eq!(marks.since(0)[0].names[&name("a")], Doubt::Content);
     }
@@ -271,13 +262,7 @@ mod tests {
         let mut number = 0;
         let mut add = |marks: &mut Marks, inode, text: String| {
             number += 1;
-            let path = RelPath::new(format!("d{inode}").as_bytes()).expect("path");
-            marks.add(
-                identity(inode),
-                &path,
-                Some((name(&text), Doubt::Entry)),
-                number,
-            )
+            marks.add(identity(inode), Some((name(&text), Doubt::Entry)), number)
         };
         let last = (0..=MARKS as u64)
             .map(|n| add(&mut marks, 1, n.to_string()))

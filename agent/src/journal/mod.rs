@@ -8,11 +8,12 @@
 mod marks;
 mod store;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use understudy_protocol::{DatasetName, Name, RelPath};
+use understudy_protocol::{DatasetName, Name};
 use understudy_tree::Identity;
 
 use crate::error::AgentError;
@@ -51,6 +52,7 @@ impl Journals {
             marks,
             last,
             gap: None,
+            nowhere: HashSet::new(),
             saved: last,
             is_rewritten: false,
         };
@@ -112,6 +114,8 @@ struct Inner {
     /// The number of the last event.
     last: u64,
     gap: Option<Gap>,
+    /// Directories that the last cycle could not find.
+    nowhere: HashSet<Identity>,
     /// The number up to which marks are written down.
     saved: u64,
     /// Whether marks went that are written down.
@@ -146,11 +150,11 @@ pub(crate) enum Covered {
 
 impl Journal {
     /// A directory itself may have changed, or what stands at a name in it.
-    pub(crate) fn note(&self, directory: Identity, path: &RelPath, name: Option<(Name, Doubt)>) {
+    pub(crate) fn note(&self, directory: Identity, name: Option<(Name, Doubt)>) {
         let mut inner = self.inner();
         inner.last += 1;
         let number = inner.last;
-        match inner.marks.add(directory, path, name, number) {
+        match inner.marks.add(directory, name, number) {
             Added::Kept => {}
             Added::Widened => inner.is_rewritten = true,
             Added::TooMany => inner.open_gap("more changed than the journal holds"),
@@ -183,6 +187,36 @@ impl Journal {
         }
         inner.marks.drop_until(up_to);
         inner.is_rewritten = true;
+    }
+
+    /// What a cycle could not settle stays in doubt. A directory that two cycles in a row found nowhere is a gap.
+    pub(crate) fn keep_in_doubt(&self, marked: &[Marked], nowhere: &[Marked]) {
+        let mut inner = self.inner();
+        let before = std::mem::take(&mut inner.nowhere);
+        for one in nowhere {
+            inner.nowhere.insert(one.identity);
+            if before.contains(&one.identity) {
+                inner.last += 1;
+                inner.open_gap("something that changed could not be found again");
+            }
+        }
+        for one in marked.iter().chain(nowhere) {
+            inner.last += 1;
+            let number = inner.last;
+            let mut added = vec![if one.is_listed {
+                inner.marks.add_all_names(one.identity, number)
+            } else {
+                inner.marks.add(one.identity, None, number)
+            }];
+            for (name, doubt) in &one.names {
+                let name = Some((name.clone(), *doubt));
+                added.push(inner.marks.add(one.identity, name, number));
+            }
+            if added.contains(&Added::TooMany) {
+                inner.open_gap("more is in doubt than the journal holds");
+            }
+            inner.is_rewritten = true;
+        }
     }
 
     /// Whether the journal was told about a name in a directory, or about the directory itself.
@@ -246,7 +280,7 @@ mod tests {
             }),
         };
         let name = Name::new(text).expect("name");
-        journal.note(identity, &RelPath::root(), Some((name, doubt)));
+        journal.note(identity, Some((name, doubt)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
-use understudy_protocol::{DatasetName, Name, RelPath, Timestamp};
+use understudy_protocol::{DatasetName, Name, Timestamp};
 use understudy_tree::Identity;
 
 use super::marks::{Directory, Doubt, Mark, Marks};
@@ -13,12 +13,12 @@ use crate::error::AgentError;
 /// The version of the schema, in `user_version`.
 const VERSION: i64 = 1;
 
-/// An empty name stands for the directory itself; `path` and `listed` are there only. Negative nanoseconds stand
+/// An empty name stands for the directory itself; `listed` is there only. Negative nanoseconds stand
 /// for a file system that knows no birth.
 const SCHEMA: &str = "
     CREATE TABLE marks (
         dataset TEXT NOT NULL, inode INTEGER NOT NULL, born_seconds INTEGER NOT NULL, born_nanoseconds INTEGER NOT NULL,
-        name BLOB NOT NULL, doubt INTEGER NOT NULL, number INTEGER NOT NULL, path BLOB, listed INTEGER,
+        name BLOB NOT NULL, doubt INTEGER NOT NULL, number INTEGER NOT NULL, listed INTEGER,
         PRIMARY KEY (dataset, inode, born_seconds, born_nanoseconds, name)
     ) WITHOUT ROWID;
 ";
@@ -76,7 +76,7 @@ impl Store {
         let mut marks = Marks::default();
         let mut last = 0;
         let mut directories: Vec<(Identity, Directory)> = Vec::new();
-        let sql = "SELECT inode, born_seconds, born_nanoseconds, name, doubt, number, path, listed FROM marks \
+        let sql = "SELECT inode, born_seconds, born_nanoseconds, name, doubt, number, listed FROM marks \
                    WHERE dataset = ?1 ORDER BY inode, born_seconds, born_nanoseconds, name";
         let mut statement = self.check(self.connection.prepare(sql))?;
         let mut rows = self.check(statement.query([dataset.as_str()]))?;
@@ -84,9 +84,7 @@ impl Store {
             let row = self.check(Row::read(row))?;
             last = last.max(row.number);
             if row.name.is_empty() {
-                let path = RelPath::new(&row.path).unwrap_or_default();
                 let directory = Directory {
-                    path,
                     number: row.number,
                     listed: row.listed,
                     names: Default::default(),
@@ -159,7 +157,6 @@ struct Row {
     name: Vec<u8>,
     doubt: Doubt,
     number: u64,
-    path: Vec<u8>,
     listed: Option<u64>,
 }
 
@@ -181,8 +178,7 @@ impl Row {
             name: row.get(3)?,
             doubt: doubt_from(row.get(4)?),
             number: row.get::<_, i64>(5)? as u64,
-            path: row.get::<_, Option<Vec<u8>>>(6)?.unwrap_or_default(),
-            listed: row.get::<_, Option<i64>>(7)?.map(|listed| listed as u64),
+            listed: row.get::<_, Option<i64>>(6)?.map(|listed| listed as u64),
         })
     }
 }
@@ -194,44 +190,23 @@ fn write_directory(
     directory: &Directory,
     after: u64,
 ) -> rusqlite::Result<()> {
-    let sql = "INSERT OR REPLACE INTO marks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let sql = "INSERT OR REPLACE INTO marks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
     let mut statement = connection.prepare_cached(sql)?;
     let born = identity
         .born
         .map_or((0, -1), |born| (born.seconds, i64::from(born.nanoseconds)));
     let inode = identity.inode as i64;
-    let itself: (&[u8], i64, Option<&[u8]>) = (
-        b"",
-        directory.number as i64,
-        Some(directory.path.as_bytes()),
-    );
     let listed = directory.listed.map(|listed| listed as i64);
-    statement.execute((
-        dataset.as_str(),
-        inode,
-        born.0,
-        born.1,
-        itself.0,
-        doubt_number(Doubt::Entry),
-        itself.1,
-        itself.2,
-        listed,
-    ))?;
+    let mut write = |name: &[u8], doubt, number: u64, listed: Option<i64>| {
+        let doubt = doubt_number(doubt);
+        let number = number as i64;
+        let key = (dataset.as_str(), inode, born.0, born.1, name);
+        statement.execute((key.0, key.1, key.2, key.3, key.4, doubt, number, listed))
+    };
+    write(b"", Doubt::Entry, directory.number, listed)?;
     for (name, mark) in &directory.names {
         if mark.number > after {
-            let (name, number) = (name.as_bytes(), mark.number as i64);
-            let nothing: Option<&[u8]> = None;
-            statement.execute((
-                dataset.as_str(),
-                inode,
-                born.0,
-                born.1,
-                name,
-                doubt_number(mark.doubt),
-                number,
-                nothing,
-                None::<i64>,
-            ))?;
+            write(name.as_bytes(), mark.doubt, mark.number, None)?;
         }
     }
     Ok(())

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use understudy_protocol::{Name, Place};
 
+use super::findings::{Findings, Looked};
 use super::queue::Queue;
 use super::visit::{Found, Open};
 use super::worker::Worker;
-use super::{Findings, Folder, Looked, ROUNDS, Scan, Stand, Task, is_about_entry};
+use super::{Folder, ROUNDS, Scan, Task, is_about_entry};
 use crate::clock::{self, Settled};
 use crate::error::AgentError;
 use crate::index::{Known, Side};
@@ -98,11 +99,7 @@ impl Worker<'_> {
             changed: settled.then_some(stat.changed),
             ..before
         };
-        let mut open = Open {
-            folder: &folder,
-            directory: &directory,
-            below: Vec::new(),
-        };
+        let mut open = Open::whole(&folder, &directory);
         self.compare_again(&mut open, names, pass)?;
         pass.found.append(&mut open.below);
         Ok(after)
@@ -118,7 +115,7 @@ impl Worker<'_> {
         let mut rows = self.rows(open.folder)?;
         for name in names {
             let here = rows.remove(&name).unwrap_or_default();
-            if !self.is_open_question(&here) {
+            if !self.is_open_question(here.base.as_ref(), here.pending.as_ref()) {
                 continue;
             }
             let place = open.folder.place(&name);
@@ -139,7 +136,7 @@ impl Worker<'_> {
             }
         }
         for (name, here) in rows {
-            if self.is_open_question(&here) {
+            if self.is_open_question(here.base.as_ref(), here.pending.as_ref()) {
                 self.gone_since(open.folder.place(&name), &here);
             }
         }
@@ -149,19 +146,6 @@ impl Worker<'_> {
     fn gone_since(&mut self, place: Place, here: &Rows) {
         if let Some(known) = &here.pending {
             self.missing(place, known.entry.directory_id());
-        }
-    }
-
-    /// A place that was put in this upload is not judged twice, nor a directory that was seen there: the next
-    /// cycle finds what became of them.
-    fn is_open_question(&self, here: &Rows) -> bool {
-        match (&here.base, &here.pending) {
-            (None, None) => true,
-            (Some(base), Some(pending)) if base.entry == pending.entry => {
-                let id = pending.entry.directory_id();
-                id.is_none_or(|id| self.scan.stand(id) != Some(Stand::Home))
-            }
-            _ => false,
         }
     }
 

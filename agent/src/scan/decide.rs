@@ -4,10 +4,12 @@ use understudy_protocol::message::Content;
 use understudy_protocol::{Bytes, ContentHash, DirectoryId, Entry, Name, Node, Place};
 use understudy_tree::{Kind, Stat, node};
 
+use super::findings::{Deferred, Moved};
 use super::read::{Body, Contents, Reading, Sending};
+use super::stands::Stand;
 use super::visit::{Open, task};
 use super::worker::{Change, Worker};
-use super::{Deferred, Scan, Stand, Task, is_about_entry};
+use super::{Scan, Task, is_about_entry};
 use crate::clock;
 use crate::error::AgentError;
 use crate::index::{Known, Seen};
@@ -21,6 +23,14 @@ impl Worker<'_> {
         stat: &Stat,
         known: Option<Known>,
     ) -> Result<(), AgentError> {
+        let replaced = known
+            .as_ref()
+            .filter(|known| stat.kind != Kind::Directory || !known.may_be_inode(stat.identity))
+            .and_then(|known| known.entry.directory_id());
+        if replaced.is_some_and(|id| !self.scan.stands.replace(id)) {
+            // Something was put in the directory that was here: it has to stay for this cycle.
+            return self.keep_in_doubt(&open.folder.place(&name));
+        }
         if stat.kind == Kind::Directory {
             return self.settle_directory(open, &name, stat, known);
         }
@@ -69,7 +79,7 @@ impl Worker<'_> {
             Err(error) if !is_about_entry(&error) => return Err(error.into()),
             Err(error) => {
                 if !error.is_gone() {
-                    self.unreadable(open.folder.path.join(name), &error);
+                    self.unreadable(open.folder.spot(name), &error);
                 }
                 match number.known_attributes() {
                     Some(attributes) => attributes,
@@ -87,14 +97,20 @@ impl Worker<'_> {
             ..task(open.folder, name, stat, number.id)
         };
         let seen = Seen::of(stat, clock::settled(stat.changed, looked));
+        let is_moved = number.moved_from.is_some();
         match known {
             Some(known) if known.entry == entry => self.refresh(place, entry, known.seen, seen)?,
             known => {
                 next.was_put = true;
                 let base = known.as_ref().map(|known| &known.entry);
-                let is_move = number.moved_from.is_some();
                 if let Some((from, _)) = number.moved_from {
-                    self.findings.moved.push((number.id, from));
+                    let to = place.clone();
+                    self.findings.moved.push(Moved {
+                        id: number.id,
+                        identity: stat.identity,
+                        from,
+                        to,
+                    });
                 }
                 let content = Content::Directory;
                 self.put(Change {
@@ -103,11 +119,15 @@ impl Worker<'_> {
                     entry,
                     seen: Some(seen),
                     content,
-                    is_move,
+                    is_move: is_moved,
                 })?;
             }
         }
-        self.look_into(open, stat, next)
+        let is_new = number.at_home.is_none() && !is_moved;
+        if is_new || open.looks_below(name) {
+            self.look_into(open, stat, next)?;
+        }
+        Ok(())
     }
 
     fn look_into(
@@ -141,7 +161,7 @@ impl Worker<'_> {
         let here = known.and_then(|known| Some((known, known.entry.directory_id()?)));
         if let Some((known, id)) = here
             && (known.may_be_inode(stat.identity) || !self.may_enter(stat))
-            && self.scan.claim(id, Stand::Home)
+            && self.scan.stands.claim(id, Stand::Home)
         {
             return Ok(Number {
                 id,
@@ -154,7 +174,7 @@ impl Worker<'_> {
                 if let Some(id) = former.entry.directory_id()
                     && from != *place
                     && id != DirectoryId::FILES
-                    && self.scan.claim(id, Stand::Away)
+                    && self.scan.stands.claim(id, Stand::Away)
                 {
                     return Ok(Number {
                         id,
@@ -205,10 +225,7 @@ impl Worker<'_> {
             _ => self.new_content(open, name, contents)?,
         };
         let Some(content) = content else {
-            self.unsettled(
-                open.folder.path.join(name),
-                &"it changed every time it was read",
-            );
+            self.unsettled(open.folder.spot(name));
             return Ok(());
         };
         let base = known.map(|known| &known.entry);
@@ -238,7 +255,6 @@ impl Worker<'_> {
         } else {
             Sending::IfNeeded
         };
-        let path = || open.folder.path.join(name);
         match self.read(open.directory, name, stat, sending)? {
             Reading::Stable(contents) => return Ok(Some(contents)),
             Reading::Gone => {
@@ -248,11 +264,9 @@ impl Worker<'_> {
                 }
             }
             Reading::Unreadable(error) => {
-                self.unreadable(path(), &error);
+                self.unreadable(open.folder.spot(name), &error);
             }
-            Reading::Unsettled => {
-                self.unsettled(path(), &"it changed every time it was read");
-            }
+            Reading::Unsettled => self.unsettled(open.folder.spot(name)),
         }
         Ok(None)
     }
@@ -316,7 +330,7 @@ impl Worker<'_> {
             Err(error) if !is_about_entry(&error) => Err(error.into()),
             Err(error) => {
                 if !error.is_gone() {
-                    self.unreadable(open.folder.path.join(name), &error);
+                    self.unreadable(open.folder.spot(name), &error);
                 }
                 Ok(None)
             }

@@ -7,31 +7,44 @@
 
 mod again;
 mod decide;
+mod findings;
 mod linked;
+mod marked;
+mod missed;
 mod queue;
 mod read;
 mod removal;
+mod stands;
 mod visit;
 mod worker;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
 use understudy_protocol::transport::Outgoing;
-use understudy_protocol::{DirectoryId, Name, Place, RelPath, StateDigest, Timestamp};
+use understudy_protocol::{DirectoryId, Name, Place, RelPath, StateDigest};
 use understudy_tree::{Directory, Identity, Mounts, Stat, TreeError, crash_point};
 
 use crate::error::AgentError;
 use crate::index::Index;
+use crate::journal::{Doubt, Journal, Marked, Taken};
 use crate::outbox::{Outbox, Shared};
 use crate::progress::Phase;
 use crate::{Context, Source};
 
 use queue::Queue;
 use worker::Worker;
+
+use findings::Findings;
+use marked::{Apart, Look};
+use stands::Stands;
+
+pub use findings::Problem;
+pub(crate) use findings::{Spot, Tally};
+pub(crate) use missed::Missed;
 
 /// How often directories that changed meanwhile are looked at again.
 const ROUNDS: usize = 3;
@@ -51,6 +64,24 @@ impl Folder {
     fn place(&self, name: &Name) -> Place {
         Place::new(self.id, name.clone())
     }
+
+    /// What a problem with a name in it is about.
+    fn spot(&self, name: &Name) -> (RelPath, Spot) {
+        let spot = Spot {
+            directory: self.id,
+            name: Some(name.clone()),
+        };
+        (self.path.join(name), spot)
+    }
+
+    /// What a problem with the directory itself is about.
+    fn itself(&self) -> (RelPath, Spot) {
+        let spot = Spot {
+            directory: self.id,
+            name: None,
+        };
+        (self.path.clone(), spot)
+    }
 }
 
 /// A directory to be looked at.
@@ -60,98 +91,7 @@ pub(crate) struct Task {
     identity: Identity,
     /// Whether its own entry was put in this upload: then it may not be found gone before the next.
     was_put: bool,
-}
-
-/// A directory that was looked at.
-#[derive(Debug)]
-struct Looked {
-    folder: Arc<Folder>,
-    identity: Identity,
-    /// Its change time before it was listed; `None` if that was too young to prove anything.
-    changed: Option<Timestamp>,
-}
-
-/// Where the number of an indexed directory was seen in this scan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stand {
-    /// Where the index has it.
-    Home,
-    /// Somewhere else: it moved.
-    Away,
-}
-
-/// A name that can only be judged once the whole tree was seen.
-#[derive(Debug, Clone)]
-struct Deferred {
-    folder: Arc<Folder>,
-    name: Name,
-    identity: Identity,
-    /// Whether the base has a row at this place.
-    has_row: bool,
-}
-
-/// Something that could not be captured; the spare keeps what it has of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// The path below the root.
-    pub path: RelPath,
-    /// Why.
-    pub reason: String,
-}
-
-/// Numbers about a scan.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    pub(crate) added: u64,
-    pub(crate) changed: u64,
-    /// Base entries whose place is empty now, moved files included.
-    pub(crate) removed: u64,
-    /// Those of them that were found elsewhere.
-    pub(crate) found_again: u64,
-    pub(crate) moved: u64,
-    pub(crate) files_read: u64,
-    pub(crate) bytes_read: u64,
-    pub(crate) sockets: u64,
-    /// Rows written to the index.
-    pub(crate) rows: u64,
-}
-
-/// What workers found, apart from what they sent.
-#[derive(Debug, Default)]
-struct Findings {
-    tally: Tally,
-    /// Base entries that are not on disk, with their number if they are directories.
-    missing: BTreeMap<Place, Option<DirectoryId>>,
-    /// Directories in whose place something else stands.
-    displaced: Vec<DirectoryId>,
-    /// Directories that moved, with the place they came from.
-    moved: Vec<(DirectoryId, Place)>,
-    looked: Vec<Looked>,
-    deferred: Vec<Deferred>,
-    unreadable: Vec<Problem>,
-    unsettled: Vec<Problem>,
-}
-
-impl Findings {
-    fn merge(&mut self, other: Self) {
-        let (tally, more) = (&mut self.tally, other.tally);
-        tally.added += more.added;
-        tally.changed += more.changed;
-        tally.removed += more.removed;
-        tally.found_again += more.found_again;
-        tally.moved += more.moved;
-        tally.files_read += more.files_read;
-        tally.bytes_read += more.bytes_read;
-        tally.sockets += more.sockets;
-        tally.rows += more.rows;
-        self.missing.extend(other.missing);
-        self.displaced.extend(other.displaced);
-        self.moved.extend(other.moved);
-        self.looked.extend(other.looked);
-        self.deferred.extend(other.deferred);
-        self.unreadable.extend(other.unreadable);
-        self.unsettled.extend(other.unsettled);
-    }
+    look: Look,
 }
 
 /// What all workers of a scan share.
@@ -165,10 +105,26 @@ pub(crate) struct Scan<'a> {
     state: Option<(Identity, (u32, u32))>,
     /// Whether the base has no entries: nothing can have moved then, and all content is new.
     base_is_empty: bool,
+    trust: Trust,
+    /// Names in doubt, for a look at everything.
+    doubts: HashMap<Identity, BTreeMap<Name, Doubt>>,
+    /// Whether differences are remembered, to check the journal with.
+    is_checked: bool,
+    /// Names that are judged by themselves, not with their directory.
+    apart: OnceLock<HashMap<DirectoryId, Apart>>,
+    /// Directories that were looked at with all that is below, where only some are.
+    wholes: Mutex<HashSet<DirectoryId>>,
+    /// Directories on the way to others that were found where they should be.
+    on_the_way: Mutex<HashMap<DirectoryId, RelPath>>,
+    /// Set when too much is in doubt for looking at it by name.
+    is_lost: AtomicBool,
+    /// Directories that were not where they had just been seen, with their inodes.
+    unvisited: Mutex<HashMap<DirectoryId, Identity>>,
+    first_new: u64,
     outgoing: Outgoing,
     shared: Arc<Shared>,
     next_directory: AtomicU64,
-    stands: Mutex<HashMap<DirectoryId, Stand>>,
+    stands: Stands,
     /// The digest of what was added less that of what went, of all workers that have ended.
     digest: Mutex<StateDigest>,
 }
@@ -182,6 +138,35 @@ pub(crate) struct Start<'a> {
     pub(crate) index: &'a Index,
     pub(crate) base_is_empty: bool,
     pub(crate) next_directory: u64,
+    pub(crate) trust: Trust,
+    pub(crate) scope: Scope<'a>,
+}
+
+/// What a scan looks at.
+#[derive(Debug)]
+pub(crate) enum Scope<'a> {
+    /// Everything; nobody watched.
+    Everything,
+    /// Everything; a journal told what changed, maybe not all.
+    Sweep(Told<'a>),
+    /// What a sound journal told.
+    Marks(Told<'a>),
+}
+
+/// A journal and what was taken from it for this cycle.
+#[derive(Debug)]
+pub(crate) struct Told<'a> {
+    pub(crate) journal: &'a Journal,
+    pub(crate) taken: Taken,
+}
+
+/// What proves that a file did not change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Its inode, size and times.
+    Times,
+    /// Its content alone: everything is read again.
+    Content,
 }
 
 /// What a finished scan says.
@@ -195,10 +180,26 @@ pub(crate) struct Outcome {
     pub(crate) tally: Tally,
     pub(crate) unreadable: Vec<Problem>,
     pub(crate) unsettled: Vec<Problem>,
+    pub(crate) fuzzy: Vec<Problem>,
+    /// What the journal should have told but did not.
+    pub(crate) missed: Missed,
+    /// What is still in doubt.
+    pub(crate) in_doubt: Vec<Marked>,
+    /// What is still in doubt because its directory could not be found.
+    pub(crate) nowhere: Vec<Marked>,
+    /// Whether the next cycle has to look at everything.
+    pub(crate) is_lost: bool,
 }
 
-/// Compares everything, sends what differs, and leaves the new state pending in the index.
-pub(crate) fn run(start: &Start<'_>, outgoing: &Outgoing) -> Result<Outcome, AgentError> {
+/// Compares, sends what differs, and leaves the new state pending in the index.
+pub(crate) fn run(start: Start<'_>, outgoing: &Outgoing) -> Result<Outcome, AgentError> {
+    let (mut doubts, mut checked) = (HashMap::new(), None);
+    if let Scope::Sweep(told) = &start.scope {
+        for marked in &told.taken.marked {
+            doubts.insert(marked.identity, marked.names.clone());
+        }
+        checked = told.taken.gap.is_none().then_some(told.journal);
+    }
     let scan = Scan {
         root: start.root,
         root_stat: start.root_stat,
@@ -207,16 +208,36 @@ pub(crate) fn run(start: &Start<'_>, outgoing: &Outgoing) -> Result<Outcome, Age
         index: start.index,
         state: identity_of(&start.context.state),
         base_is_empty: start.base_is_empty,
+        trust: start.trust,
+        doubts,
+        is_checked: checked.is_some(),
+        apart: OnceLock::new(),
+        wholes: Mutex::default(),
+        on_the_way: Mutex::default(),
+        is_lost: AtomicBool::new(false),
+        unvisited: Mutex::default(),
+        first_new: start.next_directory,
         outgoing: outgoing.clone(),
         shared: Arc::default(),
         next_directory: AtomicU64::new(start.next_directory),
-        stands: Mutex::default(),
+        stands: Stands::default(),
         digest: Mutex::new(StateDigest::empty()),
     };
-    let mut findings = scan.walk()?;
-    #[cfg(test)]
-    crate::testing::passed(&scan.source.path, "walked");
-    again::look_again(&scan, &mut findings)?;
+    let mut findings = match start.scope {
+        Scope::Marks(told) => {
+            let Told { journal, taken } = told;
+            let findings = marked::look(&scan, journal, taken.marked, taken.up_to)?;
+            scan.refuse_if_emptied(&findings)?;
+            findings
+        }
+        Scope::Everything | Scope::Sweep(_) => {
+            let mut findings = scan.walk()?;
+            #[cfg(test)]
+            crate::testing::passed(&scan.source.path, "walked");
+            again::look_again(&scan, &mut findings)?;
+            findings
+        }
+    };
     crash_point!("agent.scanned");
     scan.context.progress.enter(Phase::Sending);
     removal::apply(&scan, &mut findings)?;
@@ -225,7 +246,12 @@ pub(crate) fn run(start: &Start<'_>, outgoing: &Outgoing) -> Result<Outcome, Age
     linked::settle(&scan, &mut findings)?;
     // What was put off may stand where a directory was.
     removal::apply(&scan, &mut findings)?;
-    scan.finish(findings)
+    let missed = match checked {
+        Some(journal) => missed::judge(&scan, journal, &findings.different)?,
+        None => Missed::default(),
+    };
+    scan.doubt_unvisited(&mut findings)?;
+    scan.finish(findings, missed)
 }
 
 /// What a directory is known by, wherever it is met.
@@ -246,8 +272,28 @@ impl Scan<'_> {
         Ok(findings)
     }
 
+    /// Promise 4, where only some names were looked at.
+    fn refuse_if_emptied(&self, findings: &Findings) -> Result<(), AgentError> {
+        let is_suspect = findings
+            .missing
+            .keys()
+            .any(|place| place.parent == DirectoryId::FILES);
+        if is_suspect {
+            self.alone(|worker| worker.refuse_if_emptied())?;
+        }
+        Ok(())
+    }
+
+    /// Too much is in doubt: the next cycle looks at everything.
+    fn lose_sight(&self) {
+        self.is_lost.store(true, Ordering::Relaxed);
+    }
+
     /// Works through a queue of directories with all workers.
     fn all(&self, queue: &Queue) -> Result<Findings, AgentError> {
+        if queue.is_empty() {
+            return Ok(Findings::default());
+        }
         self.in_parallel(|worker| {
             let _stop = StopOnPanic(queue);
             while let Some(task) = queue.take() {
@@ -307,16 +353,42 @@ impl Scan<'_> {
         failed.map_or(Ok(findings), Err)
     }
 
-    fn finish(self, mut findings: Findings) -> Result<Outcome, AgentError> {
+    /// Directories that nobody could look into, although the spare has them now, stay in doubt.
+    fn doubt_unvisited(&self, findings: &mut Findings) -> Result<(), AgentError> {
+        for (id, identity) in self.unvisited().drain() {
+            if self.index.pending_directory(id)?.is_none() {
+                continue;
+            }
+            if id.0 >= self.first_new {
+                // The spare has it empty: listing it finds all there is.
+                findings.in_doubt.push(Marked {
+                    identity,
+                    names: BTreeMap::new(),
+                    is_listed: true,
+                });
+            } else {
+                self.lose_sight();
+            }
+        }
+        Ok(())
+    }
+
+    fn unvisited(&self) -> MutexGuard<'_, HashMap<DirectoryId, Identity>> {
+        self.unvisited
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn finish(self, mut findings: Findings, missed: Missed) -> Result<Outcome, AgentError> {
         self.check_source()?;
-        findings
-            .unreadable
-            .sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        findings
-            .unsettled
-            .sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        findings.unreadable.dedup_by(|a, b| a.path == b.path);
-        findings.unsettled.dedup_by(|a, b| a.path == b.path);
+        for problems in [
+            &mut findings.unreadable,
+            &mut findings.unsettled,
+            &mut findings.fuzzy,
+        ] {
+            problems.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+            problems.dedup_by(|a, b| a.path == b.path);
+        }
         Ok(Outcome {
             digest: self
                 .digest
@@ -327,6 +399,11 @@ impl Scan<'_> {
             tally: findings.tally,
             unreadable: findings.unreadable,
             unsettled: findings.unsettled,
+            fuzzy: findings.fuzzy,
+            missed,
+            in_doubt: findings.in_doubt,
+            nowhere: findings.nowhere,
+            is_lost: self.is_lost.into_inner(),
         })
     }
 
@@ -343,25 +420,6 @@ impl Scan<'_> {
 
     fn outbox(&self) -> Outbox {
         Outbox::new(self.outgoing.clone(), Arc::clone(&self.shared))
-    }
-
-    fn stands(&self) -> MutexGuard<'_, HashMap<DirectoryId, Stand>> {
-        self.stands.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Claims a directory's number for a place; `false` if it was already seen at another.
-    fn claim(&self, id: DirectoryId, stand: Stand) -> bool {
-        match self.stands().entry(id) {
-            std::collections::hash_map::Entry::Occupied(_) => false,
-            std::collections::hash_map::Entry::Vacant(free) => {
-                free.insert(stand);
-                true
-            }
-        }
-    }
-
-    fn stand(&self, id: DirectoryId) -> Option<Stand> {
-        self.stands().get(&id).copied()
     }
 }
 

@@ -31,6 +31,11 @@ impl Queue {
         }
     }
 
+    /// Whether there is nothing to do from the start.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().tasks.is_empty()
+    }
+
     /// The next task, counted as being worked on; waits while there may be more.
     pub(crate) fn take(&self) -> Option<Task> {
         let mut state = self.lock();

@@ -2,8 +2,10 @@
 
 use understudy_protocol::{DirectoryId, Place};
 
+use super::Scan;
+use super::findings::Findings;
+use super::stands::Stand;
 use super::worker::Worker;
-use super::{Findings, Scan, Stand};
 use crate::error::AgentError;
 
 /// Applies what was found missing, displaced and moved since the last call.
@@ -20,14 +22,14 @@ pub(super) fn apply(scan: &Scan<'_>, findings: &mut Findings) -> Result<(), Agen
             worker.remove_missing(place, directory)?;
         }
         for id in displaced {
-            if worker.scan.stand(id).is_none() {
+            if matches!(worker.scan.stands.of(id), None | Some(Stand::Replaced)) {
                 worker.remove_below(id)?;
                 worker.findings.tally.removed += 1;
             }
         }
         moved
             .iter()
-            .try_for_each(|(id, from)| worker.leave_behind(*id, from))
+            .try_for_each(|moved| worker.leave_behind(moved.id, &moved.from))
     })?;
     findings.merge(more);
     Ok(())
@@ -39,15 +41,19 @@ impl Worker<'_> {
         place: Place,
         directory: Option<DirectoryId>,
     ) -> Result<(), AgentError> {
-        let stand = directory.and_then(|id| self.scan.stand(id));
-        if stand.is_some() {
+        let stand = directory.and_then(|id| self.scan.stands.of(id));
+        if matches!(stand, Some(Stand::Home | Stand::Away)) {
             // Seen elsewhere: its row goes with the other moved ones. Seen here: gone since, for the next cycle.
             return Ok(());
+        }
+        if directory.is_some_and(|id| self.scan.stands.is_pinned(id)) {
+            return self.keep_in_doubt(&place);
         }
         let index = self.scan.index;
         if index.delete(&place, self.digest())?.is_none() {
             return Ok(());
         }
+        self.differs(&place);
         self.findings.tally.removed += 1;
         self.findings.tally.rows += 1;
         if let Some(id) = directory {
@@ -58,9 +64,9 @@ impl Worker<'_> {
 
     fn remove_below(&mut self, id: DirectoryId) -> Result<(), AgentError> {
         let scan = self.scan;
-        let gone = scan
-            .index
-            .delete_below(id, self.digest(), |id| scan.stand(id) == Some(Stand::Away))?;
+        let gone = scan.index.delete_below(id, self.digest(), |id| {
+            scan.stands.of(id) == Some(Stand::Away)
+        })?;
         self.findings.tally.removed += gone;
         self.findings.tally.rows += gone;
         Ok(())

@@ -1,17 +1,21 @@
 //! Looking at one directory: its names and its rows in lock step.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use understudy_protocol::message::Content;
-use understudy_protocol::{DirectoryId, Entry, Name, Node, Place, limits};
+use understudy_protocol::{DirectoryId, Entry, Name, Node, Place, Timestamp, limits};
 use understudy_tree::{Directory, Kind, Mounts, Stat, node};
 
+use super::findings::Looked;
+use super::stands::Stand;
 use super::worker::{Change, Worker};
-use super::{Folder, Looked, ROOT_NAME, Stand, Task, is_about_entry};
+use super::{Folder, Look, ROOT_NAME, Task, Trust, is_about_entry};
 use crate::Emptied;
 use crate::clock::{self, Settled};
 use crate::error::AgentError;
-use crate::index::{Raw, Seen, Side};
+use crate::index::{Known, Raw, Seen, Side};
+use crate::journal::Doubt;
 
 /// An open directory that is being looked at.
 pub(super) struct Open<'a> {
@@ -19,6 +23,43 @@ pub(super) struct Open<'a> {
     pub(super) directory: &'a Directory,
     /// Directories found in it.
     pub(super) below: Vec<Task>,
+    pub(super) depth: Depth,
+    /// Names in it that are in doubt.
+    pub(super) doubts: Option<&'a BTreeMap<Name, Doubt>>,
+}
+
+/// Which directories found in a directory are looked into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// All.
+    Everything,
+    /// New ones, and those where all below is in doubt.
+    Names,
+}
+
+impl<'a> Open<'a> {
+    /// An open directory that is looked at with all that is below.
+    pub(super) fn whole(folder: &'a Arc<Folder>, directory: &'a Directory) -> Self {
+        Self {
+            folder,
+            directory,
+            below: Vec::new(),
+            depth: Depth::Everything,
+            doubts: None,
+        }
+    }
+
+    fn doubt(&self, name: &Name) -> Doubt {
+        self.doubts
+            .and_then(|doubts| doubts.get(name))
+            .copied()
+            .unwrap_or(Doubt::Entry)
+    }
+
+    /// Whether what is below a directory that the spare has is looked at.
+    pub(super) fn looks_below(&self, name: &Name) -> bool {
+        self.depth == Depth::Everything || self.doubt(name) == Doubt::Below
+    }
 }
 
 /// What is found at a name.
@@ -54,11 +95,7 @@ impl Worker<'_> {
             id: DirectoryId::FILES,
             depth: 0,
         });
-        let open = Open {
-            folder: &folder,
-            directory: scan.root,
-            below: Vec::new(),
-        };
+        let open = Open::whole(&folder, scan.root);
         for name in &names {
             if !matches!(self.find(&open, name)?, Found::Absent) {
                 // Counted again when the root is looked at.
@@ -81,52 +118,79 @@ impl Worker<'_> {
             path: scan.source.path.clone(),
             error,
         };
-        let attributes = node::read_own_attributes(scan.root, &stat).map_err(unreadable)?;
-        let entry = Entry {
-            attributes,
-            node: Node::Directory {
-                id: DirectoryId::FILES,
-            },
-            group: 0,
-        };
         #[expect(clippy::unwrap_used, reason = "the constant is a valid name")]
         let place = Place::new(DirectoryId::TOP, Name::new(ROOT_NAME).unwrap());
-        let seen = Seen::of(&stat, clock::settled(stat.changed, looked));
-        scan.claim(DirectoryId::FILES, Stand::Home);
+        scan.stands.claim(DirectoryId::FILES, Stand::Home);
         let folder = Arc::new(Folder {
             path: Default::default(),
             id: DirectoryId::FILES,
             depth: 0,
         });
         let known = self.base.at(&place)?;
-        let was_put = known.as_ref().is_none_or(|known| known.entry != entry);
+        let was_put = self
+            .settle_own(folder.id, place, known, (scan.root, &stat), looked)
+            .map_err(|error| match error {
+                AgentError::Tree(error) => unreadable(error),
+                error => error,
+            })?;
+        Ok(Task {
+            folder,
+            identity: stat.identity,
+            was_put,
+            look: Look::Everything,
+        })
+    }
+
+    /// Compares the own entry of an open directory that stays where it is; returns whether it was put.
+    pub(super) fn settle_own(
+        &mut self,
+        id: DirectoryId,
+        place: Place,
+        known: Option<Known>,
+        (directory, stat): (&Directory, &Stat),
+        looked: Timestamp,
+    ) -> Result<bool, AgentError> {
+        let entry = Entry {
+            attributes: node::read_own_attributes(directory, stat)?,
+            node: Node::Directory { id },
+            group: 0,
+        };
+        let seen = Seen::of(stat, clock::settled(stat.changed, looked));
         match known {
-            Some(known) if !was_put => self.refresh(place, entry, known.seen, seen)?,
+            Some(known) if known.entry == entry => {
+                self.refresh(place, entry, known.seen, seen)?;
+                Ok(false)
+            }
             known => {
                 let base = known.as_ref().map(|known| &known.entry);
-                let content = Content::Directory;
                 self.put(Change {
                     place,
                     base,
                     entry,
                     seen: Some(seen),
-                    content,
+                    content: Content::Directory,
                     is_move: false,
                 })?;
+                Ok(true)
             }
         }
-        Ok(Task {
-            folder,
-            identity: stat.identity,
-            was_put,
-        })
     }
 
     /// Looks at a directory; returns the directories found in it.
     pub(super) fn visit(&mut self, task: &Task) -> Result<Vec<Task>, AgentError> {
+        self.scan.context.cancel.check()?;
+        match &task.look {
+            Look::Everything => self.visit_whole(task),
+            Look::Doubts(doubts) => self.visit_doubts(task, doubts),
+        }
+    }
+
+    fn visit_whole(&mut self, task: &Task) -> Result<Vec<Task>, AgentError> {
         let scan = self.scan;
-        scan.context.cancel.check()?;
         let folder = &task.folder;
+        if !scan.is_first_whole(folder.id) {
+            return Ok(Vec::new());
+        }
         #[cfg(test)]
         crate::testing::passed(&scan.source.path, &format!("visiting {}", folder.path));
         let listed = scan.root.open_beneath(&folder.path).and_then(|directory| {
@@ -145,11 +209,13 @@ impl Worker<'_> {
             _ => {
                 // It moved or went after its parent was listed, which will be looked at again.
                 if !task.was_put {
-                    scan.stands().remove(&folder.id);
+                    scan.stands.forget(folder.id);
                 }
+                scan.unvisited().insert(folder.id, task.identity);
                 return Ok(Vec::new());
             }
         };
+        scan.unvisited().remove(&folder.id);
         let settled = clock::settled(stat.changed, looked) == Settled::Yes;
         let changed = settled.then_some(stat.changed);
         self.findings.looked.push(Looked {
@@ -159,16 +225,20 @@ impl Worker<'_> {
         });
         scan.context.progress.seen(names.len() as u64);
         let mut open = Open {
-            folder,
-            directory: &directory,
-            below: Vec::new(),
+            doubts: scan.doubts.get(&task.identity),
+            ..Open::whole(folder, &directory)
         };
-        self.base
-            .merge(folder.id, names, |side| self.compare(&mut open, side))?;
+        let apart = scan.apart.get().and_then(|apart| apart.get(&folder.id));
+        self.base.merge(folder.id, names, |side| {
+            if apart.is_some_and(|apart| apart.has(side.name())) {
+                return Ok(());
+            }
+            self.compare(&mut open, side)
+        })?;
         Ok(open.below)
     }
 
-    fn unlistable(
+    pub(super) fn unlistable(
         &mut self,
         folder: &Folder,
         error: understudy_tree::TreeError,
@@ -179,11 +249,15 @@ impl Worker<'_> {
                 error,
             });
         }
-        self.unreadable(folder.path.clone(), &error);
+        self.unreadable(folder.itself(), &error);
         Ok(())
     }
 
-    fn compare(&mut self, open: &mut Open<'_>, side: Side<'_>) -> Result<(), AgentError> {
+    pub(super) fn compare(
+        &mut self,
+        open: &mut Open<'_>,
+        side: Side<'_>,
+    ) -> Result<(), AgentError> {
         match side {
             Side::Right(name, raw) => {
                 self.missing(open.folder.place(&name), raw.directory);
@@ -206,7 +280,7 @@ impl Worker<'_> {
                 Found::Hidden => {
                     // What is below stays as well: nobody looks for it.
                     if let Some(id) = raw.directory {
-                        self.scan.claim(id, Stand::Home);
+                        self.scan.stands.claim(id, Stand::Home);
                     }
                     Ok(())
                 }
@@ -225,7 +299,7 @@ impl Worker<'_> {
             Err(error) if error.is_gone() => return Ok(Found::Absent),
             Err(error) if !is_about_entry(&error) => return Err(error.into()),
             Err(error) => {
-                self.unreadable(open.folder.path.join(name), &error);
+                self.unreadable(open.folder.spot(name), &error);
                 return Ok(Found::Hidden);
             }
         };
@@ -257,9 +331,11 @@ impl Worker<'_> {
         if !raw.seen.is_some_and(|seen| seen.proves(stat)) {
             return false;
         }
-        let Some(id) = raw.directory else { return true };
-        let is_here = self.may_enter(stat) && self.scan.claim(id, Stand::Home);
-        if is_here {
+        let Some(id) = raw.directory else {
+            return self.scan.trust == Trust::Times && open.doubt(name) == Doubt::Entry;
+        };
+        let is_here = self.may_enter(stat) && self.scan.stands.claim(id, Stand::Home);
+        if is_here && open.looks_below(name) {
             self.enter(open, task(open.folder, name, stat, id));
         }
         is_here
@@ -274,7 +350,7 @@ impl Worker<'_> {
     pub(super) fn enter(&mut self, open: &mut Open<'_>, task: Task) {
         if task.folder.depth >= limits::DEPTH {
             self.unreadable(
-                task.folder.path.clone(),
+                task.folder.itself(),
                 &"it is nested deeper than 4096 directories",
             );
         } else {
@@ -294,5 +370,6 @@ pub(super) fn task(folder: &Folder, name: &Name, stat: &Stat, id: DirectoryId) -
         folder: Arc::new(folder),
         identity: stat.identity,
         was_put: false,
+        look: Look::Everything,
     }
 }

@@ -1,5 +1,6 @@
 //! One thread's share of a scan: what it sends, writes to the index and found out.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -7,13 +8,17 @@ use std::sync::atomic::Ordering;
 use understudy_protocol::message::Content;
 use understudy_protocol::{DirectoryId, Entry, Place, RelPath, StateDigest};
 
-use super::{Findings, Problem, Scan};
+use super::Scan;
+use super::findings::{Findings, Problem, Spot};
 use crate::error::AgentError;
 use crate::index::{Reader, Seen, Update};
+use crate::journal::{Doubt, Marked};
 use crate::outbox::Outbox;
 
 /// Rows written to the index at once.
 const ROWS: usize = 1000;
+/// Places that one worker remembers for checking the journal.
+const DIFFERENT: usize = 20_000;
 
 /// A worker of a scan.
 pub(crate) struct Worker<'a> {
@@ -81,6 +86,7 @@ impl<'a> Worker<'a> {
                 .filter(|id| entry.directory_id() != Some(*id));
             self.findings.displaced.extend(displaced);
         }
+        self.differs(&place);
         self.digest.add(&place, &entry);
         let tally = &mut self.findings.tally;
         match base {
@@ -90,6 +96,36 @@ impl<'a> Worker<'a> {
         }
         self.outbox.put(place.clone(), entry.clone(), content)?;
         self.record(Update { place, entry, seen })
+    }
+
+    /// Notes a place where the tree is not what the base has, while the journal is being checked.
+    pub(super) fn differs(&mut self, place: &Place) {
+        let different = &mut self.findings.different;
+        if self.scan.is_checked && different.len() < DIFFERENT {
+            different.push(place.clone());
+        }
+    }
+
+    /// Leaves a place to the next cycle.
+    pub(super) fn keep_in_doubt(&mut self, place: &Place) -> Result<(), AgentError> {
+        let identity = if place.parent == DirectoryId::FILES {
+            Some(self.scan.root_stat.identity)
+        } else {
+            let Some((_, known)) = self.scan.index.pending_directory(place.parent)? else {
+                // It went with its directory.
+                return Ok(());
+            };
+            known.seen.map(|seen| seen.identity())
+        };
+        match identity {
+            Some(identity) => self.findings.in_doubt.push(Marked {
+                identity,
+                names: BTreeMap::from([(place.name.clone(), Doubt::Entry)]),
+                is_listed: false,
+            }),
+            None => self.scan.lose_sight(),
+        }
+        Ok(())
     }
 
     /// Records that an entry is what the spare has, as it is seen `now`.
@@ -143,18 +179,20 @@ impl<'a> Worker<'a> {
     }
 
     /// Lists an entry that cannot be read.
-    pub(super) fn unreadable(&mut self, path: RelPath, reason: &dyn Display) {
+    pub(super) fn unreadable(&mut self, (path, spot): (RelPath, Spot), reason: &dyn Display) {
         self.findings.unreadable.push(Problem {
             path,
             reason: reason.to_string(),
+            spot,
         });
     }
 
     /// Lists an entry that never stood still.
-    pub(super) fn unsettled(&mut self, path: RelPath, reason: &dyn Display) {
+    pub(super) fn unsettled(&mut self, (path, spot): (RelPath, Spot)) {
         self.findings.unsettled.push(Problem {
             path,
-            reason: reason.to_string(),
+            reason: "it changed every time it was read".to_owned(),
+            spot,
         });
     }
 }

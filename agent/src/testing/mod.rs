@@ -2,6 +2,7 @@
 //! a source tree, and moments at which a test can change the tree behind the scan's back.
 #![expect(clippy::disallowed_methods, reason = "prepares trees")]
 
+pub(crate) mod observer;
 pub(crate) mod spare;
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,12 +15,17 @@ use understudy_protocol::{DatasetName, DirectoryId, Entry, Node, StateDigest};
 use understudy_tree::{Excludes, Mounts};
 
 use crate::index::Index;
+use crate::journal::Journal;
+use crate::scan::Trust;
+use crate::sync::{Reliance, cycle};
 use crate::{AgentError, Cancel, Context, Progress, Source, SyncReport, sync};
 use spare::Spare;
 
 type Hook = Box<dyn FnOnce() + Send>;
 
 static HOOKS: Mutex<Option<HashMap<(PathBuf, String), Hook>>> = Mutex::new(None);
+
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// A scan of `source` has reached `moment`.
 pub(crate) fn passed(source: &Path, moment: &str) {
@@ -29,6 +35,8 @@ pub(crate) fn passed(source: &Path, moment: &str) {
         .as_mut()
         .and_then(|hooks| hooks.remove(&(source.into(), moment.into())));
     if let Some(hook) = hook {
+        // Hooks of several workers at once would disturb one another.
+        let _alone = ALONE.lock().expect("hooks");
         hook();
     }
 }
@@ -106,6 +114,14 @@ impl Stage {
             .insert(key, Box::new(hook));
     }
 
+    /// Forgets hooks whose moment never came.
+    pub(crate) fn forget_hooks(&self) {
+        let mut hooks = HOOKS.lock().expect("hooks");
+        hooks
+            .get_or_insert_default()
+            .retain(|(source, _), _| *source != self.source.path);
+    }
+
     pub(crate) fn context(&self) -> Context {
         let progress = Arc::new(Progress::default());
         Context {
@@ -127,6 +143,16 @@ impl Stage {
 
     pub(crate) fn try_sync(&self) -> Result<SyncReport, AgentError> {
         self.with_channel(|channel| sync(channel, &self.source, &self.context()))
+    }
+
+    /// One cycle that relies on `journal`.
+    pub(crate) fn try_cycle(&self, journal: &Journal) -> Result<SyncReport, AgentError> {
+        let reliance = Reliance {
+            journal: Some(journal),
+            sweep: None,
+            trust: Trust::Times,
+        };
+        self.with_channel(|channel| cycle(channel, &self.source, &self.context(), reliance))
     }
 
     pub(crate) fn sync(&self) -> SyncReport {

@@ -54,10 +54,7 @@ impl Worker<'_> {
                 (None, Some((contents, by))) => self.content_of(&here[by], contents)?,
             };
             let Some(source) = source else {
-                self.unsettled(
-                    wanting[0].folder.path.join(&wanting[0].name),
-                    &"it changed every time it was read",
-                );
+                self.unsettled(wanting[0].folder.spot(&wanting[0].name));
                 self.carry_over(inode, here)?;
                 return self.leave(inode, here.iter());
             };
@@ -128,11 +125,7 @@ impl Worker<'_> {
             Err(error) if is_about_entry(&error) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let open = Open {
-            folder: &member.folder,
-            directory: &directory,
-            below: Vec::new(),
-        };
+        let open = Open::whole(&member.folder, &directory);
         self.new_content(&open, &member.name, contents)
     }
 

@@ -13,10 +13,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use understudy_protocol::{Entry, Name, Place};
 use understudy_tree::{Directory, Identity, Kind, Stat};
 
+use super::findings::{Deferred, Findings};
 use super::read::{Contents, Reading, Sending};
+use super::stands::Stand;
 use super::visit::Open;
 use super::worker::Worker;
-use super::{Deferred, Findings, Folder, Scan, Stand, is_about_entry};
+use super::{Folder, Scan, is_about_entry};
 use crate::error::AgentError;
 use crate::index::{Known, Seen};
 
@@ -119,6 +121,10 @@ impl Worker<'_> {
             lost.append(&mut here);
             self.carry_over(&inode, &lost)?;
         }
+        for member in &lost {
+            // Maybe its directory moved, of which no event about this name tells.
+            self.keep_in_doubt(&member.place)?;
+        }
         self.leave(&inode, lost.iter())
     }
 
@@ -133,7 +139,7 @@ impl Worker<'_> {
                 pending = self.scan.index.pending_at(&place)?;
             }
             let directory = base.as_ref().and_then(|known| known.entry.directory_id());
-            let stand = directory.and_then(|id| self.scan.stand(id));
+            let stand = directory.and_then(|id| self.scan.stands.of(id));
             if pending.is_none() && stand == Some(Stand::Away) {
                 // A directory that moved away left the place free.
                 base = None;
@@ -206,7 +212,7 @@ impl Worker<'_> {
             Ok((directory, stat)) if stat.identity == identity => Ok(Some((directory, stat))),
             Err(error) if !is_about_entry(&error) => Err(error.into()),
             Err(error) if !error.is_gone() => {
-                self.unreadable(member.folder.path.join(&member.name), &error);
+                self.unreadable(member.folder.spot(&member.name), &error);
                 Ok(None)
             }
             _ => Ok(None),
@@ -222,11 +228,7 @@ impl Worker<'_> {
         number: usize,
     ) -> Result<Option<Observed>, AgentError> {
         if stat.kind != Kind::File {
-            let open = Open {
-                folder: &member.folder,
-                directory,
-                below: Vec::new(),
-            };
+            let open = Open::whole(&member.folder, directory);
             let read = self.read_special(&open, &member.name, stat)?;
             return Ok(read.map(|(entry, seen)| Observed {
                 entry,
@@ -239,7 +241,6 @@ impl Worker<'_> {
         } else {
             Sending::IfNeeded
         };
-        let path = || member.folder.path.join(&member.name);
         match self.read(directory, &member.name, stat, sending)? {
             Reading::Stable(contents) if contents.stat.identity == stat.identity => {
                 let entry = contents.entry(self.scan.group(&contents.stat));
@@ -251,11 +252,11 @@ impl Worker<'_> {
             }
             Reading::Stable(_) | Reading::Gone => Ok(None),
             Reading::Unreadable(error) => {
-                self.unreadable(path(), &error);
+                self.unreadable(member.folder.spot(&member.name), &error);
                 Ok(None)
             }
             Reading::Unsettled => {
-                self.unsettled(path(), &"it changed every time it was read");
+                self.unsettled(member.folder.spot(&member.name));
                 Ok(None)
             }
         }

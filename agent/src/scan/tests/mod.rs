@@ -1,5 +1,7 @@
 #![expect(clippy::disallowed_methods, reason = "changes trees")]
 
+mod marks;
+
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
@@ -11,7 +13,7 @@ use crate::AgentError;
 use crate::testing::Stage;
 
 /// Change times older than two ticks prove something.
-fn settle() {
+pub(super) fn settle() {
     std::thread::park_timeout(Duration::from_millis(30));
 }
 
