@@ -237,7 +237,7 @@ impl Cycle<'_> {
         };
         journal.acknowledge(up_to, covered);
         if outcome.is_lost {
-            journal.gap("too much is in doubt");
+            journal.gap("directories moved while they were looked at, or too much is in doubt");
         }
         journal.keep_in_doubt(&outcome.in_doubt, &outcome.nowhere);
     }

@@ -171,11 +171,16 @@ impl Worker<'_> {
         }
         if !self.scan.base_is_empty && self.may_enter(stat) {
             for (from, former) in self.base.with_identity(stat.identity)? {
-                if let Some(id) = former.entry.directory_id()
-                    && from != *place
-                    && id != DirectoryId::FILES
-                    && self.scan.stands.claim(id, Stand::Away)
-                {
+                let Some(id) = former.entry.directory_id() else {
+                    continue;
+                };
+                if from == *place || id == DirectoryId::FILES {
+                    continue;
+                }
+                // One that moves while it is looked at may get two numbers, each with a part of the truth.
+                if !self.scan.stands.claim(id, Stand::Away) {
+                    self.scan.lose_sight();
+                } else {
                     return Ok(Number {
                         id,
                         at_home: None,

@@ -141,10 +141,18 @@ pub(super) fn look(
         }
         let confirmed: HashSet<Place> = findings.missing.keys().cloned().collect();
         scan.look_again_at_marks(more.marked, &mut going, &mut findings)?;
-        // What was found gone only now may have moved since; its mark is not acknowledged with this cycle.
-        findings
-            .missing
-            .retain(|place, _| confirmed.contains(place));
+        // What was found gone only now may have moved since.
+        let (kept, unsure): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut findings.missing)
+                .into_iter()
+                .partition(|(place, _)| confirmed.contains(place));
+        findings.missing = kept;
+        let ((), more) = scan.alone(|worker| {
+            unsure
+                .keys()
+                .try_for_each(|place| worker.keep_in_doubt(place))
+        })?;
+        findings.merge(more);
         going = scan.resolve(going, &mut findings)?;
     }
     for doubts in going {
@@ -176,6 +184,18 @@ impl Scan<'_> {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .insert(id)
+    }
+
+    /// Whether nothing was put at a place yet, where directories are looked at in parts. What is in new ones is
+    /// looked at once.
+    pub(super) fn is_first_put(&self, place: &Place) -> bool {
+        place.parent.0 >= self.first_new
+            || self.apart.get().is_none()
+            || self
+                .put
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(place.clone())
     }
 
     /// Looks at directories until each was found; returns those that are going with one that seems gone.

@@ -114,6 +114,8 @@ pub(crate) struct Scan<'a> {
     apart: OnceLock<HashMap<DirectoryId, Apart>>,
     /// Directories that were looked at with all that is below, where only some are.
     wholes: Mutex<HashSet<DirectoryId>>,
+    /// Places where something was put, where only some are looked at.
+    put: Mutex<HashSet<Place>>,
     /// Directories on the way to others that were found where they should be.
     on_the_way: Mutex<HashMap<DirectoryId, RelPath>>,
     /// Set when too much is in doubt for looking at it by name.
@@ -213,6 +215,7 @@ pub(crate) fn run(start: Start<'_>, outgoing: &Outgoing) -> Result<Outcome, Agen
         is_checked: checked.is_some(),
         apart: OnceLock::new(),
         wholes: Mutex::default(),
+        put: Mutex::default(),
         on_the_way: Mutex::default(),
         is_lost: AtomicBool::new(false),
         unvisited: Mutex::default(),

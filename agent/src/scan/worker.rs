@@ -79,6 +79,10 @@ impl<'a> Worker<'a> {
             content,
             is_move,
         } = change;
+        if !self.scan.is_first_put(&place) {
+            // What became of it since is for the next cycle.
+            return self.keep_in_doubt(&place);
+        }
         if let Some(base) = base {
             self.digest.remove(&place, base);
             let displaced = base
