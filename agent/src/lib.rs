@@ -11,6 +11,7 @@ pub mod daemon;
 mod error;
 mod index;
 mod outbox;
+pub mod pace;
 mod progress;
 mod restore;
 mod scan;
@@ -27,6 +28,7 @@ use understudy_tree::{Excludes, Mounts};
 
 pub use ask::{list, verify};
 pub use error::AgentError;
+pub use pace::Pace;
 pub use progress::{Phase, Progress};
 pub use restore::{Action, Existing, RestoreReport, RestoreRequest, restore};
 pub use sync::{Problem, SyncReport, sync};
@@ -67,6 +69,8 @@ pub struct Context {
     pub progress: Arc<Progress>,
     /// How the call is told to end early.
     pub cancel: Cancel,
+    /// What the call may take of the host.
+    pub pace: Arc<Pace>,
 }
 
 /// Tells running calls to end; clones share the wish.

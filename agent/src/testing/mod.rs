@@ -14,7 +14,7 @@ use understudy_protocol::{DatasetName, DirectoryId, Entry, Node, StateDigest};
 use understudy_tree::{Excludes, Mounts};
 
 use crate::index::Index;
-use crate::{AgentError, Cancel, Context, Progress, Source, SyncReport, sync};
+use crate::{AgentError, Cancel, Context, Pace, Progress, Source, SyncReport, sync};
 use spare::Spare;
 
 type Hook = Box<dyn FnOnce() + Send>;
@@ -113,6 +113,7 @@ impl Stage {
             spare: "fake".to_owned(),
             progress,
             cancel: Cancel::default(),
+            pace: Arc::new(Pace::unlimited()),
         }
     }
 
