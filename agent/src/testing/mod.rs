@@ -70,6 +70,8 @@ impl Stage {
             excludes: Excludes::none(),
             mounts: Mounts::Stay,
             emptied: crate::Emptied::Refuse,
+            sweep: Source::SWEEP,
+            unsettled: crate::Unsettled::default(),
         };
         Self {
             scratch,
