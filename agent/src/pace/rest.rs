@@ -371,17 +371,16 @@ mod tests {
         assert!(!rest.lock().is_resting, "the next cycle is not held up");
     }
 
-    /// A gauge that says when it is read while somebody rests, and answers when it is told to.
+    /// A gauge that says when it is read at the end of the first rest, and answers then when it is told to.
     fn held_gauge() -> (Gauge, std::sync::mpsc::Receiver<()>, SyncSender<()>) {
         let (asked, was_asked) = sync_channel(0);
         let (answer, answers) = sync_channel::<()>(0);
-        let answers = Mutex::new((0, answers));
+        let (looks, answers) = (AtomicU64::new(0), Mutex::new(answers));
         let gauge = move || {
-            let mut looks = answers.lock().expect("looks");
-            looks.0 += 1;
-            if looks.0 == 2 {
+            if looks.fetch_add(1, Ordering::Relaxed) == 1 {
                 asked.send(()).expect("the test listens");
-                looks.1.recv().expect("the test answers");
+                let answers = answers.lock().expect("answers");
+                answers.recv().expect("the test answers");
             }
             Some(reading(90.0, HOUR))
         };
