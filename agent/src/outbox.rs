@@ -171,6 +171,7 @@ mod tests {
     use understudy_protocol::transport::in_process;
 
     use super::*;
+    use crate::pace::tests::until;
     use crate::pace::{Bandwidth, Settings};
 
     #[test]
@@ -189,9 +190,7 @@ mod tests {
         outbox.abort(1).expect("the first frame goes at once");
         let sent = ours.outgoing.bytes();
         let worker = std::thread::spawn(move || outbox.abort(2));
-        while pace.throttled().is_zero() {
-            std::thread::yield_now();
-        }
+        until(|| !pace.throttled().is_zero());
         cancel.cancel();
         let result = worker.join().expect("thread");
         assert!(matches!(result, Err(AgentError::Interrupted)));

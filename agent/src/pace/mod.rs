@@ -149,10 +149,20 @@ impl Pace {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::thread;
+    use std::time::Instant;
 
     use super::*;
+
+    /// Waits for other threads to make this true.
+    pub(crate) fn until(condition: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !condition() {
+            assert!(start.elapsed() < Duration::from_secs(60), "it never came");
+            thread::yield_now();
+        }
+    }
 
     /// The 19th field of the calling thread's `stat`; see proc_pid_stat(5).
     fn niceness() -> i32 {
@@ -202,7 +212,7 @@ mod tests {
             ..Settings::default()
         });
         let cancel = Cancel::default();
-        let (start, times) = (std::time::Instant::now(), 10_000_000_u32);
+        let (start, times) = (Instant::now(), 10_000_000_u32);
         for _ in 0..times {
             pace.breathe(&cancel).expect("breathe");
         }

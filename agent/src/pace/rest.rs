@@ -246,6 +246,7 @@ mod tests {
 
     use super::*;
     use crate::pace::pressure::tests::reading;
+    use crate::pace::tests::until;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -355,9 +356,7 @@ mod tests {
                 thread::spawn(move || rest.breathe(&cancel))
             })
             .collect();
-        while !rest.lock().is_resting {
-            thread::yield_now();
-        }
+        until(|| rest.lock().is_resting);
         cancel.cancel();
         let results: Vec<_> = workers
             .into_iter()

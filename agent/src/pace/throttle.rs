@@ -115,6 +115,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::pace::tests::until;
 
     fn throttle(rate: u64) -> Throttle {
         Throttle::new(Bandwidth {
@@ -134,9 +135,7 @@ mod tests {
                 thread::spawn(move || throttle.spend(1, &cancel))
             })
             .collect();
-        while throttle.lock().waiting.len() < 3 {
-            thread::yield_now();
-        }
+        until(|| throttle.lock().waiting.len() == 3);
         cancel.cancel();
         for worker in waiting {
             let result = worker.join().expect("thread");
@@ -159,9 +158,7 @@ mod tests {
                     let overtaken = queue.waiting.iter().find(|&&waiting| waiting < number);
                     assert_eq!(overtaken, None, "{number} overtook");
                 });
-                while throttle.lock().next_number <= number {
-                    thread::yield_now();
-                }
+                until(|| throttle.lock().next_number > number);
                 worker
             })
             .collect();
