@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use jiff::civil::Time;
 
+/// Longer ones are mistakes, and could not be added to a moment.
+const LONGEST_INTERVAL_DAYS: u64 = 3650;
+
 /// `90s`, `15m`, `1h30m`, `1d`; never zero.
 pub(super) fn parse_interval(text: &str) -> Result<Duration, String> {
     let wrong = || {
@@ -34,6 +37,9 @@ pub(super) fn parse_interval(text: &str) -> Result<Duration, String> {
         seconds = seconds.checked_add(part).ok_or_else(wrong)?;
     }
     match (number, seconds) {
+        (None, 1..) if seconds > LONGEST_INTERVAL_DAYS * 86400 => Err(format!(
+            "an interval of more than {LONGEST_INTERVAL_DAYS} days is not allowed"
+        )),
         (None, 1..) => Ok(Duration::from_secs(seconds)),
         (None, 0) if !text.is_empty() => Err("an interval of zero is not allowed".to_owned()),
         _ => Err(wrong()),
@@ -101,7 +107,7 @@ mod tests {
             ("90s", 90),
             ("15m", 900),
             ("1h30m", 5400),
-            ("1d", 86400),
+            ("3650d", 315_360_000),
             ("0h5m", 300),
         ] {
             assert_eq!(seconds(text), Ok(expected), "{text}");
@@ -115,6 +121,8 @@ mod tests {
             "-5m",
             "5w",
             "99999999999999999999s",
+            "18446744073709551615s",
+            "3651d",
             "0s",
             "0d0h",
         ] {
