@@ -13,6 +13,7 @@ mod error;
 mod index;
 mod journal;
 mod outbox;
+pub mod pace;
 mod progress;
 mod restore;
 mod scan;
@@ -23,12 +24,15 @@ mod testing;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use serde::Deserialize;
 use understudy_protocol::DatasetName;
 use understudy_tree::{Excludes, Mounts};
 
 pub use ask::{list, verify};
 pub use error::AgentError;
+pub use pace::Pace;
 pub use progress::{Phase, Progress};
 pub use restore::{Action, Existing, RestoreReport, RestoreRequest, restore};
 pub use sync::{Problem, SyncReport, sync};
@@ -46,6 +50,15 @@ pub struct Source {
     pub mounts: Mounts,
     /// What an empty root means.
     pub emptied: Emptied,
+    /// How often everything is compared once it has so many entries that changes are looked for by their journal.
+    pub sweep: Duration,
+    /// What happens with files that never stand still.
+    pub unsettled: Unsettled,
+}
+
+impl Source {
+    /// How often a large source is compared with everything that is known of it, if nobody says otherwise.
+    pub const SWEEP: Duration = Duration::from_secs(3600);
 }
 
 /// What it means when the root of a source that had entries is empty.
@@ -56,6 +69,17 @@ pub enum Emptied {
     Refuse,
     /// That somebody emptied it and says so.
     Accept,
+}
+
+/// What happens with a file that changes whenever it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unsettled {
+    /// It is sent as it was read, and marked: nothing busy stays stale in silence.
+    #[default]
+    Ship,
+    /// The spare keeps what it has of it.
+    Keep,
 }
 
 /// What every call needs beside its own subject.
@@ -69,6 +93,8 @@ pub struct Context {
     pub progress: Arc<Progress>,
     /// How the call is told to end early.
     pub cancel: Cancel,
+    /// What the call may take of the host.
+    pub pace: Arc<Pace>,
 }
 
 /// Tells running calls to end; clones share the wish.

@@ -9,6 +9,7 @@ use understudy_protocol::{Bytes, ContentHash, Encoder, Entry, Message, Place, li
 use understudy_tree::crash_point;
 
 use crate::error::AgentError;
+use crate::{Cancel, Pace};
 
 /// About what a record takes beside content and attributes.
 const RECORD_BYTES: usize = 120;
@@ -18,9 +19,21 @@ const RECORD_BYTES: usize = 120;
 pub(crate) struct Shared {
     next_stream: AtomicU64,
     records: AtomicU64,
+    pace: Arc<Pace>,
+    cancel: Cancel,
 }
 
 impl Shared {
+    /// For an upload that keeps to a pace; with `default` there is none.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the scan to begin with"))]
+    pub(crate) fn new(pace: Arc<Pace>, cancel: Cancel) -> Self {
+        Self {
+            pace,
+            cancel,
+            ..Self::default()
+        }
+    }
+
     /// Changes handed to any outbox so far.
     pub(crate) fn records(&self) -> u64 {
         self.records.load(Ordering::Relaxed)
@@ -143,6 +156,47 @@ impl Outbox {
     }
 
     fn send(&mut self, message: &Message) -> Result<(), AgentError> {
-        Ok(self.outgoing.send(self.encoder.encode(message)?)?)
+        let frame = self.encoder.encode(message)?;
+        self.shared
+            .pace
+            .spend(frame.wire_bytes(), &self.shared.cancel)?;
+        Ok(self.outgoing.send(frame)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use understudy_protocol::transport::in_process;
+
+    use super::*;
+    use crate::pace::tests::until;
+    use crate::pace::{Bandwidth, Settings};
+
+    #[test]
+    fn frames_are_paid_for_before_they_are_sent() {
+        let (ours, mut theirs) = in_process();
+        let pace = Arc::new(Pace::new(Settings {
+            bandwidth: Bandwidth {
+                usual: NonZeroU64::new(1),
+                hours: Vec::new(),
+            },
+            ..Settings::default()
+        }));
+        let cancel = Cancel::default();
+        let shared = Arc::new(Shared::new(Arc::clone(&pace), cancel.clone()));
+        let mut outbox = Outbox::new(ours.outgoing.clone(), shared);
+        outbox.abort(1).expect("the first frame goes at once");
+        let sent = ours.outgoing.bytes();
+        let worker = std::thread::spawn(move || outbox.abort(2));
+        until(|| !pace.throttled().is_zero());
+        cancel.cancel();
+        let result = worker.join().expect("thread");
+        assert!(matches!(result, Err(AgentError::Interrupted)));
+        assert_eq!(ours.outgoing.bytes(), sent, "nothing more was sent");
+        drop(ours);
+        theirs.incoming.receive().expect("the first frame");
+        assert!(theirs.incoming.receive().is_err());
     }
 }

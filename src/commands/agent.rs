@@ -2,11 +2,12 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
-use understudy_agent::AgentError;
 use understudy_agent::config::Config;
 use understudy_agent::daemon::{self, Mode, Outcome};
+use understudy_agent::{AgentError, Context, Pace};
 use understudy_protocol::DatasetName;
 
 use super::{Session, sync};
@@ -41,11 +42,18 @@ pub(crate) fn run(arguments: &Agent, session: &Session) -> Result<Report, Comman
     let state = paths::state(session.places.state.as_deref().or(config.state.as_deref()))?;
     paths::make_state(&state)?;
     let spare = Spare::new(address, session.runtime.clone(), Absent::Create);
-    let context = session.context(state, &spare);
+    let context = Context {
+        pace: Arc::new(Pace::new(config.pace.clone())),
+        ..session.context(state, &spare)
+    };
+    // Before any thread is started: they inherit it.
+    context.pace.lower_priority();
     let mut embedded: Option<Embedded> = None;
     let connect = || {
         // The session before has its answer, and may still be putting things away.
         finish(embedded.take());
+        // Each cycle has a connection of its own, and its own time to pause.
+        context.pace.begin_cycle();
         let (channel, session) = spare.connect_again()?;
         embedded = Some(session);
         Ok(channel)

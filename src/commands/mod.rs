@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use understudy_agent::{Cancel, Context, Progress};
+use understudy_agent::{Cancel, Context, Pace, Progress};
 use understudy_protocol::{DatasetName, message::Datasets};
 
 use crate::address::Address;
@@ -69,6 +69,7 @@ impl Session {
             spare: spare.name(),
             progress: Arc::new(Progress::default()),
             cancel: self.cancel.clone(),
+            pace: Arc::new(Pace::unlimited()),
         }
     }
 

@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use understudy_agent::{Emptied, Problem, Source, SyncReport};
+use understudy_agent::{Emptied, Problem, Source, SyncReport, Unsettled};
 use understudy_protocol::DatasetName;
 use understudy_tree::{Excludes, Mounts};
 
@@ -73,6 +73,8 @@ fn source(arguments: &Sync, path: PathBuf) -> Result<Source, CommandError> {
         } else {
             Emptied::Refuse
         },
+        sweep: Source::SWEEP,
+        unsettled: Unsettled::default(),
     })
 }
 

@@ -221,7 +221,10 @@ pub(crate) fn run(start: Start<'_>, outgoing: &Outgoing) -> Result<Outcome, Agen
         unvisited: Mutex::default(),
         first_new: start.next_directory,
         outgoing: outgoing.clone(),
-        shared: Arc::default(),
+        shared: Arc::new(Shared::new(
+            Arc::clone(&start.context.pace),
+            start.context.cancel.clone(),
+        )),
         next_directory: AtomicU64::new(start.next_directory),
         stands: Stands::default(),
         digest: Mutex::new(StateDigest::empty()),

@@ -112,6 +112,7 @@ impl Worker<'_> {
         stat: &Stat,
         sending: Sending,
     ) -> Result<Reading, AgentError> {
+        self.scan.context.pace.breathe(&self.scan.context.cancel)?;
         for attempt in 0..ATTEMPTS {
             self.scan.context.cancel.check()?;
             if attempt > 0 {
@@ -228,6 +229,7 @@ impl Worker<'_> {
             let (mut offset, end) = (start, start + length);
             while offset < end {
                 self.scan.context.cancel.check()?;
+                self.scan.context.pace.breathe(&self.scan.context.cancel)?;
                 let wanted = (end - offset).min(limits::BLOCK_BYTES as u64) as usize;
                 let mut buffer = std::mem::take(&mut self.buffer);
                 buffer.resize(wanted, 0);

@@ -179,6 +179,7 @@ impl Worker<'_> {
     /// Looks at a directory; returns the directories found in it.
     pub(super) fn visit(&mut self, task: &Task) -> Result<Vec<Task>, AgentError> {
         self.scan.context.cancel.check()?;
+        self.scan.context.pace.breathe(&self.scan.context.cancel)?;
         match &task.look {
             Look::Everything => self.visit_whole(task),
             Look::Doubts(doubts) => self.visit_doubts(task, doubts),

@@ -18,7 +18,7 @@ use crate::index::Index;
 use crate::journal::Journal;
 use crate::scan::Trust;
 use crate::sync::{Reliance, cycle};
-use crate::{AgentError, Cancel, Context, Progress, Source, SyncReport, sync};
+use crate::{AgentError, Cancel, Context, Pace, Progress, Source, SyncReport, sync};
 use spare::Spare;
 
 type Hook = Box<dyn FnOnce() + Send>;
@@ -78,6 +78,8 @@ impl Stage {
             excludes: Excludes::none(),
             mounts: Mounts::Stay,
             emptied: crate::Emptied::Refuse,
+            sweep: Source::SWEEP,
+            unsettled: crate::Unsettled::default(),
         };
         Self {
             scratch,
@@ -129,6 +131,7 @@ impl Stage {
             spare: "fake".to_owned(),
             progress,
             cancel: Cancel::default(),
+            pace: Arc::new(Pace::unlimited()),
         }
     }
 

@@ -1,0 +1,181 @@
+//! The agent's configuration: a TOML file that is checked as a whole before anything runs.
+//!
+//! Every error names file, line and column. What is unknown is refused, not ignored.
+
+mod file;
+mod units;
+
+use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use understudy_protocol::DatasetName;
+use understudy_tree::{Excludes, Mounts};
+
+use crate::error::AgentError;
+use crate::{Emptied, Source, Unsettled, pace};
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The spare's address, as a person wrote it.
+    pub spare: Option<String>,
+    /// The state directory.
+    pub state: Option<PathBuf>,
+    /// What to keep.
+    pub datasets: Vec<Dataset>,
+    /// How changes are noticed.
+    pub watch: Watch,
+    /// What the agent may take of the host.
+    pub pace: pace::Settings,
+    /// The file, for messages.
+    pub file: PathBuf,
+}
+
+/// How changes between two cycles are noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Watch {
+    /// By the best way that the system allows.
+    #[default]
+    Auto,
+    /// By inotify, also where there is a better way.
+    Inotify,
+    /// Not at all: every cycle compares everything.
+    Never,
+}
+
+/// One `[[dataset]]`.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// One directory, or every directory in one.
+    pub place: Sources,
+    /// What is left out.
+    pub excludes: Excludes,
+    /// Time from the start of one cycle to that of the next; never zero.
+    pub interval: Duration,
+    /// How often everything is compared in a large one; never zero.
+    pub sweep: Duration,
+    /// Whether other file systems below it belong to it.
+    pub mounts: Mounts,
+    /// What happens with files that never stand still.
+    pub unsettled: Unsettled,
+}
+
+/// Which directories a `[[dataset]]` means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sources {
+    /// This one, under this name.
+    One(PathBuf, DatasetName),
+    /// Each directory in this one, named after itself. Hidden ones and links are left alone.
+    Each(PathBuf),
+}
+
+/// A source with its rhythm.
+#[derive(Debug, Clone)]
+pub struct Scheduled {
+    /// What to keep.
+    pub source: Source,
+    /// How often.
+    pub interval: Duration,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, AgentError> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            AgentError::Configuration(format!("cannot read `{}`: {error}", path.display()))
+        })?;
+        Self::parse(&text, path)
+    }
+
+    pub(crate) fn parse(text: &str, path: &Path) -> Result<Self, AgentError> {
+        file::parse(text, path)
+    }
+
+    /// The sources there are now: `/*` means the directories that exist at this moment. What cannot be listed or
+    /// named is an error of its own, beside the others.
+    pub fn sources(&self) -> Vec<Result<Scheduled, AgentError>> {
+        let mut taken: HashSet<DatasetName> = HashSet::new();
+        for dataset in &self.datasets {
+            if let Sources::One(_, name) = &dataset.place {
+                taken.insert(name.clone());
+            }
+        }
+        self.datasets
+            .iter()
+            .flat_map(|dataset| dataset.sources(&mut taken))
+            .collect()
+    }
+}
+
+impl Dataset {
+    fn sources(&self, taken: &mut HashSet<DatasetName>) -> Vec<Result<Scheduled, AgentError>> {
+        match &self.place {
+            Sources::One(path, name) => vec![Ok(self.scheduled(path.clone(), name.clone()))],
+            Sources::Each(parent) => match directories_in(parent) {
+                Err(error) => vec![Err(error)],
+                Ok(paths) => paths
+                    .into_iter()
+                    .map(|path| self.named_after_itself(path, taken))
+                    .collect(),
+            },
+        }
+    }
+
+    fn named_after_itself(
+        &self,
+        path: PathBuf,
+        taken: &mut HashSet<DatasetName>,
+    ) -> Result<Scheduled, AgentError> {
+        let name = name_of(&path);
+        if taken.insert(name.clone()) {
+            return Ok(self.scheduled(path, name));
+        }
+        let path = path.display();
+        Err(AgentError::Configuration(format!(
+            "`{path}` would be called `{name}`, as another dataset is; give it a [[dataset]] of its own with another `name`"
+        )))
+    }
+
+    fn scheduled(&self, path: PathBuf, dataset: DatasetName) -> Scheduled {
+        let source = Source {
+            path,
+            dataset,
+            excludes: self.excludes.clone(),
+            mounts: self.mounts,
+            emptied: Emptied::Refuse,
+            sweep: self.sweep,
+            unsettled: self.unsettled,
+        };
+        Scheduled {
+            source,
+            interval: self.interval,
+        }
+    }
+}
+
+fn name_of(path: &Path) -> DatasetName {
+    DatasetName::fit(path.file_name().map_or(&b""[..], OsStrExt::as_bytes))
+}
+
+fn directories_in(parent: &Path) -> Result<Vec<PathBuf>, AgentError> {
+    let list = || -> std::io::Result<Vec<PathBuf>> {
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(parent)? {
+            let entry = entry?;
+            let is_hidden = entry.file_name().as_bytes().starts_with(b".");
+            if !is_hidden && entry.file_type()?.is_dir() {
+                paths.push(entry.path());
+            }
+        }
+        paths.sort();
+        Ok(paths)
+    };
+    list().map_err(|error| AgentError::state("list the sources in", parent, &error))
+}
+
+#[cfg(test)]
+mod tests;
