@@ -1,0 +1,401 @@
+//! The watcher's thread: waits for events, commands and mounts, and keeps every root armed.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::fanotify::{Group, Progress};
+use super::mounts::{self, Mount};
+use super::resolve::Trouble;
+use super::standing::Standing;
+use super::{Command, Event, Method, Options, Prefer, Root, Shared};
+use crate::error::{Context, TreeError};
+
+/// The rest after a batch: meanwhile the kernel merges, and the thread does not run for every event.
+const REST: Duration = Duration::from_millis(50);
+/// Batches read in one go; more would let a flood keep commands waiting.
+const BATCHES: usize = 16;
+/// A clock that was read later differs by less than this, unless the machine slept.
+const SLEPT: Duration = Duration::from_millis(100);
+
+/// The thread's state.
+pub(super) struct Service<S> {
+    sink: S,
+    shared: Arc<Shared>,
+    prefer: Prefer,
+    /// The group, or why there is none.
+    group: Result<Group, String>,
+    /// Becomes ready when a mount changes.
+    mountinfo: File,
+    mounts: Vec<Mount>,
+    watched: Vec<Watched>,
+    /// How long the machine had slept since it started, when the thread last looked.
+    slept: Duration,
+}
+
+struct Watched {
+    root: Root,
+    state: State,
+}
+
+enum State {
+    Fanotify(Standing),
+    Unwatched {
+        standing: Option<Standing>,
+        why: String,
+    },
+}
+
+impl State {
+    fn standing(&self) -> Option<&Standing> {
+        match self {
+            Self::Fanotify(standing) => Some(standing),
+            Self::Unwatched { standing, .. } => standing.as_ref(),
+        }
+    }
+
+    fn method(&self) -> Method {
+        match self {
+            Self::Fanotify(_) => Method::Fanotify,
+            Self::Unwatched { why, .. } => Method::Unwatched { why: why.clone() },
+        }
+    }
+}
+
+/// What the thread woke up for.
+#[derive(Default)]
+struct Ready {
+    commands: bool,
+    mounts: bool,
+    events: bool,
+}
+
+/// Whether the thread waits for events or lets them gather.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    Waiting,
+    Resting,
+}
+
+impl<S: FnMut(Event) + Send + 'static> Service<S> {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        options: Options,
+        own_process: Option<u32>,
+        sink: S,
+    ) -> Result<Self, TreeError> {
+        let Options { ignored, prefer } = options;
+        let group = match prefer {
+            Prefer::Best => {
+                let ignored = ignored
+                    .into_iter()
+                    .map(|path| path.canonicalize().unwrap_or(path))
+                    .map(|path| path.into_os_string().into_vec())
+                    .collect();
+                Group::new(own_process, ignored)
+            }
+            Prefer::Inotify | Prefer::Periodic => {
+                Err("the configuration asks for less than fanotify".to_owned())
+            }
+        };
+        let mountinfo =
+            File::open(mounts::MOUNTINFO).context("open", mounts::MOUNTINFO.as_bytes())?;
+        Ok(Self {
+            sink,
+            shared,
+            prefer,
+            group,
+            mountinfo,
+            mounts: mounts::read()?,
+            watched: Vec::new(),
+            slept: slept(),
+        })
+    }
+
+    /// Runs until it is told to stop.
+    pub(super) fn run(mut self) {
+        let ended = Ended(Arc::clone(&self.shared));
+        let mut pace = Pace::Waiting;
+        loop {
+            let ready = self.wait(pace);
+            pace = Pace::Waiting;
+            self.notice_sleep();
+            if ready.mounts {
+                self.look_again();
+            }
+            if ready.commands && !self.obey() {
+                break;
+            }
+            if ready.events && self.read_some() == Progress::Empty {
+                pace = Pace::Resting;
+            }
+        }
+        drop(ended);
+    }
+
+    fn wait(&self, pace: Pace) -> Ready {
+        let mut descriptors = vec![
+            PollFd::new(&self.shared.wake, PollFlags::IN),
+            PollFd::new(&self.mountinfo, PollFlags::PRI),
+        ];
+        let rest = (pace == Pace::Resting).then(|| Timespec::try_from(REST).unwrap_or_default());
+        if let (Pace::Waiting, Ok(group)) = (pace, &self.group) {
+            descriptors.push(PollFd::from_borrowed_fd(group.as_fd(), PollFlags::IN));
+        }
+        if poll(&mut descriptors, rest.as_ref()).is_err() {
+            // Interrupted, or out of memory for a moment.
+            return Ready::default();
+        }
+        let ready: Vec<bool> = descriptors
+            .iter()
+            .map(|descriptor| !descriptor.revents().is_empty())
+            .collect();
+        Ready {
+            commands: ready[0],
+            mounts: ready[1],
+            events: ready.get(2).copied().unwrap_or(false),
+        }
+    }
+
+    /// Whether to go on.
+    fn obey(&mut self) -> bool {
+        let mut counter = [0; 8];
+        let _: Result<usize, _> = rustix::io::read(&self.shared.wake, &mut counter);
+        loop {
+            let command = self.shared.lock().commands.pop_front();
+            let done = match command {
+                None => return true,
+                Some(Command::Stop) => return false,
+                Some(Command::Watch(roots, done)) => {
+                    self.watch(roots);
+                    done
+                }
+                Some(Command::Drain(done)) => {
+                    self.drain();
+                    done
+                }
+            };
+            // Whoever asked may have gone.
+            let _ = done.send(());
+        }
+    }
+
+    fn watch(&mut self, roots: Vec<Root>) {
+        self.read_mounts();
+        let mut before = std::mem::take(&mut self.watched);
+        let mut gaps = Vec::new();
+        for root in roots {
+            let known = before
+                .iter()
+                .position(|watched| watched.root == root)
+                .map(|position| before.swap_remove(position).state)
+                .filter(|state| !matches!(state, State::Unwatched { .. }));
+            let now = Standing::look(&root.path, root.mounts, &self.mounts);
+            let state = match (known, now) {
+                (Some(state), Ok(now)) if state.standing() == Some(&now) => state,
+                (_, now) => {
+                    let state = self.arm(now);
+                    gaps.push((root.key, gap_reason(&state, "it was not watched before")));
+                    state
+                }
+            };
+            self.watched.push(Watched { root, state });
+        }
+        self.settle(gaps);
+    }
+
+    fn drain(&mut self) {
+        self.look_again();
+        let mut rest = match &self.group {
+            Ok(group) => group.waiting_events(),
+            Err(_) => return,
+        };
+        while rest > 0 {
+            match self.read_batch() {
+                Progress::Empty => return,
+                Progress::Events(count) => rest = rest.saturating_sub(count),
+            }
+        }
+    }
+
+    /// Reads until the queue is empty, or for long enough.
+    fn read_some(&mut self) -> Progress {
+        for _ in 0..BATCHES {
+            if self.read_batch() == Progress::Empty {
+                return Progress::Empty;
+            }
+        }
+        Progress::Events(0)
+    }
+
+    fn read_batch(&mut self) -> Progress {
+        let Ok(group) = &mut self.group else {
+            return Progress::Empty;
+        };
+        match group.read(&mut self.sink) {
+            Ok((progress, trouble)) => {
+                self.take_trouble(trouble);
+                progress
+            }
+            Err(error) => {
+                let error = std::io::Error::from(error);
+                self.gap_everywhere(&format!("the kernel's events cannot be read: {error}"));
+                Progress::Empty
+            }
+        }
+    }
+
+    fn take_trouble(&mut self, trouble: Trouble) {
+        if let Some(reason) = trouble.gap_everywhere {
+            self.gap_everywhere(&reason);
+        }
+        for (root, reason) in trouble.gaps {
+            (self.sink)(Event::Gap { root, reason });
+        }
+        if trouble.lost.is_empty() {
+            return;
+        }
+        let mut gaps = Vec::new();
+        for (key, why) in trouble.lost {
+            for watched in &mut self.watched {
+                if watched.root.key == key && matches!(watched.state, State::Fanotify(_)) {
+                    gaps.push((key, why.clone()));
+                    watched.state = State::Unwatched {
+                        standing: None,
+                        why: why.clone(),
+                    };
+                }
+            }
+        }
+        self.settle(gaps);
+    }
+
+    /// Arms what does not stand where it stood.
+    fn look_again(&mut self) {
+        self.read_mounts();
+        let mut gaps = Vec::new();
+        for position in 0..self.watched.len() {
+            let watched = &self.watched[position];
+            let now = Standing::look(&watched.root.path, watched.root.mounts, &self.mounts);
+            let difference = match (watched.state.standing(), &now) {
+                (Some(before), Ok(now)) if before == now => continue,
+                (None, Err(_)) => continue,
+                (Some(before), Ok(now)) => before.difference(now),
+                (Some(_), Err(_)) => "it is not there any more",
+                (None, Ok(_)) => "it is there again",
+            };
+            let state = self.arm(now);
+            let watched = &mut self.watched[position];
+            gaps.push((watched.root.key, gap_reason(&state, difference)));
+            watched.state = state;
+        }
+        self.settle(gaps);
+    }
+
+    fn read_mounts(&mut self) {
+        match mounts::read() {
+            Ok(mounts) => self.mounts = mounts,
+            Err(error) => self.gap_everywhere(&error.to_string()),
+        }
+    }
+
+    fn arm(&mut self, now: Result<Standing, TreeError>) -> State {
+        let standing = match now {
+            Ok(standing) => standing,
+            Err(error) => {
+                return State::Unwatched {
+                    standing: None,
+                    why: error.to_string(),
+                };
+            }
+        };
+        let refused = |why, standing| State::Unwatched {
+            standing: Some(standing),
+            why,
+        };
+        if self.prefer == Prefer::Periodic {
+            let why = "the configuration asks for periodic comparison".to_owned();
+            return refused(why, standing);
+        }
+        if let Some(why) = standing.shared_with_others() {
+            return refused(why, standing);
+        }
+        match &mut self.group {
+            Ok(group) => match group.arm(&standing) {
+                Ok(()) => State::Fanotify(standing),
+                Err(why) => refused(why, standing),
+            },
+            Err(why) => refused(why.clone(), standing),
+        }
+    }
+
+    /// Makes the states known, and tells these gaps, after everything is armed.
+    fn settle(&mut self, gaps: Vec<(u32, String)>) {
+        if let Ok(group) = &mut self.group {
+            let armed = self.watched.iter().filter_map(|watched| {
+                let State::Fanotify(standing) = &watched.state else {
+                    return None;
+                };
+                Some((watched.root.key, standing))
+            });
+            group.set_roots(armed);
+        }
+        self.shared.lock().methods = self
+            .watched
+            .iter()
+            .map(|watched| (watched.root.key, watched.state.method()))
+            .collect();
+        for (root, reason) in gaps {
+            (self.sink)(Event::Gap { root, reason });
+        }
+    }
+
+    fn gap_everywhere(&mut self, reason: &str) {
+        for watched in &self.watched {
+            (self.sink)(Event::Gap {
+                root: watched.root.key,
+                reason: reason.to_owned(),
+            });
+        }
+    }
+
+    /// While the machine sleeps, disks may be changed from outside.
+    fn notice_sleep(&mut self) {
+        let now = slept();
+        if now.saturating_sub(self.slept) > SLEPT {
+            self.gap_everywhere("the machine was suspended");
+        }
+        self.slept = now;
+    }
+}
+
+/// Says that the thread has ended, however it ended, and lets go of whoever waits.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.ended = true;
+        state.commands.clear();
+    }
+}
+
+fn gap_reason(state: &State, difference: &str) -> String {
+    match state {
+        State::Unwatched { why, .. } => format!("it is not watched: {why}"),
+        _ => difference.to_owned(),
+    }
+}
+
+/// How long the machine has slept since it started.
+fn slept() -> Duration {
+    let read = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
+    // This order, for the later clock of the two is then ahead by what it took, not behind.
+    let awake = read(ClockId::Monotonic);
+    read(ClockId::Boottime).saturating_sub(awake)
+}
