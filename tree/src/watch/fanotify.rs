@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use understudy_protocol::{Name, escape};
@@ -36,7 +37,7 @@ pub(super) struct Group {
     descriptor: OwnedFd,
     /// Whose events are not told; `None` in tests.
     own_process: Option<u32>,
-    ignored: Vec<Vec<u8>>,
+    ignored: Arc<[Vec<u8>]>,
     /// The file systems that carry a mark, with a directory to take it away by.
     marked: HashMap<FileSystemId, Vec<u8>>,
     resolver: Resolver,
@@ -54,7 +55,7 @@ pub(super) enum Progress {
 
 impl Group {
     /// A group without marks; the reason in an operator's words where the kernel refuses.
-    pub(super) fn new(own_process: Option<u32>, ignored: Vec<Vec<u8>>) -> Result<Self, String> {
+    pub(super) fn new(own_process: Option<u32>, ignored: Arc<[Vec<u8>]>) -> Result<Self, String> {
         let descriptor = raw::fanotify_init().map_err(|error| explain(error, "this kernel"))?;
         Ok(Self {
             descriptor,

@@ -9,6 +9,7 @@
 //! one watch for each directory; and where other hosts may write, there is nothing.
 
 mod fanotify;
+mod inotify;
 mod mounts;
 mod records;
 mod resolve;
@@ -148,8 +149,11 @@ impl Watcher {
     ) -> Result<Self, TreeError> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .context("make an event counter for", b"the watcher")?;
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .context("make an event counter for", b"the watcher")?;
         let shared = Arc::new(Shared {
             wake,
+            bell,
             state: Mutex::new(State::default()),
         });
         let service = service::Service::new(Arc::clone(&shared), options, own_process, sink)?;
@@ -212,8 +216,10 @@ impl Drop for Watcher {
 /// What callers and the thread share.
 #[derive(Debug)]
 struct Shared {
-    /// Wakes the thread.
+    /// Wakes the thread for a command.
     wake: OwnedFd,
+    /// Wakes it for what inotify told, unless it rests.
+    bell: OwnedFd,
     state: Mutex<State>,
 }
 
@@ -245,12 +251,22 @@ impl Shared {
         }
         state.commands.push_back(command);
         drop(state);
-        self.wake();
+        count(&self.wake);
         true
     }
 
-    fn wake(&self) {
-        // It fails only if the counter is full, and then the thread is awake.
-        let _: Result<usize, _> = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    fn ring(&self) {
+        count(&self.bell);
     }
+}
+
+fn count(counter: &OwnedFd) {
+    // It fails only if the counter is full, and then the thread is awake.
+    let _: Result<usize, _> = rustix::io::write(counter, &1_u64.to_ne_bytes());
+}
+
+fn reset(counter: &OwnedFd) {
+    let mut value = [0; 8];
+    // It fails only if nobody counted.
+    let _: Result<usize, _> = rustix::io::read(counter, &mut value);
 }

@@ -10,10 +10,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::fanotify::{Group, Progress};
+use super::inotify;
 use super::mounts::{self, Mount};
 use super::resolve::Trouble;
 use super::standing::Standing;
-use super::{Command, Event, Method, Options, Prefer, Root, Shared};
+use super::{Command, Event, Method, Options, Prefer, Root, Shared, reset};
 use crate::error::{Context, TreeError};
 
 /// The rest after a batch: meanwhile the kernel merges, and the thread does not run for every event.
@@ -28,6 +29,7 @@ pub(super) struct Service<S> {
     sink: S,
     shared: Arc<Shared>,
     prefer: Prefer,
+    ignored: Arc<[Vec<u8>]>,
     /// The group, or why there is none.
     group: Result<Group, String>,
     /// Becomes ready when a mount changes.
@@ -45,6 +47,11 @@ struct Watched {
 
 enum State {
     Fanotify(Standing),
+    Inotify {
+        standing: Standing,
+        tree: inotify::Tree,
+        why_not_fanotify: String,
+    },
     Unwatched {
         standing: Option<Standing>,
         why: String,
@@ -54,7 +61,7 @@ enum State {
 impl State {
     fn standing(&self) -> Option<&Standing> {
         match self {
-            Self::Fanotify(standing) => Some(standing),
+            Self::Fanotify(standing) | Self::Inotify { standing, .. } => Some(standing),
             Self::Unwatched { standing, .. } => standing.as_ref(),
         }
     }
@@ -62,6 +69,11 @@ impl State {
     fn method(&self) -> Method {
         match self {
             Self::Fanotify(_) => Method::Fanotify,
+            Self::Inotify {
+                why_not_fanotify, ..
+            } => Method::Inotify {
+                why_not_fanotify: why_not_fanotify.clone(),
+            },
             Self::Unwatched { why, .. } => Method::Unwatched { why: why.clone() },
         }
     }
@@ -73,6 +85,7 @@ struct Ready {
     commands: bool,
     mounts: bool,
     events: bool,
+    rings: bool,
 }
 
 /// Whether the thread waits for events or lets them gather.
@@ -90,15 +103,13 @@ impl<S: FnMut(Event) + Send + 'static> Service<S> {
         sink: S,
     ) -> Result<Self, TreeError> {
         let Options { ignored, prefer } = options;
+        let ignored: Arc<[Vec<u8>]> = ignored
+            .into_iter()
+            .map(|path| path.canonicalize().unwrap_or(path))
+            .map(|path| path.into_os_string().into_vec())
+            .collect();
         let group = match prefer {
-            Prefer::Best => {
-                let ignored = ignored
-                    .into_iter()
-                    .map(|path| path.canonicalize().unwrap_or(path))
-                    .map(|path| path.into_os_string().into_vec())
-                    .collect();
-                Group::new(own_process, ignored)
-            }
+            Prefer::Best => Group::new(own_process, Arc::clone(&ignored)),
             Prefer::Inotify | Prefer::Periodic => {
                 Err("the configuration asks for less than fanotify".to_owned())
             }
@@ -109,6 +120,7 @@ impl<S: FnMut(Event) + Send + 'static> Service<S> {
             sink,
             shared,
             prefer,
+            ignored,
             group,
             mountinfo,
             mounts: mounts::read()?,
@@ -131,8 +143,16 @@ impl<S: FnMut(Event) + Send + 'static> Service<S> {
             if ready.commands && !self.obey() {
                 break;
             }
-            if ready.events && self.read_some() == Progress::Empty {
+            if ready.rings {
+                reset(&self.shared.bell);
+                self.collect(inotify::Tree::collect);
                 pace = Pace::Resting;
+            }
+            if ready.events {
+                pace = match self.read_some() {
+                    Progress::Empty => Pace::Resting,
+                    Progress::Events(_) => Pace::Waiting,
+                };
             }
         }
         drop(ended);
@@ -144,28 +164,31 @@ impl<S: FnMut(Event) + Send + 'static> Service<S> {
             PollFd::new(&self.mountinfo, PollFlags::PRI),
         ];
         let rest = (pace == Pace::Resting).then(|| Timespec::try_from(REST).unwrap_or_default());
-        if let (Pace::Waiting, Ok(group)) = (pace, &self.group) {
-            descriptors.push(PollFd::from_borrowed_fd(group.as_fd(), PollFlags::IN));
+        if pace == Pace::Waiting {
+            descriptors.push(PollFd::new(&self.shared.bell, PollFlags::IN));
+            if let Ok(group) = &self.group {
+                descriptors.push(PollFd::from_borrowed_fd(group.as_fd(), PollFlags::IN));
+            }
         }
         if poll(&mut descriptors, rest.as_ref()).is_err() {
             // Interrupted, or out of memory for a moment.
             return Ready::default();
         }
-        let ready: Vec<bool> = descriptors
+        let mut ready = descriptors
             .iter()
-            .map(|descriptor| !descriptor.revents().is_empty())
-            .collect();
+            .map(|descriptor| !descriptor.revents().is_empty());
+        let mut next = || ready.next().unwrap_or(false);
         Ready {
-            commands: ready[0],
-            mounts: ready[1],
-            events: ready.get(2).copied().unwrap_or(false),
+            commands: next(),
+            mounts: next(),
+            rings: next(),
+            events: next(),
         }
     }
 
     /// Whether to go on.
     fn obey(&mut self) -> bool {
-        let mut counter = [0; 8];
-        let _: Result<usize, _> = rustix::io::read(&self.shared.wake, &mut counter);
+        reset(&self.shared.wake);
         loop {
             let command = self.shared.lock().commands.pop_front();
             let done = match command {
@@ -199,7 +222,7 @@ impl<S: FnMut(Event) + Send + 'static> Service<S> {
             let state = match (known, now) {
                 (Some(state), Ok(now)) if state.standing() == Some(&now) => state,
                 (_, now) => {
-                    let state = self.arm(now);
+                    let state = self.arm(&root, now);
                     gaps.push((root.key, gap_reason(&state, "it was not watched before")));
                     state
                 }
@@ -211,6 +234,7 @@ impl<S: FnMut(Event) + Send + 'static> Service<S> {
 
     fn drain(&mut self) {
         self.look_again();
+        self.collect(inotify::Tree::drain);
         let mut rest = match &self.group {
             Ok(group) => group.waiting_events(),
             Err(_) => return,
@@ -220,6 +244,25 @@ impl<S: FnMut(Event) + Send + 'static> Service<S> {
                 Progress::Empty => return,
                 Progress::Events(count) => rest = rest.saturating_sub(count),
             }
+        }
+    }
+
+    /// Lets each inotify tree tell; one that missed something is given up, and armed again by the next drain.
+    fn collect(&mut self, how: impl Fn(&mut inotify::Tree, &mut S) -> Result<(), String>) {
+        let mut gaps = Vec::new();
+        for watched in &mut self.watched {
+            if let State::Inotify { tree, .. } = &mut watched.state
+                && let Err(why) = how(tree, &mut self.sink)
+            {
+                gaps.push((watched.root.key, why.clone()));
+                watched.state = State::Unwatched {
+                    standing: None,
+                    why,
+                };
+            }
+        }
+        if !gaps.is_empty() {
+            self.settle(gaps);
         }
     }
 
@@ -287,9 +330,10 @@ impl<S: FnMut(Event) + Send + 'static> Service<S> {
                 (None, Err(_)) => continue,
                 (Some(before), Ok(now)) => before.difference(now),
                 (Some(_), Err(_)) => "it is not there any more",
-                (None, Ok(_)) => "it is there again",
+                (None, Ok(_)) => "it is watched again",
             };
-            let state = self.arm(now);
+            let root = watched.root.clone();
+            let state = self.arm(&root, now);
             let watched = &mut self.watched[position];
             gaps.push((watched.root.key, gap_reason(&state, difference)));
             watched.state = state;
@@ -304,7 +348,7 @@ impl<S: FnMut(Event) + Send + 'static> Service<S> {
         }
     }
 
-    fn arm(&mut self, now: Result<Standing, TreeError>) -> State {
+    fn arm(&mut self, root: &Root, now: Result<Standing, TreeError>) -> State {
         let standing = match now {
             Ok(standing) => standing,
             Err(error) => {
@@ -325,12 +369,21 @@ impl<S: FnMut(Event) + Send + 'static> Service<S> {
         if let Some(why) = standing.shared_with_others() {
             return refused(why, standing);
         }
-        match &mut self.group {
-            Ok(group) => match group.arm(&standing) {
-                Ok(()) => State::Fanotify(standing),
-                Err(why) => refused(why, standing),
+        let armed = match &mut self.group {
+            Ok(group) => group.arm(&standing),
+            Err(why) => Err(why.clone()),
+        };
+        let Err(why_not_fanotify) = armed else {
+            return State::Fanotify(standing);
+        };
+        let ignored = Arc::clone(&self.ignored);
+        match inotify::Tree::start(root, &standing, ignored, Arc::clone(&self.shared)) {
+            Ok(tree) => State::Inotify {
+                standing,
+                tree,
+                why_not_fanotify,
             },
-            Err(why) => refused(why.clone(), standing),
+            Err(why) => refused(format!("{why} (and {why_not_fanotify})"), standing),
         }
     }
 

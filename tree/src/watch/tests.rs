@@ -59,7 +59,8 @@ impl Scene {
             path: root.clone(),
             mounts,
         }]);
-        if prefer == Prefer::Best && watcher.method(1) != Method::Fanotify {
+        if own_process.is_none() && prefer == Prefer::Best && watcher.method(1) != Method::Fanotify
+        {
             skip(&format!("no fanotify: {:?}", watcher.method(1)));
             return None;
         }
@@ -286,7 +287,7 @@ fn a_root_made_anew_is_a_gap_and_watched_again() {
     assert!(matches!(scene.watcher.method(1), Method::Unwatched { .. }));
     assert!(scene.gaps().is_empty(), "told once");
     fs::create_dir(&scene.root).expect("mkdir");
-    assert_eq!(scene.gaps(), ["it is there again"]);
+    assert_eq!(scene.gaps(), ["it is watched again"]);
     assert_eq!(scene.watcher.method(1), Method::Fanotify);
     fs::write(scene.root.join("f"), "x").expect("write");
     assert_eq!(scene.told(), set(&["./f"]));
@@ -407,23 +408,12 @@ fn a_watched_file_system_can_be_unmounted_and_comes_back() {
 
 #[test]
 fn more_than_the_queue_holds_is_a_gap() {
-    const LIMIT: &str = "/proc/sys/fs/fanotify/max_queued_events";
-    struct Restore(String);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            fs::write(LIMIT, &self.0).expect("restore the limit");
-        }
-    }
     let _alone = QUEUE_LIMIT.write().unwrap_or_else(PoisonError::into_inner);
-    let Ok(before) = fs::read_to_string(LIMIT) else {
-        return skip("no fanotify");
+    let Some(setting) = Setting::lower("/proc/sys/fs/fanotify/max_queued_events", "10") else {
+        return;
     };
-    if fs::write(LIMIT, "10").is_err() {
-        return skip("the queue's limit cannot be changed");
-    }
-    let restore = Restore(before);
     let scene = Scene::start(Options::default(), Mounts::Stay, None);
-    drop(restore);
+    drop(setting);
     let Some(scene) = scene else {
         return;
     };
@@ -717,6 +707,8 @@ fn untold(before: &Snapshot, after: &Snapshot, events: &[Event], root: Id) -> Ve
         }
         false
     };
+    let in_whole = after.entries.iter().filter(|(key, _)| below_whole(key.0));
+    ids.extend(in_whole.map(|(_, found)| found.id));
     let keys: BTreeSet<_> = before.entries.keys().chain(after.entries.keys()).collect();
     let mut untold = Vec::new();
     for key in keys {
@@ -872,5 +864,307 @@ fn whatever_changes_is_told() {
             return;
         };
         model(&scene, seed * 7919);
+    }
+}
+
+impl Scene {
+    /// With one root, key 1, under inotify.
+    fn with_inotify() -> Self {
+        let limit = QUEUE_LIMIT.read().unwrap_or_else(PoisonError::into_inner);
+        let options = Options {
+            prefer: Prefer::Inotify,
+            ..Options::default()
+        };
+        let mut scene = Self::start(options, Mounts::Stay, None).expect("a scene");
+        scene._limit = Some(limit);
+        let method = scene.watcher.method(1);
+        assert!(matches!(method, Method::Inotify { .. }), "{method:?}");
+        scene
+    }
+}
+
+/// A system setting that comes back at the end of the test; `None` if it cannot be changed.
+struct Setting(&'static str, String);
+
+impl Setting {
+    fn lower(path: &'static str, value: &str) -> Option<Self> {
+        let before = fs::read_to_string(path).ok()?;
+        if fs::write(path, value).is_err() {
+            skip(&format!("{path} cannot be changed"));
+            return None;
+        }
+        Some(Self(path, before))
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        fs::write(self.0, &self.1).expect("restore the setting");
+    }
+}
+
+#[test]
+fn inotify_tells_every_change() {
+    let scene = Scene::with_inotify();
+    let told_after = |what: &str, place: &str, change: &dyn Fn()| {
+        change();
+        let told = scene.told();
+        assert!(told.contains(place), "{what}: {told:?}");
+    };
+    let file = scene.root.join("f");
+    told_after("create", "./f", &|| fs::write(&file, "x").expect("write"));
+    told_after("modify", "./f", &|| fs::write(&file, "y").expect("write"));
+    told_after("chmod", "./f", &|| {
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("chmod");
+    });
+    told_after("mkdir", "./d/", &|| {
+        fs::create_dir_all(scene.root.join("d/e")).expect("mkdir");
+    });
+    told_after("write in a new one", "d/e/f", &|| {
+        fs::write(scene.root.join("d/e/f"), "x").expect("write");
+    });
+    told_after("directory's mode", "d/e/.", &|| {
+        fs::set_permissions(scene.root.join("d/e"), fs::Permissions::from_mode(0o700))
+            .expect("chmod");
+    });
+    told_after("root's mode", "./.", &|| {
+        fs::set_permissions(&scene.root, fs::Permissions::from_mode(0o700)).expect("chmod");
+    });
+    told_after("move out", "d/e", &|| {
+        fs::rename(scene.root.join("d/e"), scene.outside.join("e")).expect("mv");
+    });
+    fs::write(scene.outside.join("e/f"), "outside").expect("write");
+    assert_eq!(scene.told(), set(&[]));
+    told_after("move in", "./e/", &|| {
+        fs::rename(scene.outside.join("e"), scene.root.join("e")).expect("mv");
+    });
+    told_after("write in a moved one", "e/f", &|| {
+        fs::write(scene.root.join("e/f"), "inside").expect("write");
+    });
+    told_after("unlink", "./f", &|| fs::remove_file(&file).expect("unlink"));
+    symlink(&scene.outside, scene.root.join("link")).expect("symlink");
+    scene.told();
+    fs::write(scene.outside.join("behind"), "x").expect("write");
+    assert_eq!(scene.told(), set(&[]), "links are not followed");
+}
+
+#[test]
+fn whatever_changes_is_told_by_inotify() {
+    for seed in 1..=10 {
+        model(&Scene::with_inotify(), seed * 104_729);
+    }
+}
+
+#[test]
+fn inotify_watches_what_was_made_behind_its_back() {
+    let scene = Scene::with_inotify();
+    for round in 0..50 {
+        let top = scene.root.join(round.to_string());
+        shell("mkdir -p a/b/c && echo x > a/b/c/f && mv a d", {
+            fs::create_dir(&top).expect("mkdir");
+            &top
+        });
+        scene.told();
+        fs::write(top.join("d/b/c/f"), "later").expect("write");
+        let told = scene.told();
+        assert!(told.contains(&format!("{round}/d/b/c/f")), "{told:?}");
+    }
+}
+
+#[test]
+fn inotify_drains_everything_before_it() {
+    let scene = Scene::with_inotify();
+    for number in 0..1000 {
+        fs::write(scene.root.join(number.to_string()), "x").expect("write");
+    }
+    let told = scene.told();
+    for number in 0..1000 {
+        assert!(told.contains(&format!("./{number}")), "{number}");
+    }
+}
+
+#[test]
+fn a_root_made_anew_is_a_gap_under_inotify_too() {
+    let scene = Scene::with_inotify();
+    fs::remove_dir(&scene.root).expect("rmdir");
+    assert_eq!(scene.gaps().len(), 1);
+    fs::create_dir(&scene.root).expect("mkdir");
+    assert_eq!(scene.gaps(), ["it is watched again"]);
+    fs::write(scene.root.join("f"), "x").expect("write");
+    assert!(scene.told().contains("./f"));
+}
+
+#[test]
+fn more_than_inotify_holds_is_a_gap() {
+    let _alone = QUEUE_LIMIT.write().unwrap_or_else(PoisonError::into_inner);
+    let Some(setting) = Setting::lower("/proc/sys/fs/inotify/max_queued_events", "2") else {
+        return;
+    };
+    let options = Options {
+        prefer: Prefer::Inotify,
+        ..Options::default()
+    };
+    let scene = Scene::start(options, Mounts::Stay, None).expect("a scene");
+    drop(setting);
+    for number in 0..2000 {
+        fs::write(scene.root.join(number.to_string()), "x").expect("write");
+    }
+    let gaps = scene.gaps();
+    assert!(gaps.iter().any(|gap| gap.contains("queue")), "{gaps:?}");
+    scene.drained();
+    fs::write(scene.root.join("f"), "x").expect("write");
+    assert!(scene.told().contains("./f"), "and it goes on");
+}
+
+#[test]
+fn too_few_inotify_watches_are_told_with_what_to_do() {
+    let _alone = QUEUE_LIMIT.write().unwrap_or_else(PoisonError::into_inner);
+    let Some(_setting) = Setting::lower("/proc/sys/fs/inotify/max_user_watches", "1") else {
+        return;
+    };
+    let options = Options {
+        prefer: Prefer::Inotify,
+        ..Options::default()
+    };
+    let scene = Scene::start(options, Mounts::Stay, None).expect("a scene");
+    let method = scene.watcher.method(1);
+    assert!(
+        matches!(&method, Method::Unwatched { why } if why.contains("max_user_watches")),
+        "{method:?}"
+    );
+}
+
+#[test]
+fn nothing_is_watched_where_the_user_wants_none() {
+    let options = Options {
+        prefer: Prefer::Periodic,
+        ..Options::default()
+    };
+    let scene = Scene::start(options, Mounts::Stay, None).expect("a scene");
+    assert!(matches!(scene.watcher.method(1), Method::Unwatched { .. }));
+    assert_eq!(scene.drained(), []);
+}
+
+/// Runs a test of this binary, one that is ignored, under `setpriv` with these arguments.
+fn run_without_privileges(arguments: &[&str], test: &str) {
+    let scratch = tempfile::tempdir().expect("scratch");
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o777)).expect("chmod");
+    let binary = scratch.path().join("tests");
+    fs::copy(std::env::current_exe().expect("own path"), &binary).expect("copy");
+    let output = Process::new("setpriv")
+        .args(arguments)
+        .arg(&binary)
+        .args(["--exact", "--ignored", "--nocapture", test])
+        .env("TMPDIR", scratch.path())
+        .output();
+    let output = match output {
+        Ok(output) if rustix::process::geteuid().is_root() => output,
+        Ok(_) => return skip("only root can give privileges away"),
+        Err(error) => return skip(&format!("setpriv: {error}")),
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn without_privileges_there_is_inotify() {
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    run_without_privileges(&nobody, "watch::tests::child_of_nobody");
+    let bounded = ["--bounding-set=-dac_read_search"];
+    run_without_privileges(&bounded, "watch::tests::child_that_may_not_open_handles");
+}
+
+/// The reason for which fanotify is not used, in a scene that works all the same.
+fn why_inotify() -> String {
+    let scene = Scene::start(
+        Options {
+            prefer: Prefer::Best,
+            ..Options::default()
+        },
+        Mounts::Stay,
+        Some(std::process::id()),
+    )
+    .expect("a scene");
+    fs::write(scene.root.join("f"), "x").expect("write");
+    assert!(scene.told().contains("./f"));
+    match scene.watcher.method(1) {
+        Method::Inotify { why_not_fanotify } => why_not_fanotify,
+        other => unreachable!("{other:?}"),
+    }
+}
+
+#[test]
+#[ignore = "run by another test as another user"]
+fn child_of_nobody() {
+    let why = why_inotify();
+    assert!(why.contains("AmbientCapabilities=CAP_SYS_ADMIN"), "{why}");
+}
+
+#[test]
+#[ignore = "run by another test without a capability"]
+fn child_that_may_not_open_handles() {
+    let why = why_inotify();
+    assert!(why.contains("needs CAP_DAC_READ_SEARCH"), "{why}");
+}
+
+#[test]
+fn file_systems_that_fanotify_refuses_get_inotify() {
+    let Some(scene) = Scene::new(Mounts::Stay) else {
+        return;
+    };
+    for name in ["lower", "upper", "work", "overlay", "btrfs"] {
+        fs::create_dir(scene.outside.join(name)).expect("mkdir");
+    }
+    let outside = scene.outside.display().to_string();
+    let overlay = scene.outside.join("overlay");
+    let options =
+        format!("lowerdir={outside}/lower,upperdir={outside}/upper,workdir={outside}/work");
+    let mut mounted = Vec::new();
+    let mount = |arguments: &[&str], at: &Path| {
+        let done = Process::new("mount").args(arguments).arg(at).output();
+        done.is_ok_and(|output| output.status.success())
+            .then(|| Mounted(at.to_owned()))
+    };
+    let mut roots = Vec::new();
+    match mount(&["-t", "overlay", "-o", &options, "none"], &overlay) {
+        Some(mount) => {
+            mounted.push(mount);
+            roots.push(overlay);
+        }
+        None => skip("overlayfs cannot be mounted"),
+    }
+    let image = scene.outside.join("image");
+    let made = fs::File::create(&image)
+        .and_then(|file| file.set_len(256 << 20))
+        .and_then(|()| Process::new("mkfs.btrfs").arg("-q").arg(&image).output());
+    let btrfs = scene.outside.join("btrfs");
+    let image = image.display().to_string();
+    match made
+        .ok()
+        .and_then(|_| mount(&["-o", "loop", &image], &btrfs))
+    {
+        Some(mount) => {
+            mounted.push(mount);
+            shell("btrfs -q subvolume create sub", &btrfs);
+            roots.push(btrfs.join("sub"));
+        }
+        None => skip("btrfs cannot be mounted"),
+    }
+    for path in roots {
+        scene.watcher.watch(vec![Root {
+            key: 2,
+            path: path.clone(),
+            mounts: Mounts::Stay,
+        }]);
+        scene.drained();
+        let method = scene.watcher.method(2);
+        assert!(matches!(method, Method::Inotify { .. }), "{method:?}");
+        eprintln!("{method:?}");
+        fs::write(path.join("f"), "x").expect("write");
+        assert!(places(&scene.drained(), 2).contains("./f"));
+        scene.watcher.watch(Vec::new());
     }
 }
