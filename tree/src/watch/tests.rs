@@ -14,6 +14,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 use std::sync::{RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -424,8 +425,17 @@ fn more_than_the_queue_holds_is_a_gap() {
     let events = scene.drained();
     let gaps = gaps(&events, 1);
     assert!(gaps.iter().any(|gap| gap.contains("queue")), "{gaps:?}");
-    fs::write(scene.root.join("f"), "x").expect("write");
-    assert_eq!(scene.told(), set(&["./f"]), "and it goes on");
+    // It goes on; but what others do on this file system may be too much for this small queue again.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        fs::write(scene.root.join("f"), "x").expect("write");
+        let events = scene.drained();
+        if self::gaps(&events, 1).is_empty() {
+            assert_eq!(places(&events, 1), set(&["./f"]));
+            return;
+        }
+        assert!(Instant::now() < deadline, "{events:?}");
+    }
 }
 
 #[test]
@@ -707,7 +717,12 @@ fn untold(before: &Snapshot, after: &Snapshot, events: &[Event], root: Id) -> Ve
         }
         false
     };
-    let in_whole = after.entries.iter().filter(|(key, _)| below_whole(key.0));
+    // A name that vanished below one of them was a name of a file elsewhere, too.
+    let in_whole = before
+        .entries
+        .iter()
+        .chain(&after.entries)
+        .filter(|(key, _)| below_whole(key.0));
     ids.extend(in_whole.map(|(_, found)| found.id));
     let keys: BTreeSet<_> = before.entries.keys().chain(after.entries.keys()).collect();
     let mut untold = Vec::new();
@@ -809,9 +824,9 @@ fn tick(scene: &Scene) {
         (stat.ctime(), stat.ctime_nsec())
     };
     let before = read();
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(5);
     while read() == before {
-        assert!(std::time::Instant::now() < deadline, "the clock stands");
+        assert!(Instant::now() < deadline, "the clock stands");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("chmod");
     }
 }
@@ -1167,4 +1182,61 @@ fn file_systems_that_fanotify_refuses_get_inotify() {
         assert!(places(&scene.drained(), 2).contains("./f"));
         scene.watcher.watch(Vec::new());
     }
+}
+
+/// Processor time that the watcher's thread has used, in nanoseconds.
+fn thread_nanoseconds() -> u64 {
+    for task in fs::read_dir("/proc/self/task").expect("tasks") {
+        let task = task.expect("task").path();
+        if fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "watcher") {
+            let statistics = fs::read_to_string(task.join("schedstat")).expect("schedstat");
+            let used = statistics.split(' ').next().expect("a number");
+            return used.parse().expect("a number");
+        }
+    }
+    unreachable!("the watcher has a thread");
+}
+
+/// Writes 5,000 times a second to files in `directory` for ten seconds; what share of one core the watcher took.
+fn share_of_a_core(directory: &Path, watcher: &Watcher) -> f64 {
+    const FILES: usize = 1000;
+    const A_TICK: usize = 5;
+    let mut files = Vec::new();
+    for number in 0..FILES {
+        let parent = directory.join((number % 50).to_string());
+        fs::create_dir_all(&parent).expect("mkdir");
+        files.push(fs::File::create(parent.join(number.to_string())).expect("create"));
+    }
+    watcher.drain();
+    let (start, before) = (Instant::now(), thread_nanoseconds());
+    for tick in 0..10_000 {
+        for number in 0..A_TICK {
+            let file = &mut files[(tick * A_TICK + number) % FILES];
+            io::Write::write_all(file, b"x").expect("write");
+        }
+        let next = start + Duration::from_millis(tick as u64 + 1);
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    let used = Duration::from_nanos(thread_nanoseconds() - before);
+    used.as_secs_f64() / start.elapsed().as_secs_f64()
+}
+
+#[test]
+#[ignore = "a measurement, for a quiet machine: run it alone, optimised, with --nocapture"]
+fn cost_of_watching() {
+    let Some(scene) = Scene::new(Mounts::Stay) else {
+        return;
+    };
+    let inside = share_of_a_core(&scene.root, &scene.watcher);
+    let told = scene.drained().len();
+    let outside = share_of_a_core(&scene.outside, &scene.watcher);
+    let idle = thread_nanoseconds();
+    std::thread::sleep(Duration::from_secs(5));
+    let idle = Duration::from_nanos(thread_nanoseconds() - idle).as_secs_f64() / 5.0;
+    println!(
+        "share of a core at 5,000 events/s: inside {:.2} % ({told} told), outside {:.2} %; at rest {:.3} %",
+        inside * 100.0,
+        outside * 100.0,
+        idle * 100.0
+    );
 }
