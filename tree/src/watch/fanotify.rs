@@ -56,7 +56,7 @@ pub(super) enum Progress {
 impl Group {
     /// A group without marks; the reason in an operator's words where the kernel refuses.
     pub(super) fn new(own_process: Option<u32>, ignored: Arc<[Vec<u8>]>) -> Result<Self, String> {
-        let descriptor = raw::fanotify_init().map_err(|error| explain(error, "this kernel"))?;
+        let descriptor = raw::fanotify_init().map_err(|error| explain(error, "any directory"))?;
         Ok(Self {
             descriptor,
             own_process,
@@ -176,8 +176,8 @@ impl Group {
         };
         let mut located = self.resolver.locate(place.directory, &self.ignored);
         if moves_directory {
+            self.resolver.check_ancestors(place);
             if matches!(located, Located::Outside) {
-                self.resolver.check_ancestors(place);
                 return;
             }
             // The paths of everything below are others now, and so may be that of this directory.

@@ -4,7 +4,7 @@
 //! half-way without a word when a directory vanishes meanwhile, and enter other file systems. `notify`'s thread only
 //! puts what it hears into a bounded queue, for it must be free to set watches; too much is a gap.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
@@ -18,14 +18,14 @@ use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, R
 use notify::{Config, ErrorKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
-use understudy_protocol::{Name, RelPath, escape};
+use understudy_protocol::{RelPath, escape};
 
 use super::mounts;
+use super::paths::{Batch, directories_in, is_elsewhere, split};
 use super::standing::Standing;
 use super::{Event, Reach, Root, Shared, Touched};
 use crate::directory::{Directory, Mounts};
 use crate::error::TreeError;
-use crate::stat::{Identity, Kind};
 
 /// What `notify` may have told before it is taken.
 const QUEUE_ENTRIES: usize = 65_536;
@@ -144,12 +144,7 @@ impl Tree {
             Err(error) if error.is_gone() => return Ok(()),
             Err(error) => return Err(error.to_string()),
         };
-        let mut batch = Batch {
-            key: self.key,
-            root,
-            told: HashSet::new(),
-            directories: HashMap::new(),
-        };
+        let mut batch = Batch::new(self.key, root);
         let mut done = HashSet::new();
         for change in changes {
             // A path that appeared twice has to be looked at twice, for its watches are gone in between.
@@ -219,11 +214,11 @@ impl Tree {
         let mut reach = Reach::Entry;
         if appeared && batch.is_directory(&parent, &name)? {
             // Before it is told: whoever then looks sees what happened so far, and hears of the rest.
-            self.watch_subtree(&batch.root, relative)?;
-            batch.directories.clear();
+            self.watch_subtree(batch.root(), relative)?;
+            batch.forget();
             reach = Reach::Below;
         }
-        batch.tell_name(parent, name, reach, tell)
+        batch.tell(parent, Touched::Name(name, reach), tell)
     }
 
     fn is_ignored(&self, path: &[u8]) -> bool {
@@ -371,115 +366,4 @@ fn change_at(kind: &EventKind, path: &Path) -> Option<Change> {
         EventKind::Modify(ModifyKind::Metadata(_)) => Some(Change::Attributes(path)),
         _ => Some(Change::Touched(path)),
     }
-}
-
-/// What is collected at once; a directory is looked up once.
-struct Batch {
-    key: u32,
-    root: Directory,
-    told: HashSet<(RelPath, Touched)>,
-    directories: HashMap<RelPath, Option<Identity>>,
-}
-
-impl Batch {
-    fn tell_name(
-        &mut self,
-        parent: RelPath,
-        name: Name,
-        reach: Reach,
-        tell: &mut impl FnMut(Event),
-    ) -> Result<(), String> {
-        self.tell(parent, Touched::Name(name, reach), tell)
-    }
-
-    /// Tells of the directory at `path` itself, if it is one.
-    fn tell_itself(&mut self, path: &RelPath, tell: &mut impl FnMut(Event)) -> Result<(), String> {
-        let is_directory = match split(path) {
-            Some((parent, name)) => self.is_directory(&parent, &name)?,
-            None => true,
-        };
-        if is_directory {
-            self.tell(path.clone(), Touched::Itself, tell)?;
-        }
-        Ok(())
-    }
-
-    fn tell(
-        &mut self,
-        path: RelPath,
-        what: Touched,
-        tell: &mut impl FnMut(Event),
-    ) -> Result<(), String> {
-        if let Some(directory) = self.identity(&path)?
-            && self.told.insert((path.clone(), what.clone()))
-        {
-            tell(Event::Touched {
-                root: self.key,
-                directory,
-                path,
-                what,
-            });
-        }
-        Ok(())
-    }
-
-    /// Which directory stands at `path`; `None` if there is none, which the one above it tells.
-    fn identity(&mut self, path: &RelPath) -> Result<Option<Identity>, String> {
-        if let Some(known) = self.directories.get(path) {
-            return Ok(*known);
-        }
-        let looked = self
-            .root
-            .open_beneath(path)
-            .and_then(|directory| directory.stat_self());
-        let identity = match looked {
-            Ok(stat) => Some(stat.identity),
-            Err(error) if is_elsewhere(&error) => None,
-            Err(error) => return Err(error.to_string()),
-        };
-        self.directories.insert(path.clone(), identity);
-        Ok(identity)
-    }
-
-    fn is_directory(&self, parent: &RelPath, name: &Name) -> Result<bool, String> {
-        let stat = self
-            .root
-            .open_beneath(parent)
-            .and_then(|directory| directory.stat(name));
-        match stat {
-            Ok(stat) => Ok(stat.kind == Kind::Directory),
-            Err(error) if is_elsewhere(&error) => Ok(false),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-}
-
-/// The names of the directories in a directory.
-fn directories_in(root: &Directory, path: &RelPath) -> Result<Vec<Name>, TreeError> {
-    let directory = root.open_beneath(path)?;
-    let mut names = directory.names()?;
-    let mut failed = None;
-    names.retain(|name| match directory.stat_if_present(name) {
-        Ok(stat) => stat.is_some_and(|stat| stat.kind == Kind::Directory),
-        Err(error) => {
-            failed = Some(error);
-            false
-        }
-    });
-    failed.map_or(Ok(names), Err)
-}
-
-/// Whether a path leads to nothing, or to what does not belong to the tree (a mount).
-fn is_elsewhere(error: &TreeError) -> bool {
-    error.is_gone() || error.errno() == Some(Errno::XDEV)
-}
-
-/// The directory and the name of a path; `None` for the root.
-fn split(path: &RelPath) -> Option<(RelPath, Name)> {
-    let bytes = path.as_bytes();
-    let (parent, name) = match bytes.iter().rposition(|&byte| byte == b'/') {
-        Some(slash) => (&bytes[..slash], &bytes[slash + 1..]),
-        None => (&bytes[..0], bytes),
-    };
-    Some((RelPath::new(parent).ok()?, Name::new(name).ok()?))
 }

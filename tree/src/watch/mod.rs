@@ -11,12 +11,14 @@
 mod fanotify;
 mod inotify;
 mod mounts;
+mod paths;
 mod records;
 mod resolve;
 mod service;
 mod standing;
 #[cfg(test)]
 mod tests;
+mod watched;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -257,6 +259,17 @@ impl Shared {
 
     fn ring(&self) {
         count(&self.bell);
+    }
+}
+
+/// Says that the thread has ended, however it ended, and lets go of whoever waits.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.ended = true;
+        state.commands.clear();
     }
 }
 

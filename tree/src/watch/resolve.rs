@@ -60,10 +60,25 @@ pub(super) enum Located {
 #[derive(Default)]
 pub(super) struct Resolver {
     views: Vec<View>,
-    /// The directories above the roots: which one, the name in it that leads to a root, and that root.
-    ancestors: Vec<(Identity, Vec<u8>, u32)>,
+    ancestors: Vec<Ancestor>,
     cache: HashMap<Box<[u8]>, Located>,
     pub(super) trouble: Trouble,
+}
+
+/// A directory above a root.
+struct Ancestor {
+    path: Vec<u8>,
+    identity: Identity,
+    /// What leads to the root.
+    name: Vec<u8>,
+    root: u32,
+}
+
+impl Ancestor {
+    fn stands(&self) -> bool {
+        Part::open(Path::new(OsStr::from_bytes(&self.path)))
+            .is_ok_and(|(_, part)| part.identity == self.identity)
+    }
 }
 
 /// One mount in which roots are: a path means something only within a mount.
@@ -118,7 +133,12 @@ impl Resolver {
             let name = rest.split(|&byte| byte == b'/').next().unwrap_or_default();
             // One that cannot be opened cannot be told apart either; the roots are looked at in every drain.
             if let Ok((_, part)) = Part::open(Path::new(OsStr::from_bytes(above))) {
-                self.ancestors.push((part.identity, name.to_vec(), root));
+                self.ancestors.push(Ancestor {
+                    path: above.to_vec(),
+                    identity: part.identity,
+                    name: name.to_vec(),
+                    root,
+                });
             }
         }
     }
@@ -192,9 +212,9 @@ impl Resolver {
         Ok(inside.map_or(Located::Outside, |inside| Located::Inside(Arc::new(inside))))
     }
 
-    /// A directory outside all roots got another name. If a root is below it, its paths were others for a while.
+    /// A directory got another name. If a root is below it, its paths were others for a while.
     pub(super) fn check_ancestors(&mut self, place: Place<'_>) {
-        if !self.ancestors.iter().any(|(_, name, _)| name == place.name) {
+        if !self.ancestors.iter().any(|above| above.name == place.name) {
             return;
         }
         let mut on_it = self
@@ -202,14 +222,22 @@ impl Resolver {
             .iter_mut()
             .filter(|view| view.file_system == place.directory.file_system());
         if let Some(view) = on_it.next() {
-            let parent = view.hold(&mut self.trouble).and_then(|mount| {
-                identify(raw::open_by_handle(mount, place.directory.handle())?.as_fd())
-            });
-            for (identity, name, root) in &self.ancestors {
-                let same = parent.map_or(true, |(parent, _)| parent == *identity);
-                if name == place.name && same {
+            let parent = view
+                .hold(&mut self.trouble)
+                .and_then(|mount| identify(open(mount, place.directory.handle())?.as_fd()));
+            for above in &self.ancestors {
+                if above.name != place.name {
+                    continue;
+                }
+                let same = match parent {
+                    Ok((parent, _)) => parent == above.identity,
+                    // One that is gone is not the one that stands.
+                    Err(Errno::STALE) => !above.stands(),
+                    Err(_) => true,
+                };
+                if same {
                     let reason = "a directory above it was moved".to_owned();
-                    self.trouble.gaps.push((*root, reason));
+                    self.trouble.gaps.push((above.root, reason));
                     self.cache.clear();
                 }
             }

@@ -14,11 +14,14 @@ use super::inotify;
 use super::mounts::{self, Mount};
 use super::resolve::Trouble;
 use super::standing::Standing;
-use super::{Command, Event, Method, Options, Prefer, Root, Shared, reset};
+use super::watched::{State, Watched};
+use super::{Command, Ended, Event, Options, Prefer, Root, Shared, reset};
 use crate::error::{Context, TreeError};
 
 /// The rest after a batch: meanwhile the kernel merges, and the thread does not run for every event.
 const REST: Duration = Duration::from_millis(50);
+/// After more than this no rest is taken, lest the queue (16,384 events as the system comes) overflow.
+const CALM_EVENTS: u64 = 1024;
 /// Batches read in one go; more would let a flood keep commands waiting.
 const BATCHES: usize = 16;
 /// A clock that was read later differs by less than this, unless the machine slept.
@@ -38,45 +41,6 @@ pub(super) struct Service<S> {
     watched: Vec<Watched>,
     /// How long the machine had slept since it started, when the thread last looked.
     slept: Duration,
-}
-
-struct Watched {
-    root: Root,
-    state: State,
-}
-
-enum State {
-    Fanotify(Standing),
-    Inotify {
-        standing: Standing,
-        tree: inotify::Tree,
-        why_not_fanotify: String,
-    },
-    Unwatched {
-        standing: Option<Standing>,
-        why: String,
-    },
-}
-
-impl State {
-    fn standing(&self) -> Option<&Standing> {
-        match self {
-            Self::Fanotify(standing) | Self::Inotify { standing, .. } => Some(standing),
-            Self::Unwatched { standing, .. } => standing.as_ref(),
-        }
-    }
-
-    fn method(&self) -> Method {
-        match self {
-            Self::Fanotify(_) => Method::Fanotify,
-            Self::Inotify {
-                why_not_fanotify, ..
-            } => Method::Inotify {
-                why_not_fanotify: why_not_fanotify.clone(),
-            },
-            Self::Unwatched { why, .. } => Method::Unwatched { why: why.clone() },
-        }
-    }
 }
 
 /// What the thread woke up for.
@@ -148,11 +112,8 @@ impl<S: FnMut(Event) + Send + 'static> Service<S> {
                 self.collect(inotify::Tree::collect);
                 pace = Pace::Resting;
             }
-            if ready.events {
-                pace = match self.read_some() {
-                    Progress::Empty => Pace::Resting,
-                    Progress::Events(_) => Pace::Waiting,
-                };
+            if ready.events && self.read_some() <= CALM_EVENTS {
+                pace = Pace::Resting;
             }
         }
         drop(ended);
@@ -223,7 +184,7 @@ impl<S: FnMut(Event) + Send + 'static> Service<S> {
                 (Some(state), Ok(now)) if state.standing() == Some(&now) => state,
                 (_, now) => {
                     let state = self.arm(&root, now);
-                    gaps.push((root.key, gap_reason(&state, "it was not watched before")));
+                    gaps.push((root.key, state.gap_reason("it was not watched before")));
                     state
                 }
             };
@@ -266,14 +227,16 @@ impl<S: FnMut(Event) + Send + 'static> Service<S> {
         }
     }
 
-    /// Reads until the queue is empty, or for long enough.
-    fn read_some(&mut self) -> Progress {
+    /// Reads until the queue is empty, or for long enough; how many events.
+    fn read_some(&mut self) -> u64 {
+        let mut total = 0;
         for _ in 0..BATCHES {
-            if self.read_batch() == Progress::Empty {
-                return Progress::Empty;
+            match self.read_batch() {
+                Progress::Empty => break,
+                Progress::Events(count) => total += count,
             }
         }
-        Progress::Events(0)
+        total
     }
 
     fn read_batch(&mut self) -> Progress {
@@ -335,7 +298,7 @@ impl<S: FnMut(Event) + Send + 'static> Service<S> {
             let root = watched.root.clone();
             let state = self.arm(&root, now);
             let watched = &mut self.watched[position];
-            gaps.push((watched.root.key, gap_reason(&state, difference)));
+            gaps.push((watched.root.key, state.gap_reason(difference)));
             watched.state = state;
         }
         self.settle(gaps);
@@ -424,24 +387,6 @@ impl<S: FnMut(Event) + Send + 'static> Service<S> {
             self.gap_everywhere("the machine was suspended");
         }
         self.slept = now;
-    }
-}
-
-/// Says that the thread has ended, however it ended, and lets go of whoever waits.
-struct Ended(Arc<Shared>);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.ended = true;
-        state.commands.clear();
-    }
-}
-
-fn gap_reason(state: &State, difference: &str) -> String {
-    match state {
-        State::Unwatched { why, .. } => format!("it is not watched: {why}"),
-        _ => difference.to_owned(),
     }
 }
 

@@ -164,3 +164,19 @@ pub(super) fn path_of(descriptor: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
     let link = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
     Ok(readlinkat(CWD, link, Vec::with_capacity(256))?.into_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_other_hosts_may_write_to_is_known() {
+        let scratch = tempfile::tempdir().expect("scratch");
+        let all = mounts::read().expect("mounts");
+        let mut standing = Standing::look(scratch.path(), Mounts::Stay, &all).expect("look");
+        assert_eq!(standing.shared_with_others(), None);
+        standing.parts[0].kind = 0x6969;
+        let why = standing.shared_with_others().expect("shared");
+        assert!(why.contains("NFS"), "{why}");
+    }
+}
