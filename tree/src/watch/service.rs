@@ -301,7 +301,10 @@ impl<S: FnMut(Event) + Send + 'static> Service<S> {
             gaps.push((watched.root.key, state.gap_reason(difference)));
             watched.state = state;
         }
-        self.settle(gaps);
+        // What is known of directories stays, unless a root changed.
+        if !gaps.is_empty() {
+            self.settle(gaps);
+        }
     }
 
     fn read_mounts(&mut self) {
