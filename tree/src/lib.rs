@@ -1,5 +1,5 @@
-//! One file tree on disk and nothing else: opening beneath a root, walking in order, reading and writing
-//! entries with all their metadata, durable replacement.
+//! One file tree on disk and nothing else: opening beneath a root, walking in order, watching, reading and
+//! writing entries with all their metadata, durable replacement.
 //!
 //! Knows no network and no database. Everything below a root goes through held descriptors and `*at` calls;
 //! no path that somebody else could redirect is ever resolved twice. This crate is also the only one that
@@ -15,9 +15,11 @@ pub mod exclude;
 pub mod node;
 pub mod priority;
 pub mod privileges;
+mod raw;
 pub mod remove;
 pub mod stat;
 pub mod walk;
+pub mod watch;
 
 pub use attributes::{Lacking, read_xattrs, set_attributes};
 pub use directory::{Directory, Mounts};

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::error::{Context, TreeError};
+use crate::raw::set_io_priority_of_thread;
 
 /// How a thread stands in the queue for the disk. Schedulers without priorities (`none`, `kyber`) treat all threads alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -15,7 +16,6 @@ pub enum IoPriority {
 }
 
 // From linux/ioprio.h, which libc does not carry.
-const WHO_PROCESS: libc::c_int = 1;
 const CLASS_SHIFT: libc::c_int = 13;
 const CLASS_BEST_EFFORT: libc::c_int = 2;
 const CLASS_IDLE: libc::c_int = 3;
@@ -33,24 +33,9 @@ impl IoPriority {
 /// Sets the class of the calling thread. Threads and processes that it starts afterwards inherit it; the others of
 /// this process keep theirs. Needs no privilege.
 pub fn set_io_priority(class: IoPriority) -> Result<(), TreeError> {
-    const CALLING_THREAD: libc::c_int = 0;
-    #[expect(unsafe_code, reason = "ioprio_set has no safe wrapper")]
-    // SAFETY: ioprio_set takes three integers and no pointer, so no memory of this process is touched; an argument that
-    // the kernel does not know is refused with an error.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_ioprio_set,
-            WHO_PROCESS,
-            CALLING_THREAD,
-            class.as_raw(),
-        )
-    };
-    let outcome = if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    };
-    outcome.context("set the I/O class of", b"the calling thread")
+    set_io_priority_of_thread(class.as_raw())
+        .map_err(io::Error::from)
+        .context("set the I/O class of", b"the calling thread")
 }
 
 #[cfg(test)]
