@@ -278,3 +278,43 @@ fn explain_handles(error: Errno, place: &str) -> String {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::records::DirectoryKey;
+    use super::*;
+    use crate::stat::Identity;
+    use understudy_protocol::RelPath;
+
+    #[test]
+    fn a_batch_tells_each_name_once_to_each_root() {
+        let inside = Inside {
+            directory: Identity {
+                inode: 1,
+                born: None,
+            },
+            roots: vec![(1, RelPath::root()), (2, RelPath::root())],
+        };
+        let mut told = Vec::new();
+        let mut tell = |event| told.push(event);
+        let mut batch = Batch {
+            told: HashSet::new(),
+            tell: &mut tell,
+        };
+        let place = |whole: &'static [u8]| Place {
+            directory: DirectoryKey(&whole[..8]),
+            name: &whole[8..],
+            whole,
+        };
+        for whole in [
+            b"handle-1f",
+            b"handle-1f",
+            b"handle-2f",
+            b"handle-1.",
+            b"handle-1f",
+        ] {
+            batch.tell(&inside, &place(whole), Reach::Entry);
+        }
+        assert_eq!(told.len(), 3 * inside.roots.len());
+    }
+}

@@ -202,13 +202,16 @@ impl Tree {
         | Change::Appeared(path)) = change;
         let bytes = path.as_os_str().as_bytes();
         let relative = mounts::below(bytes, &self.real).and_then(|rest| RelPath::new(rest).ok());
-        let Some(relative) = relative.filter(|_| !self.is_ignored(bytes)) else {
+        let Some(relative) = relative else {
             return Ok(());
         };
         let appeared = match change {
             Change::Touched(_) | Change::Closed(_) => false,
             Change::Attributes(_) => {
-                batch.tell_itself(&relative, tell)?;
+                // Its name belongs to the directory above all the same.
+                if !self.is_ignored(bytes) {
+                    batch.tell_itself(&relative, tell)?;
+                }
                 self.unreadable.remove(&relative)
             }
             Change::Appeared(_) => true,

@@ -395,6 +395,30 @@ fn mounts_below_a_root_are_gaps_and_cover_what_belongs_to_it() {
     }
 }
 
+/// A mount that comes and goes between two drains was there all the same.
+#[test]
+fn mounts_are_noticed_when_they_happen() {
+    let Some(scene) = Scene::new(Mounts::Stay) else {
+        return;
+    };
+    let wait_for_gap = || {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let events = std::mem::take(&mut *scene.events.lock().expect("events"));
+            if !gaps(&events, 1).is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no gap");
+            std::thread::yield_now();
+        }
+    };
+    let mounted = Mounted::tmpfs(&scene.root);
+    wait_for_gap();
+    drop(mounted);
+    wait_for_gap();
+    assert_eq!(scene.gaps(), [""; 0], "the drain finds nothing new");
+}
+
 /// Whoever watches must not keep a disk from being unmounted.
 #[test]
 fn a_watched_file_system_can_be_unmounted_and_comes_back() {
@@ -552,6 +576,31 @@ fn ignored_directories_and_this_process_are_not_told() {
     assert!(mine(&events, "foreign-file"), "{events:?}");
     let in_root = |event: &&Event| matches!(event, Event::Touched { path, .. } if path.as_bytes().ends_with(b"/root/d"));
     assert!(events.iter().any(|event| in_root(&event)), "{events:?}");
+}
+
+#[test]
+fn what_inotify_hears_of_ignored_directories_is_not_told() {
+    let _limit = QUEUE_LIMIT.read().unwrap_or_else(PoisonError::into_inner);
+    let parent = tempfile::tempdir().expect("parent");
+    let state = parent.path().join("state");
+    fs::create_dir_all(state.join("deep")).expect("mkdir");
+    let options = Options {
+        ignored: vec![state.clone()],
+        prefer: Prefer::Inotify,
+    };
+    let scene = Scene::start(options, Mounts::Stay, None).expect("a scene");
+    scene.watcher.watch(vec![Root {
+        key: 2,
+        path: parent.path().to_owned(),
+        mounts: Mounts::Stay,
+    }]);
+    scene.drained();
+    fs::write(state.join("deep/f"), "x").expect("write");
+    fs::create_dir(state.join("new")).expect("mkdir");
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).expect("chmod");
+    fs::write(parent.path().join("state2"), "x").expect("write");
+    let told = places(&scene.drained(), 2);
+    assert_eq!(told, set(&["./state", "./state2"]));
 }
 
 #[test]
