@@ -9,8 +9,16 @@ use understudy_protocol::Timestamp;
 const TICKS: Duration = Duration::from_millis(20);
 
 /// A moment on the boot clock, which counts while the machine sleeps and is never set.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Moment(Duration);
+
+impl std::ops::Add<Duration> for Moment {
+    type Output = Self;
+
+    fn add(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(time))
+    }
+}
 
 impl Moment {
     /// This moment.
@@ -24,7 +32,12 @@ impl Moment {
 
     /// Time passed since.
     pub(crate) fn elapsed(self) -> Duration {
-        Self::now().0.saturating_sub(self.0)
+        Self::now().since(self)
+    }
+
+    /// Time from an earlier moment to this one.
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
     }
 
     /// Whole milliseconds passed since.

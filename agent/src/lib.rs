@@ -20,10 +20,10 @@ mod scan;
 mod sync;
 #[cfg(test)]
 mod testing;
+mod wishes;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -35,7 +35,9 @@ pub use error::AgentError;
 pub use pace::Pace;
 pub use progress::{Phase, Progress};
 pub use restore::{Action, Existing, RestoreReport, RestoreRequest, restore};
-pub use sync::{Problem, SyncReport, sync};
+pub use scan::Trust;
+pub use sync::{LookedAt, Problem, SyncReport, sync};
+pub use wishes::Cancel;
 
 /// A directory tree that is one dataset.
 #[derive(Debug, Clone)]
@@ -95,29 +97,4 @@ pub struct Context {
     pub cancel: Cancel,
     /// What the call may take of the host.
     pub pace: Arc<Pace>,
-}
-
-/// Tells running calls to end; clones share the wish.
-#[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
-
-impl Cancel {
-    /// Asks everything that holds this to end with [`AgentError::Interrupted`].
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether somebody asked.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// An error once somebody asked.
-    pub(crate) fn check(&self) -> Result<(), AgentError> {
-        if self.is_cancelled() {
-            Err(AgentError::Interrupted)
-        } else {
-            Ok(())
-        }
-    }
 }

@@ -65,6 +65,17 @@ impl Excludes {
             .matched(path, kind == crate::Kind::Directory)
             .is_ignore()
     }
+
+    /// Whether a directory, or one above it, is left out.
+    pub fn covers(&self, directory: &RelPath) -> bool {
+        let Some(patterns) = &self.patterns else {
+            return false;
+        };
+        let path = Path::new(OsStr::from_bytes(directory.as_bytes()));
+        path.ancestors()
+            .filter(|above| !matches!(above.as_os_str().as_bytes(), b"" | b"."))
+            .any(|above| patterns.matched(above, true).is_ignore())
+    }
 }
 
 #[cfg(test)]
@@ -84,5 +95,8 @@ mod tests {
         assert!(!excluded(b"a/cache", Kind::Directory));
         assert!(excluded(b"\xff.tmp", Kind::File));
         assert!(Excludes::new(&["a{".to_owned()]).is_err());
+        let covers = |path: &[u8]| excludes.covers(&RelPath::new(path).expect("path"));
+        assert!(covers(b"cache") && covers(b"cache/deep/er") && covers(b"a/b.tmp/c"));
+        assert!(!covers(b"a/cache") && !excludes.covers(&RelPath::root()));
     }
 }

@@ -111,7 +111,7 @@ fn places(events: &[Event], key: u32) -> BTreeSet<String> {
             } if *root == key => {
                 places.insert(match what {
                     Touched::Itself => format!("{path}/."),
-                    Touched::Name(name, Reach::Entry) => format!("{path}/{name}"),
+                    Touched::Name(name, Reach::Entry | Reach::Content) => format!("{path}/{name}"),
                     Touched::Name(name, Reach::Below) => format!("{path}/{name}/"),
                 });
             }
@@ -618,7 +618,7 @@ fn names_are_bytes_of_any_length() {
     let mut told = BTreeSet::new();
     for event in scene.drained() {
         if let Event::Touched { path, what, .. } = event
-            && let Touched::Name(name, Reach::Entry) = what
+            && let Touched::Name(name, Reach::Entry | Reach::Content) = what
         {
             told.insert((path.as_bytes().to_vec(), name.as_bytes().to_vec()));
         }

@@ -1,0 +1,244 @@
+//! The watcher of a daemon, and the journals that it fills.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use understudy_protocol::{DatasetName, RelPath};
+use understudy_tree::Excludes;
+use understudy_tree::watch::{Event, Method, Options, Prefer, Reach, Root, Touched, Watcher};
+
+use crate::config::Watch;
+use crate::error::AgentError;
+use crate::journal::{Doubt, Journal, Journals};
+use crate::{Context, Source};
+
+/// One dataset that is watched.
+#[derive(Debug)]
+struct Ear {
+    journal: Arc<Journal>,
+    excludes: Excludes,
+}
+
+/// By the watcher's numbers.
+type Ears = Arc<RwLock<HashMap<u32, Ear>>>;
+
+/// Watches the sources of a daemon.
+#[derive(Debug)]
+pub(super) struct Watched {
+    journals: Journals,
+    watcher: Arc<Watcher>,
+    ears: Ears,
+    known: HashMap<DatasetName, Known>,
+    next_key: u32,
+}
+
+#[derive(Debug)]
+struct Known {
+    root: Root,
+    journal: Arc<Journal>,
+}
+
+impl Watched {
+    /// Starts watching; nothing is watched yet.
+    pub(super) fn start(context: &Context, watch: Watch) -> Result<Self, AgentError> {
+        let journals = Journals::open(&context.state)?;
+        let ears = Ears::default();
+        let options = Options {
+            ignored: vec![context.state.clone()],
+            prefer: match watch {
+                Watch::Auto => Prefer::Best,
+                Watch::Inotify => Prefer::Inotify,
+                Watch::Never => Prefer::Periodic,
+            },
+        };
+        let mut listener = Listener {
+            ears: Arc::clone(&ears),
+            last: None,
+        };
+        let watcher = Watcher::start(options, move |event| listener.hear(event))?;
+        Ok(Self {
+            journals,
+            watcher: Arc::new(watcher),
+            ears,
+            known: HashMap::new(),
+            next_key: 0,
+        })
+    }
+
+    /// From now on these sources are watched, and no others.
+    pub(super) fn watch<'a>(
+        &mut self,
+        sources: impl Iterator<Item = &'a Source>,
+    ) -> Result<(), AgentError> {
+        let sources: Vec<&Source> = sources.collect();
+        let is_wanted = |name: &DatasetName| sources.iter().any(|one| one.dataset == *name);
+        let before = self.known.len();
+        self.known.retain(|name, _| is_wanted(name));
+        let mut is_changed = self.known.len() != before;
+        for source in &sources {
+            is_changed |= self.listen_to(source)?;
+        }
+        if !is_changed {
+            return Ok(());
+        }
+        let keys: Vec<u32> = self.known.values().map(|known| known.root.key).collect();
+        self.ears
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|key, _| keys.contains(key));
+        let names: Vec<DatasetName> = self.known.keys().cloned().collect();
+        self.journals.keep(&names)?;
+        let roots = self
+            .known
+            .values()
+            .map(|known| known.root.clone())
+            .collect();
+        self.watcher.watch(roots);
+        for (name, known) in &self.known {
+            tell_method(name, &self.watcher.method(known.root.key));
+        }
+        Ok(())
+    }
+
+    /// Returns whether it was not known as it is now.
+    fn listen_to(&mut self, source: &Source) -> Result<bool, AgentError> {
+        let known = self.known.get(&source.dataset);
+        let is_same = known.is_some_and(|known| {
+            known.root.path == source.path && known.root.mounts == source.mounts
+        });
+        let (key, journal) = match known {
+            Some(known) if is_same => (known.root.key, Arc::clone(&known.journal)),
+            _ => {
+                self.next_key += 1;
+                let watcher = Arc::clone(&self.watcher);
+                let drain = Arc::new(move || watcher.drain());
+                let journal = self.journals.journal(&source.dataset, drain)?;
+                (self.next_key, Arc::new(journal))
+            }
+        };
+        // The patterns may be others than before: what they let through now is found by a look at everything.
+        let ear = Ear {
+            journal: Arc::clone(&journal),
+            excludes: source.excludes.clone(),
+        };
+        self.ears
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key, ear);
+        if !is_same {
+            let root = Root {
+                key,
+                path: source.path.clone(),
+                mounts: source.mounts,
+            };
+            self.known
+                .insert(source.dataset.clone(), Known { root, journal });
+        }
+        Ok(!is_same)
+    }
+
+    /// The journal of a dataset, if it is watched.
+    pub(super) fn journal(&self, dataset: &DatasetName) -> Option<&Arc<Journal>> {
+        self.known.get(dataset).map(|known| &known.journal)
+    }
+
+    /// How a dataset is watched.
+    pub(super) fn method(&self, dataset: &DatasetName) -> Method {
+        match self.known.get(dataset) {
+            Some(known) => self.watcher.method(known.root.key),
+            None => Method::Unwatched {
+                why: "it is not watched yet".to_owned(),
+            },
+        }
+    }
+
+    /// Everything may be another in all sources: their patterns changed.
+    pub(super) fn doubt_all(&self, reason: &str) {
+        for known in self.known.values() {
+            known.journal.gap(reason);
+        }
+    }
+
+    /// Writes down what the journals heard.
+    pub(super) fn save(&self) {
+        for known in self.known.values() {
+            if let Err(error) = self.journals.save(&known.journal) {
+                // What is not written down is covered by the gap that the next start begins with.
+                tracing::warn!("{error}");
+            }
+        }
+    }
+}
+
+fn tell_method(dataset: &DatasetName, method: &Method) {
+    match method {
+        Method::Fanotify => tracing::info!("{dataset}: watched by fanotify"),
+        Method::Inotify { why_not_fanotify } => {
+            tracing::info!("{dataset}: watched by inotify, for {why_not_fanotify}");
+        }
+        Method::Unwatched { why } => tracing::warn!(
+            "{dataset}: not watched, so every cycle compares everything: {why}"
+        ),
+    }
+}
+
+/// Turns events into marks, on the watcher's thread.
+struct Listener {
+    ears: Ears,
+    /// The directory of the last event, and whether it is left out.
+    last: Option<(u32, RelPath, bool)>,
+}
+
+impl Listener {
+    fn hear(&mut self, event: Event) {
+        let ears = Arc::clone(&self.ears);
+        let ears = ears.read().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Gap { root, reason } => {
+                if let Some(ear) = ears.get(&root) {
+                    ear.journal.gap(&reason);
+                }
+            }
+            Event::Touched {
+                root,
+                directory,
+                path,
+                what,
+            } => {
+                let Some(ear) = ears.get(&root) else { return };
+                if self.is_left_out(root, ear, path) {
+                    return;
+                }
+                let name = match what {
+                    Touched::Itself => None,
+                    Touched::Name(name, reach) => Some((name, doubt(reach))),
+                };
+                ear.journal.note(directory, name);
+            }
+        }
+    }
+
+    /// Whether a directory is excluded: what happens there is nobody's business.
+    fn is_left_out(&mut self, root: u32, ear: &Ear, path: RelPath) -> bool {
+        if ear.excludes.is_empty() {
+            return false;
+        }
+        if let Some((last_root, last_path, is_left_out)) = &self.last
+            && *last_root == root
+            && *last_path == path
+        {
+            return *is_left_out;
+        }
+        let is_left_out = ear.excludes.covers(&path);
+        self.last = Some((root, path, is_left_out));
+        is_left_out
+    }
+}
+
+fn doubt(reach: Reach) -> Doubt {
+    match reach {
+        Reach::Entry => Doubt::Entry,
+        Reach::Content => Doubt::Content,
+        Reach::Below => Doubt::Below,
+    }
+}
