@@ -18,6 +18,7 @@
 
 mod support;
 
+mod alerts;
 mod bad_input;
 mod crashes;
 mod every_kind;

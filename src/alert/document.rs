@@ -1,0 +1,64 @@
+//! The facts of an alert as people's programs get them: one JSON object, and the same as variables.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use understudy_receiver::alert::Notice;
+
+use crate::words;
+
+/// Version of the object.
+const SCHEMA: u32 = 1;
+
+/// The facts of one notice.
+#[derive(Debug, Clone)]
+pub(crate) struct Document(Map<String, Value>);
+
+impl Document {
+    /// What `notice` says about a dataset of the store at `store`.
+    pub(crate) fn new(notice: &Notice, store: &Path) -> Self {
+        let host = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned();
+        let facts = json!({
+            "schema": SCHEMA,
+            "event": notice.event.as_str(),
+            "kind": notice.kind.as_str(),
+            "dataset": notice.dataset.as_str(),
+            "text": notice.text(),
+            "reason": notice.reason,
+            "since": words::time(notice.since_seconds),
+            "time": words::time(notice.time_seconds),
+            "lag_seconds": notice.lag_seconds,
+            "lag_limit_seconds": notice.lag_limit_seconds,
+            "failures": notice.failures,
+            "host": host,
+            "store": store.to_string_lossy(),
+        });
+        match facts {
+            Value::Object(facts) => Self(facts),
+            _ => Self(Map::new()),
+        }
+    }
+
+    /// One line of JSON.
+    pub(crate) fn json(&self) -> Vec<u8> {
+        let mut text = Value::Object(self.0.clone()).to_string().into_bytes();
+        text.push(b'\n');
+        text
+    }
+
+    /// Each fact as a variable: `lag_seconds` is `UNDERSTUDY_LAG_SECONDS`. What is not known is empty.
+    pub(crate) fn variables(&self) -> Vec<(String, String)> {
+        let variable = |(key, value): (&String, &Value)| {
+            let text = match value {
+                Value::Null => String::new(),
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            (format!("UNDERSTUDY_{}", key.to_uppercase()), text)
+        };
+        self.0.iter().map(variable).collect()
+    }
+}
