@@ -27,5 +27,6 @@ mod readers;
 mod real_trees;
 mod renames;
 mod restarts;
+mod units;
 mod verify;
 mod walkthrough;
