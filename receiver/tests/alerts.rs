@@ -73,6 +73,11 @@ impl Scratch {
 
     /// A first snapshot of three files.
     fn fill(&self) {
+        self.fill_after(Duration::ZERO);
+    }
+
+    /// The same, by a cycle that has taken this long.
+    fn fill_after(&self, elapsed: Duration) {
         let names = ["a", "b", "c"];
         let records: Vec<Change> = std::iter::once(root())
             .chain(names.iter().map(|name| file(name)))
@@ -85,7 +90,7 @@ impl Scratch {
         }
         let result = self.upload(|channel, base| {
             send(channel, &Message::Changes(Changes { records }));
-            send(channel, &commit(base, &digest));
+            send(channel, &commit(base, &digest, elapsed));
             assert!(matches!(hear(channel), Ok(Message::Committed(_))));
         });
         result.expect("session");
@@ -93,10 +98,15 @@ impl Scratch {
 
     /// Confirms the newest snapshot.
     fn confirm(&self) {
+        self.confirm_after(Duration::ZERO);
+    }
+
+    /// Confirms it by a cycle that has taken this long.
+    fn confirm_after(&self, elapsed: Duration) {
         let result = self.upload(|channel, base| {
             let confirm = Confirm {
                 position: base.expect("a snapshot"),
-                elapsed_milliseconds: 0,
+                elapsed_milliseconds: milliseconds(elapsed),
             };
             send(channel, &Message::Confirm(confirm));
             assert!(matches!(hear(channel), Ok(Message::Confirmed(_))));
@@ -180,12 +190,16 @@ fn file(name: &str) -> Change {
     }
 }
 
-fn commit(base: Option<Position>, digest: &StateDigest) -> Message {
+fn commit(base: Option<Position>, digest: &StateDigest, elapsed: Duration) -> Message {
     Message::Commit(Commit {
         base,
         fingerprint: digest.fingerprint(),
-        elapsed_milliseconds: 0,
+        elapsed_milliseconds: milliseconds(elapsed),
     })
+}
+
+fn milliseconds(elapsed: Duration) -> u64 {
+    u64::try_from(elapsed.as_millis()).expect("short")
 }
 
 /// What is to be told, and its reasons; everybody is told.
@@ -254,6 +268,22 @@ fn uploads_that_end_without_a_snapshot_are_failed_cycles() {
 }
 
 #[test]
+fn a_cycle_that_ends_too_late_is_none_to_be_glad_of() {
+    let scratch = Scratch::new();
+    let mut watch = scratch.watch();
+    let hours = Duration::from_secs(7200);
+    scratch.fill_after(hours);
+    let look = watch.look(&Policy::default());
+    assert_eq!((look.fresh, look.notices[0].kind), (vec![], Kind::Lag));
+    scratch.confirm();
+    assert_eq!(watch.look(&Policy::default()).fresh, [name()]);
+    // A late confirmation takes nothing away from an earlier one.
+    scratch.confirm_after(hours);
+    assert_eq!(watch.look(&Policy::default()).fresh, [name()]);
+    assert_eq!(watch.look(&Policy::default()).fresh, []);
+}
+
+#[test]
 fn a_second_upload_beside_a_long_one_is_no_failure() {
     let scratch = Scratch::new();
     let mut watch = scratch.watch();
@@ -286,7 +316,7 @@ fn a_guard_is_told_at_once_whichever_side_has_it() {
     let refused = scratch.upload(|channel, base| {
         let records = ["a", "b", "c"].map(remove).to_vec();
         send(channel, &Message::Changes(Changes { records }));
-        send(channel, &commit(base, &emptied));
+        send(channel, &commit(base, &emptied, Duration::ZERO));
         assert!(matches!(hear(channel), Err(ProtocolError::Failed(failure)) if failure.code == FailureCode::Refused));
     });
     assert!(

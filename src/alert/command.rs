@@ -152,7 +152,7 @@ mod tests {
     fn a_hanging_command_is_killed_with_its_children() {
         let directory = tempfile::tempdir().expect("directory");
         let file = directory.path().join("pid");
-        let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
+        let script = format!("sleep 100 & echo $! > {}; wait", file.display());
         let error = shell(&script, Duration::from_secs(3)).expect_err("it hangs");
         assert!(error.contains("killed"), "{error}");
         let text = std::fs::read_to_string(&file).expect("the script ran");

@@ -217,3 +217,37 @@ pub fn acknowledge(
     locked.save(&record)?;
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record with one alert, raised and acknowledged at these times.
+    fn record(since_seconds: i64, acknowledged_seconds: Option<i64>) -> Record {
+        let alert = Alert {
+            since_seconds,
+            reason: "why".to_owned(),
+            told_seconds: None,
+            acknowledged_seconds,
+        };
+        let known = Known {
+            alerts: BTreeMap::from([(Kind::Lag, alert)]),
+            ..Known::default()
+        };
+        Record {
+            datasets: BTreeMap::from([(DatasetName::fit(b"site"), known)]),
+            ..Record::default()
+        }
+    }
+
+    #[test]
+    fn what_was_acknowledged_before_an_alert_came_anew_does_not_silence_it() {
+        let mut present = record(7, None);
+        present.acknowledge_as(&record(5, Some(6)));
+        assert_eq!(present, record(7, None));
+        present.acknowledge_as(&record(7, Some(8)));
+        assert_eq!(present, record(7, Some(8)));
+        present.acknowledge_as(&record(7, None));
+        assert_eq!(present, record(7, Some(8)), "it is not taken back");
+    }
+}
