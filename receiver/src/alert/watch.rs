@@ -214,10 +214,7 @@ impl Watch {
             soundness,
         };
         let facts = match read(&self.store, name) {
-            Ok(Some(facts)) => Facts {
-                as_of_seconds: facts.as_of_seconds.max(as_of_seconds),
-                ..facts
-            },
+            Ok(Some(facts)) => facts,
             Ok(None) if self.record.datasets.contains_key(name) => unsound(Soundness::Gone),
             // Some directory that is no dataset.
             Ok(None) => return,
