@@ -442,10 +442,29 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::receiver_config::{Alerts, ReceiverConfig};
 
     #[test]
     fn the_command_line_is_consistent() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn the_receiver_takes_the_configuration_that_its_help_shows() {
+        let mut command = CommandLine::command();
+        let receiver = command.find_subcommand_mut("receiver").expect("receiver");
+        let help = receiver.get_after_long_help().expect("help").to_string();
+        let (_, shown) = help
+            .split_once("A configuration:\n")
+            .expect("a configuration");
+        let (shown, _) = shown.split_once("SIGHUP").expect("its end");
+        let config = ReceiverConfig::parse(shown, "the help").expect("valid");
+        assert_eq!(config.alerts.dataset_heartbeats.len(), 1);
+        assert!(config.alerts.command.is_some() && config.alerts.webhook.is_some());
+        let defaults = Alerts::default();
+        assert_eq!(config.alerts.policy.lag, defaults.policy.lag);
+        assert_eq!(config.alerts.policy.repeat, defaults.policy.repeat);
+        assert_eq!(config.alerts.policy.failures, defaults.policy.failures);
     }
 
     #[test]

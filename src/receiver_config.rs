@@ -144,7 +144,8 @@ impl ReceiverConfig {
         Self::parse(&text, &path.display().to_string())
     }
 
-    fn parse(text: &str, name: &str) -> Result<Self, CommandError> {
+    /// Checks the text of a file called `name`.
+    pub(crate) fn parse(text: &str, name: &str) -> Result<Self, CommandError> {
         let file = File { text, name };
         let raw: RawConfig = toml::from_str(text).map_err(|error| {
             let why = format!("{}{}", error.message(), suggestion(text, &error));

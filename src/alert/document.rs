@@ -62,3 +62,40 @@ impl Document {
         self.0.iter().map(variable).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use understudy_protocol::DatasetName;
+    use understudy_receiver::alert::{Event, Kind};
+
+    use super::*;
+
+    #[test]
+    fn the_runbook_names_every_kind_and_every_fact() {
+        let runbook = include_str!("../../docs/runbooks/alerts.md");
+        for kind in Kind::ALL {
+            assert!(runbook.contains(&format!("\n### {kind}: ")), "{kind}");
+            let notice = Notice {
+                dataset: DatasetName::fit(b"site"),
+                kind,
+                event: Event::Raised,
+                reason: "why".to_owned(),
+                since_seconds: 0,
+                time_seconds: 0,
+                lag_seconds: None,
+                lag_limit_seconds: 1,
+                failures: 0,
+            };
+            let document = Document::new(&notice, Path::new("/srv/spare"));
+            let variables = document.variables();
+            let keys = document.0.keys();
+            let names = keys.chain(variables.iter().map(|(name, _)| name));
+            for name in names {
+                assert!(runbook.contains(&format!("`{name}`")), "{name}");
+            }
+        }
+        for event in [Event::Raised, Event::Repeated, Event::Over] {
+            assert!(runbook.contains(&format!("`{}`", event.as_str())));
+        }
+    }
+}
