@@ -208,8 +208,11 @@ impl Messenger {
     fn ping(&self, url: Url) -> task::JoinHandle<()> {
         let http = self.http.clone();
         self.runtime.spawn(async move {
-            let result = http.fetch(&url, LIMIT).await;
-            logged("heartbeat", &http::shown(&url), result);
+            let shown = http::shown(&url);
+            match http.fetch(&url, LIMIT).await {
+                Ok(()) => tracing::debug!("heartbeat: told {shown}"),
+                Err(error) => tracing::error!("heartbeat: cannot tell {shown}: {error}"),
+            }
         })
     }
 }
