@@ -344,8 +344,8 @@ pub(crate) struct Verify {
 /// Acknowledge the alerts of a dataset, on the spare: they are not repeated
 ///
 /// Only the alerts that there are now: what is raised later is told as ever, and that an alert is over is told as
-/// well. Says what it has acknowledged. It works on the store itself, so it is run on the spare, by the user of the
-/// receiver; the receiver need not be asked.
+/// well. Says what it has acknowledged. It works on the store itself, so it is run on the spare, by root or by the
+/// receiver's user; the receiver need not be asked.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:

@@ -466,3 +466,30 @@ fn alerts_outlive_a_record_that_cannot_be_read_or_written() {
     assert_eq!(only(told(&mut watch)).1, Event::Raised);
     assert_eq!(told(&mut watch), [], "told is told, written or not");
 }
+
+#[test]
+fn what_root_acknowledges_stays_the_receivers() {
+    if !rustix::process::geteuid().is_root() {
+        let message = "skipped: the test of the record's owner needs root";
+        assert!(
+            std::env::var_os("CI").is_none_or(|ci| ci != "true"),
+            "{message}"
+        );
+        eprintln!("{message}");
+        return;
+    }
+    let scratch = Scratch::new();
+    let nobody = 65_534;
+    std::os::unix::fs::chown(&scratch.path, Some(nobody), Some(nobody)).expect("owner");
+    scratch.trouble(3);
+    only(told(&mut scratch.watch()));
+    acknowledge(&scratch.store, &name(), None).expect("done");
+    for file in ["understudy.alerts", "understudy.alerts.lock"] {
+        let metadata = std::fs::metadata(scratch.path.join(file)).expect(file);
+        assert_eq!(
+            std::os::unix::fs::MetadataExt::uid(&metadata),
+            nobody,
+            "{file}"
+        );
+    }
+}

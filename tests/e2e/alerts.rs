@@ -2,9 +2,7 @@
 //!
 //! What a guard of the receiver refuses no agent sends by itself, so one test speaks the protocol.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
@@ -13,8 +11,7 @@ use understudy_protocol::message::{Begin, Change, Changes, Commit};
 use understudy_protocol::transport::tcp;
 use understudy_protocol::{DatasetName, DirectoryId, Message, Name, Place, StateDigest};
 
-use crate::support::command::tool;
-use crate::support::listener::{Listener, Manner};
+use crate::support::listener::{Listener, Manner, TlsServer};
 use crate::support::needs::needs;
 use crate::support::stage::DATASET;
 use crate::support::{Daemon, Kind, Run, Stage};
@@ -346,7 +343,7 @@ fn only_a_server_that_can_prove_itself_is_told() {
     let config = stage.path().join("receiver.toml");
     let text = format!(
         "[alerts]\nheartbeat_interval = \"1s\"\nheartbeat = \"https://localhost:{}/beat/secret\"\n",
-        server.port
+        server.port,
     );
     std::fs::write(&config, text).unwrap();
     let receiver = |authority: &str| {
@@ -375,50 +372,6 @@ fn only_a_server_that_can_prove_itself_is_told() {
             .reported()
             .contains("heartbeat: told https://localhost")
     });
-}
-
-/// A web server of `openssl` with a certificate by `authority.pem`; killed when dropped.
-struct TlsServer {
-    child: Child,
-    port: u16,
-}
-
-impl TlsServer {
-    fn start(directory: &Path) -> Self {
-        let script = "
-            set -e; cd \"$0\"; key='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
-            for name in authority other; do
-                openssl req -x509 $key -keyout $name.key -out $name.pem -days 2 -subj /CN=$name
-            done
-            openssl req $key -keyout server.key -out server.csr -subj /CN=localhost
-            printf 'subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n' > extensions
-            openssl x509 -req -in server.csr -CA authority.pem -CAkey authority.key -CAcreateserial \
-                -out server.pem -days 2 -extfile extensions";
-        tool("sh", ["-c", script, directory.to_str().unwrap()]);
-        let mut child = Command::new("openssl")
-            .args(["s_server", "-accept", "127.0.0.1:0", "-www"])
-            .args(["-cert", "server.pem", "-key", "server.key"])
-            .current_dir(directory)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = lines.find(|line| line.as_ref().is_ok_and(|line| line.starts_with("ACCEPT")));
-        let line = line.expect("openssl listens").unwrap();
-        let port = line.rsplit(':').next().unwrap().trim().parse().unwrap();
-        // What it prints further must not stop it.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, port }
-    }
-}
-
-impl Drop for TlsServer {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
 }
 
 #[test]

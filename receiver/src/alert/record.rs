@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 
+use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use understudy_protocol::DatasetName;
+use understudy_protocol::{DatasetName, Name};
 use understudy_tree::TreeError;
 use understudy_tree::durable::{self, Durability};
 
@@ -151,7 +152,7 @@ impl<'a> Locked<'a> {
             &text,
             Durability::Now,
         )?;
-        Ok(())
+        give_to_owner(self.store, &names::ALERTS)
     }
 }
 
@@ -163,10 +164,26 @@ fn lock_file(store: &Store) -> Result<File, ReceiverError> {
             Err(error) if error.errno() == Some(Errno::EXIST) => {
                 Ok(directory.open_file(&names::ALERTS_LOCK)?)
             }
-            created => Ok(created?),
+            created => {
+                let file = created?;
+                give_to_owner(store, &names::ALERTS_LOCK)?;
+                Ok(file)
+            }
         },
         opened => Ok(opened?),
     }
+}
+
+/// Gives a file to the store's owner: what root acknowledges must not be root's alone where the receiver is not root.
+fn give_to_owner(store: &Store, name: &Name) -> Result<(), ReceiverError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let owner = store.directory().stat_self()?;
+    let file = store.directory().open_file(name)?;
+    let (user, group) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+    rustix::fs::fchown(&file, Some(user), Some(group))
+        .map_err(|error| TreeError::new("set the owner of", name.as_bytes(), error).into())
 }
 
 fn not_locked(error: std::io::Error) -> ReceiverError {

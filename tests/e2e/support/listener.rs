@@ -1,10 +1,14 @@
-//! A web server that notes what it is asked, for heartbeats and webhooks.
+//! Web servers for heartbeats and webhooks: one that notes what it is asked, one that encrypts.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
+
+use super::command::tool;
 
 /// One request.
 #[derive(Clone, Debug)]
@@ -105,4 +109,51 @@ fn answer(mut stream: TcpStream) {
     stream
         .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         .ok();
+}
+
+/// A web server of `openssl` with a certificate by `authority.pem`; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct TlsServer {
+    child: Child,
+    /// Where it listens, at `localhost`.
+    pub(crate) port: u16,
+}
+
+impl TlsServer {
+    /// Starts one; keys and certificates, also that of a stranger in `other.pem`, are made in `directory`.
+    pub(crate) fn start(directory: &Path) -> Self {
+        let script = "
+            set -e; cd \"$0\"; key='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
+            for name in authority other; do
+                openssl req -x509 $key -keyout $name.key -out $name.pem -days 2 -subj /CN=$name
+            done
+            openssl req $key -keyout server.key -out server.csr -subj /CN=localhost
+            printf 'subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n' > extensions
+            openssl x509 -req -in server.csr -CA authority.pem -CAkey authority.key -CAcreateserial \
+                -out server.pem -days 2 -extfile extensions";
+        tool("sh", ["-c", script, directory.to_str().unwrap()]);
+        let mut child = Command::new("openssl")
+            .args(["s_server", "-accept", "127.0.0.1:0", "-www"])
+            .args(["-cert", "server.pem", "-key", "server.key"])
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = lines.find(|line| line.as_ref().is_ok_and(|line| line.starts_with("ACCEPT")));
+        let line = line.expect("openssl listens").unwrap();
+        let port = line.rsplit(':').next().unwrap().trim().parse().unwrap();
+        // What it prints further must not stop it.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, port }
+    }
+}
+
+impl Drop for TlsServer {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
 }
