@@ -256,8 +256,8 @@ A configuration:
   repeat = \"4h\"                         # told again until `understudy acknowledge`
   command = [\"/usr/local/bin/page\"]     # run for each alert: UNDERSTUDY_* variables, JSON on stdin
   webhook = \"https://chat.example/hook\" # the same JSON is posted there
-  heartbeat = \"https://hc.example/uuid\" # fetched every heartbeat_interval (60s) while all is well here
-  heartbeat_fail = false                # true: a dataset's heartbeat URL gets /fail when it has an alert
+  heartbeat = \"https://hc.example/uuid\" # fetched each heartbeat_interval (60s): it lives
+  heartbeat_fail = false                # true: an alert fetches the dataset's URL + /fail
 
   [alerts.dataset.photos]
   lag = \"30m\"
@@ -458,6 +458,10 @@ mod tests {
             .split_once("A configuration:\n")
             .expect("a configuration");
         let (shown, _) = shown.split_once("SIGHUP").expect("its end");
+        assert!(
+            shown.lines().all(|line| line.len() < 100),
+            "a line would be wrapped"
+        );
         let config = ReceiverConfig::parse(shown, "the help").expect("valid");
         assert_eq!(config.alerts.dataset_heartbeats.len(), 1);
         assert!(config.alerts.command.is_some() && config.alerts.webhook.is_some());

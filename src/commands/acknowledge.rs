@@ -49,7 +49,7 @@ fn store_path(
                 format!(
                     "alerts are acknowledged on the spare itself, but {host} is reached as a main does"
                 ),
-                "run it on the spare, with --store DIR",
+                "run it on the spare, with --store DIR or --config FILE, which come before UNDERSTUDY_SPARE",
             )),
         },
         None => receiver_config::chosen(config, None)
