@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use understudy_protocol::DatasetName;
+use understudy_receiver::alert::Kind;
 
 use crate::exit::{Code, CommandError};
 use crate::report;
@@ -121,6 +122,7 @@ pub(crate) enum Command {
     Snapshots(Snapshots),
     Status(Status),
     Verify(Verify),
+    Acknowledge(Acknowledge),
 }
 
 impl Command {
@@ -246,7 +248,22 @@ Examples:
 
 A configuration:
   store = \"/srv/spare\"
-  listen = \"127.0.0.1:7433\"")]
+  listen = \"127.0.0.1:7433\"
+
+  [alerts]                              # each line may be left out
+  lag = \"1h\"                            # a dataset that is further behind is an alert
+  failures = 3                          # so are so many failed cycles in a row
+  repeat = \"4h\"                         # told again until `understudy acknowledge`
+  command = [\"/usr/local/bin/page\"]     # run for each alert: UNDERSTUDY_* variables, JSON on stdin
+  webhook = \"https://chat.example/hook\" # the same JSON is posted there
+  heartbeat = \"https://hc.example/uuid\" # fetched each heartbeat_interval (60s): it lives
+  heartbeat_fail = false                # true: an alert fetches the dataset's URL + /fail
+
+  [alerts.dataset.photos]
+  lag = \"30m\"
+  heartbeat = \"https://hc.example/uuid\" # fetched after each cycle that brings it up to date
+
+SIGHUP has it read the part [alerts] again.")]
 pub(crate) struct Receiver {
     /// The directory that holds the datasets
     #[arg(long, value_name = "DIR")]
@@ -322,6 +339,29 @@ Examples:
 pub(crate) struct Verify {
     /// Only this dataset
     pub(crate) dataset: Option<DatasetName>,
+}
+
+/// Acknowledge the alerts of a dataset, on the spare: they are not repeated
+///
+/// Only the alerts that there are now: what is raised later is told as ever, and that an alert is over is told as
+/// well. Says what it has acknowledged. It works on the store itself, so it is run on the spare, by root or by the
+/// receiver's user; the receiver need not be asked.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  understudy acknowledge photos               the store of /etc/understudy/receiver.toml
+  understudy acknowledge photos lag --store /srv/spare")]
+pub(crate) struct Acknowledge {
+    /// The dataset
+    pub(crate) dataset: DatasetName,
+    /// Only this one: lag, failures, guard or trouble [default: all there are]
+    pub(crate) kind: Option<Kind>,
+    /// The directory that holds the datasets [default: that of --spare, else of the configuration]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+    /// The receiver's configuration [default: /etc/understudy/receiver.toml]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// A checked command line.
@@ -402,10 +442,33 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::receiver_config::{Alerts, ReceiverConfig};
 
     #[test]
     fn the_command_line_is_consistent() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn the_receiver_takes_the_configuration_that_its_help_shows() {
+        let mut command = CommandLine::command();
+        let receiver = command.find_subcommand_mut("receiver").expect("receiver");
+        let help = receiver.get_after_long_help().expect("help").to_string();
+        let (_, shown) = help
+            .split_once("A configuration:\n")
+            .expect("a configuration");
+        let (shown, _) = shown.split_once("SIGHUP").expect("its end");
+        assert!(
+            shown.lines().all(|line| line.len() < 100),
+            "a line would be wrapped"
+        );
+        let config = ReceiverConfig::parse(shown, "the help").expect("valid");
+        assert_eq!(config.alerts.dataset_heartbeats.len(), 1);
+        assert!(config.alerts.command.is_some() && config.alerts.webhook.is_some());
+        let defaults = Alerts::default();
+        assert_eq!(config.alerts.policy.lag, defaults.policy.lag);
+        assert_eq!(config.alerts.policy.repeat, defaults.policy.repeat);
+        assert_eq!(config.alerts.policy.failures, defaults.policy.failures);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! decided by the libraries alone.
 
 mod address;
+mod alert;
 mod arguments;
 mod commands;
 mod exit;
@@ -14,6 +15,7 @@ mod paths;
 mod progress;
 mod receiver_config;
 mod report;
+mod service;
 mod spare;
 mod words;
 

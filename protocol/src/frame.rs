@@ -213,7 +213,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::message::{StreamBlock, VerifyEnd};
+    use crate::message::{Noted, StreamBlock, Trouble, VerifyEnd};
+    use crate::name::DatasetName;
 
     fn wire(frame: &Frame) -> Vec<u8> {
         [&frame.wire_length()[..], frame.payload()].concat()
@@ -271,6 +272,29 @@ mod tests {
         let read = deframer.next_frame().expect("valid").expect("whole");
         assert_eq!(read.decode().expect("decode"), message);
         assert!(deframer.is_empty());
+    }
+
+    #[test]
+    fn the_frames_of_trouble_are_still_read() {
+        // Version 2, kept for ever: Trouble of dataset `a` because of `x`, and its answer.
+        let golden = [0, 0, 0, 6, 18, 0, 1, b'a', 1, b'x', 0, 0, 0, 2, 41, 0];
+        let messages = [
+            Message::Trouble(Trouble {
+                dataset: DatasetName::fit(b"a"),
+                reason: "x".to_owned(),
+            }),
+            Message::Noted(Noted {}),
+        ];
+        let mut encoder = Encoder::new(Compression::Off);
+        let mut deframer = Deframer::default();
+        deframer.push(&golden);
+        let mut written = Vec::new();
+        for message in &messages {
+            written.extend(wire(&encoder.encode(message).expect("encode")));
+            let read = deframer.next_frame().expect("valid").expect("whole");
+            assert_eq!(read.decode().expect("decode"), *message);
+        }
+        assert_eq!(written, golden);
     }
 
     proptest! {

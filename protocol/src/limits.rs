@@ -50,5 +50,5 @@ pub const DEPTH: usize = 4096;
 /// Largest file: the largest offset Linux knows.
 pub const FILE_BYTES: u64 = i64::MAX as u64;
 
-/// Longest text of a failure or greeting.
+/// Longest text of a failure, a trouble or a greeting.
 pub const TEXT_BYTES: usize = 4096;

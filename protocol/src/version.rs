@@ -7,7 +7,9 @@ use crate::error::ProtocolError;
 /// The oldest version this build speaks.
 pub const OLDEST: u32 = 1;
 /// The newest version this build speaks.
-pub const NEWEST: u32 = 1;
+pub const NEWEST: u32 = 2;
+/// The version that brought [`Trouble`](crate::message::Trouble); a receiver of an older one is not sent it.
+pub const TROUBLE: u32 = 2;
 /// Opens every greeting, so that a stray connection is recognised at once.
 pub const MAGIC: [u8; 4] = *b"USTY";
 

@@ -3,6 +3,7 @@
 //! Data flows one way: session -> staging -> intent -> shadow tree -> live tree -> history. Nothing here knows
 //! the agent; both meet only in the protocol. `docs/storage.md` describes what lies on disk.
 
+pub mod alert;
 mod apply;
 mod catalog;
 mod cycle;

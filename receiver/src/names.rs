@@ -20,6 +20,8 @@ macro_rules! names {
 
 names! {
     STORE_FORMAT = "understudy.store";
+    ALERTS = "understudy.alerts";
+    ALERTS_LOCK = "understudy.alerts.lock";
     LIVE = "live";
     SNAPSHOT = "SNAPSHOT";
     CONTROL = ".understudy";

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use understudy_protocol::message::{DatasetStatus, Datasets, List};
+use understudy_protocol::message::{DatasetStatus, Datasets, List, Noted};
 use understudy_protocol::transport::{Channel, Outgoing};
-use understudy_protocol::{DatasetName, Message, ProtocolError};
+use understudy_protocol::{DatasetName, Message, ProtocolError, version};
 
 use crate::dataset::{Dataset, now_seconds};
 use crate::error::ReceiverError;
@@ -66,7 +66,7 @@ fn converse(
     channel: &mut Channel,
     options: SessionOptions,
 ) -> Result<(), ReceiverError> {
-    channel.greet()?;
+    let spoken = channel.greet()?;
     let Channel { outgoing, incoming } = channel;
     loop {
         let message = match incoming.receive_message() {
@@ -81,6 +81,11 @@ fn converse(
                 outgoing.send_message(&Message::Datasets(datasets(store, &list)?))?;
             }
             Message::Verify(request) => verify::serve(store, &request, outgoing)?,
+            Message::Trouble(trouble) if spoken >= version::TROUBLE => {
+                store.ensure_dataset(&trouble.dataset)?;
+                store.cycles.failed(&trouble.dataset, &trouble.reason);
+                outgoing.send_message(&Message::Noted(Noted {}))?;
+            }
             Message::ReadManifest(request) => {
                 let dataset = existing(store, &request.dataset)?;
                 let snapshot = give::manifest(&dataset, &request, outgoing)?;

@@ -7,6 +7,7 @@ use understudy_protocol::{DatasetName, Name};
 use understudy_tree::durable::{self, Durability};
 use understudy_tree::{Directory, Kind, Mounts, TreeError, remove};
 
+use crate::alert::Cycles;
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
 use crate::housekeeping::Housekeeping;
@@ -22,6 +23,7 @@ pub struct Store {
     path: PathBuf,
     directory: Directory,
     pub(crate) housekeeping: Housekeeping,
+    pub(crate) cycles: Cycles,
 }
 
 impl Store {
@@ -76,12 +78,18 @@ impl Store {
             path: path.to_owned(),
             directory,
             housekeeping: Housekeeping::default(),
+            cycles: Cycles::default(),
         })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Its directory, for what belongs to no dataset.
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.directory
     }
 
     /// Free bytes on its file system for this process.

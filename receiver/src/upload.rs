@@ -7,6 +7,7 @@ use understudy_protocol::transport::{Incoming, Outgoing};
 use understudy_protocol::{Frame, Message, Position, ProtocolError, Snapshot};
 use understudy_tree::crash_point;
 
+use crate::alert::Observed;
 use crate::catalog::{Catalog, Recorded, Upload};
 use crate::cycle::{self, Stopwatch};
 use crate::dataset::now_seconds;
@@ -20,7 +21,7 @@ use crate::{give, recover};
 /// A main that lost everything looks like this: nothing but the roots.
 const ONLY_ROOTS: u64 = 2;
 
-/// Serves a session that began with `Begin`.
+/// Serves a session that began with `Begin`; what becomes of it is counted for the alerts.
 pub(crate) fn serve(
     store: &Store,
     begin: &Begin,
@@ -28,11 +29,26 @@ pub(crate) fn serve(
     outgoing: &Outgoing,
     options: &SessionOptions,
 ) -> Result<(), ReceiverError> {
-    let dataset = store.ensure_dataset(&begin.dataset)?;
-    store.housekeeping.interrupt(&begin.dataset);
+    let observed = store.cycles.begin(&begin.dataset);
+    let result = converse(store, &observed, incoming, outgoing, options);
+    observed.end(&result);
+    result
+}
+
+fn converse(
+    store: &Store,
+    observed: &Observed<'_>,
+    incoming: &mut Incoming,
+    outgoing: &Outgoing,
+    options: &SessionOptions,
+) -> Result<(), ReceiverError> {
+    let name = observed.dataset();
+    let dataset = store.ensure_dataset(name)?;
+    store.housekeeping.interrupt(name);
     // Declared before the lock, so that it ends after the lock is released.
     let mut tidying = None;
     let locked = dataset.lock_patiently()?;
+    observed.runs();
     let catalog = dataset.catalog(&locked)?;
     recover::recover(&dataset, &catalog, &locked)?;
     let position = catalog.head()?.map(|head| head.snapshot.position);
@@ -52,6 +68,7 @@ pub(crate) fn serve(
                 locked: &locked,
             },
             options,
+            observed,
         };
         if workers::is_change(&frame) {
             let committed = session.receive(frame, incoming)?;
@@ -61,7 +78,7 @@ pub(crate) fn serve(
             Message::ReadManifest(request) => {
                 give::manifest(&dataset, &request, outgoing).map(drop)?;
             }
-            Message::Confirm(confirm) => confirm_newest(&catalog, &confirm, outgoing)?,
+            Message::Confirm(confirm) => confirm_newest(&catalog, observed, &confirm, outgoing)?,
             Message::Commit(commit) => {
                 let committed = session.commit(catalog.upload()?, &commit, Stopwatch::default())?;
                 return session.acknowledge(committed, outgoing, &mut tidying);
@@ -80,6 +97,7 @@ pub(crate) fn serve(
 
 fn confirm_newest(
     catalog: &Catalog,
+    observed: &Observed<'_>,
     confirm: &Confirm,
     outgoing: &Outgoing,
 ) -> Result<(), ReceiverError> {
@@ -91,7 +109,9 @@ fn confirm_newest(
             "the agent confirms a snapshot that is not the newest".to_owned(),
         ));
     };
-    catalog.confirm(as_of(now_seconds(), confirm.elapsed_milliseconds))?;
+    let as_of_seconds = as_of(now_seconds(), confirm.elapsed_milliseconds);
+    catalog.confirm(as_of_seconds)?;
+    observed.is_good(as_of_seconds);
     outgoing.send_message(&Message::Confirmed(Confirmed {
         snapshot: head.snapshot,
     }))?;
@@ -107,6 +127,7 @@ struct Session<'s, 'a> {
     store: &'s Store,
     ground: Ground<'a>,
     options: &'a SessionOptions,
+    observed: &'a Observed<'a>,
 }
 
 impl<'s> Session<'s, '_> {
@@ -186,10 +207,13 @@ impl<'s> Session<'s, '_> {
         drop(upload);
         crash_point!("receiver.sealed");
         match cycle::commit(dataset, catalog, locked, &pending, &mut stopwatch) {
-            Ok(committed) => Ok(Committed {
-                snapshot: committed.snapshot,
-                timings: stopwatch.into_timings(),
-            }),
+            Ok(committed) => {
+                self.observed.is_good(committed.as_of_seconds);
+                Ok(Committed {
+                    snapshot: committed.snapshot,
+                    timings: stopwatch.into_timings(),
+                })
+            }
             Err(error) => {
                 if !recover::is_live(dataset, &pending)? {
                     cycle::abandon(dataset, catalog, &pending)?;

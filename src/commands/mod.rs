@@ -1,5 +1,6 @@
 //! One module for each command: arguments become a request, its result a report.
 
+mod acknowledge;
 mod agent;
 mod receiver;
 mod restore;
@@ -45,6 +46,7 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<Report, Command
         Command::Snapshots(arguments) => snapshots::run(&arguments, session),
         Command::Status(_) => status::run(session),
         Command::Verify(arguments) => verify::run(&arguments, session),
+        Command::Acknowledge(arguments) => acknowledge::run(arguments, session),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::signal::unix::Signal;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use understudy_protocol::transport::Channel;
 use understudy_protocol::transport::tcp::Listener;
 use understudy_protocol::{FailureCode, ProtocolError};
@@ -14,13 +14,14 @@ use understudy_receiver::{AfterFirst, Deletions, ReceiverError, SessionOptions, 
 
 use super::Session;
 use crate::address;
+use crate::alert::Alerting;
 use crate::arguments::{Format, Receiver};
 use crate::exit::{Code, CommandError};
 use crate::interrupt;
-use crate::receiver_config::ReceiverConfig;
+use crate::receiver_config::{self, Alerts, ReceiverConfig};
 use crate::report::{self, Report};
+use crate::service;
 
-const DEFAULT_CONFIG: &str = "/etc/understudy/receiver.toml";
 const DEFAULT_LISTEN: &str = "127.0.0.1:7433";
 
 /// A daemon has time after a first snapshot, and lets no main remove everything.
@@ -39,24 +40,75 @@ const FAREWELL: Duration = Duration::from_millis(1200);
 /// After a failed accept, which is mostly a lack of descriptors, others get time to give some back.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// What options and configuration come to.
+struct Settings {
+    store: PathBuf,
+    listen: String,
+    alerts: Alerts,
+    file: Option<PathBuf>,
+}
+
+/// The signals that it knows.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    /// SIGHUP and the file that it has read again. Without a file it ends the process, as it would anyway.
+    reload: Option<(Signal, PathBuf)>,
+}
+
+impl Signals {
+    /// Catches them from now on.
+    fn catch(file: Option<PathBuf>) -> std::io::Result<Self> {
+        let (interrupt, terminate) = interrupt::signals()?;
+        let reload = match file {
+            Some(file) => Some((signal(SignalKind::hangup())?, file)),
+            None => None,
+        };
+        Ok(Self {
+            interrupt,
+            terminate,
+            reload,
+        })
+    }
+}
+
+/// The file to read again, when that is asked for.
+async fn hung_up(reload: &mut Option<(Signal, PathBuf)>) -> PathBuf {
+    match reload {
+        Some((signal, file)) => {
+            signal.recv().await;
+            file.clone()
+        }
+        None => std::future::pending().await,
+    }
+}
+
 /// Serves connections until a signal comes.
 pub(crate) fn run(arguments: Receiver, session: &Session) -> Result<Report, CommandError> {
-    let (path, listen) = settings(arguments)?;
+    let Settings {
+        store,
+        listen,
+        alerts,
+        file,
+    } = settings(arguments)?;
     address::check_loopback(&listen)?;
-    let store = Arc::new(Store::open(&path)?);
+    let store = Arc::new(Store::open(&store)?);
     store.recover()?;
     let (held, all_ended) = sync_channel(1);
     session.runtime.block_on(async {
-        let signals = interrupt::signals().map_err(|error| not_listening(&error))?;
+        let signals = Signals::catch(file).map_err(|error| not_listening(&error))?;
         let listener = Listener::bind(&listen)
             .await
             .map_err(|error| not_listening(&error))?;
         let bound = listener.address().map_err(|error| not_listening(&error))?;
+        let alerting = Alerting::start(Arc::clone(&store), alerts, session.runtime.clone())?;
         announce(&bound.to_string(), session.output.format);
-        tracing::info!("the store is `{}`", path.display());
-        accept(&listener, &store, held, signals).await;
+        service::ready();
+        tracing::info!("the store is `{}`", store.path().display());
+        accept(&listener, &store, held, signals, &alerting).await;
         Ok::<(), CommandError>(())
     })?;
+    service::stopping();
     // Nothing is ever sent: the channel ends with its last holder, or time is up.
     let _: Result<(), _> = all_ended.recv_timeout(FAREWELL);
     tracing::info!("ended");
@@ -68,15 +120,19 @@ async fn accept(
     listener: &Listener,
     store: &Arc<Store>,
     held: SyncSender<()>,
-    signals: (Signal, Signal),
+    mut signals: Signals,
+    alerting: &Alerting,
 ) {
-    let (mut interrupted, mut terminated) = signals;
     let open = Arc::new(());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = interrupted.recv() => return,
-            _ = terminated.recv() => return,
+            _ = signals.interrupt.recv() => return,
+            _ = signals.terminate.recv() => return,
+            file = hung_up(&mut signals.reload) => {
+                reload(&file, alerting);
+                continue;
+            }
         };
         match accepted {
             Ok((_, peer)) if Arc::strong_count(&open) > SESSIONS => {
@@ -98,26 +154,36 @@ async fn accept(
 }
 
 /// Where the store is and where to listen: options first, then the configuration, then the defaults.
-fn settings(arguments: Receiver) -> Result<(PathBuf, String), CommandError> {
-    let config = match (&arguments.config, &arguments.store) {
-        (Some(path), _) => ReceiverConfig::load(path)?,
-        (None, Some(_)) => ReceiverConfig::default(),
-        (None, None) if Path::new(DEFAULT_CONFIG).exists() => {
-            ReceiverConfig::load(Path::new(DEFAULT_CONFIG))?
-        }
-        (None, None) => ReceiverConfig::default(),
+fn settings(arguments: Receiver) -> Result<Settings, CommandError> {
+    let file = receiver_config::chosen(arguments.config.as_deref(), arguments.store.as_deref());
+    let config = match &file {
+        Some(path) => ReceiverConfig::load(path)?,
+        None => ReceiverConfig::default(),
     };
-    let store = arguments.store.or(config.store).ok_or_else(|| {
-        CommandError::usage(
-            "no store is given",
-            format!("add --store DIR, or write `store = \"DIR\"` to {DEFAULT_CONFIG}"),
-        )
-    })?;
-    let listen = arguments
-        .listen
-        .or(config.listen)
-        .unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
-    Ok((store, listen))
+    let store = arguments.store.or(config.store);
+    let listen = arguments.listen.or(config.listen);
+    Ok(Settings {
+        store: store.ok_or_else(receiver_config::no_store)?,
+        listen: listen.unwrap_or_else(|| DEFAULT_LISTEN.to_owned()),
+        alerts: config.alerts,
+        file,
+    })
+}
+
+/// Reads the alerts' part of the configuration again. A file that is wrong changes nothing.
+fn reload(file: &Path, alerting: &Alerting) {
+    service::reloading();
+    match ReceiverConfig::load(file) {
+        Ok(config) => {
+            alerting.configure(config.alerts);
+            tracing::info!(
+                "`{}`: alerts are as it says now; the rest counts from the next start",
+                file.display()
+            );
+        }
+        Err(error) => tracing::error!("everything stays as it was: {}", error.message),
+    }
+    service::ready();
 }
 
 fn announce(address: &str, format: Format) {

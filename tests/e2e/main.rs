@@ -18,6 +18,7 @@
 
 mod support;
 
+mod alerts;
 mod bad_input;
 mod crashes;
 mod every_kind;
@@ -26,5 +27,6 @@ mod readers;
 mod real_trees;
 mod renames;
 mod restarts;
+mod units;
 mod verify;
 mod walkthrough;

@@ -15,7 +15,9 @@ use crate::limits;
 use crate::version::Hello;
 
 pub use give::{Given, GivenStream, Manifest, ManifestEnd, ReadManifest, Want};
-pub use report::{DatasetStatus, Datasets, Finding, List, Verified, Verify, VerifyEnd};
+pub use report::{
+    DatasetStatus, Datasets, Finding, List, Noted, Trouble, Verified, Verify, VerifyEnd,
+};
 pub use stream::{StreamAbort, StreamBlock, StreamEnd};
 pub use upload::{
     Begin, Change, Changes, Commit, Committed, Confirm, Confirmed, Content, Ready, Timing,
@@ -89,6 +91,7 @@ messages! {
     15 Want(Want) from agent: "Asks for contents of files of the snapshot whose manifest was read last.";
     16 List(List) from agent: "Asks for the datasets and their snapshots.";
     17 Verify(Verify) from agent: "Asks the receiver to read everything again and compare.";
+    18 Trouble(Trouble) from agent: "Tells that a cycle failed before or outside an upload.";
     30 Ready(Ready) from receiver: "Answers `Begin`: where the dataset stands.";
     31 Committed(Committed) from receiver: "The snapshot is live and durable.";
     32 Confirmed(Confirmed) from receiver: "The confirmation is recorded.";
@@ -100,6 +103,7 @@ messages! {
     38 Finding(Finding) from receiver: "Something that verification found wrong.";
     39 Verified(Verified) from receiver: "Verification of one dataset has ended.";
     40 VerifyEnd(VerifyEnd) from receiver: "Verification is complete.";
+    41 Noted(Noted) from receiver: "Answers `Trouble`: the receiver counts the failed cycle.";
 }
 
 fn decode_all<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, ProtocolError> {
@@ -143,6 +147,12 @@ impl Check for Hello {
 impl Check for Failure {
     fn check(&self) -> Result<(), ProtocolError> {
         bounded("a failure", self.text.len(), limits::TEXT_BYTES)
+    }
+}
+
+impl Check for Trouble {
+    fn check(&self) -> Result<(), ProtocolError> {
+        bounded("a trouble", self.reason.len(), limits::TEXT_BYTES)
     }
 }
 
@@ -215,12 +225,14 @@ unlimited_by_type!(
     Datasets,
     Finding,
     Verified,
-    VerifyEnd
+    VerifyEnd,
+    Noted
 );
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::name::DatasetName;
 
     #[test]
     fn the_document_lists_every_message() {
@@ -260,6 +272,23 @@ mod tests {
         assert!(matches!(
             Message::decode(99, &body),
             Err(ProtocolError::UnknownKind(99))
+        ));
+    }
+
+    #[test]
+    fn a_reason_beyond_the_limit_is_refused() {
+        let body = |length| {
+            let trouble = Trouble {
+                dataset: DatasetName::fit(b"site"),
+                reason: "x".repeat(length),
+            };
+            let message = Message::Trouble(trouble);
+            message.encode_into(Vec::new()).expect("encode")
+        };
+        assert!(Message::decode(18, &body(limits::TEXT_BYTES)).is_ok());
+        assert!(matches!(
+            Message::decode(18, &body(limits::TEXT_BYTES + 1)),
+            Err(ProtocolError::TooLong { .. })
         ));
     }
 

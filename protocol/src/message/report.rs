@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(doc)]
+use crate::limits;
 use crate::name::DatasetName;
 use crate::place::RelPath;
 use crate::place::Snapshot;
@@ -19,6 +21,19 @@ pub struct Verify {
     /// Only this dataset, or all.
     pub dataset: Option<DatasetName>,
 }
+
+/// A cycle failed before or outside an upload: the receiver would not hear of it otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// The dataset; made if the store does not have it.
+    pub dataset: DatasetName,
+    /// What happened, for people; at most [`limits::TEXT_BYTES`].
+    pub reason: String,
+}
+
+/// The failed cycle is counted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Noted {}
 
 /// The datasets of a store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

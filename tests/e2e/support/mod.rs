@@ -6,6 +6,7 @@ pub(crate) mod edits;
 pub(crate) mod facts;
 pub(crate) mod judge;
 pub(crate) mod kinds;
+pub(crate) mod listener;
 pub(crate) mod needs;
 pub(crate) mod proxy;
 pub(crate) mod random;

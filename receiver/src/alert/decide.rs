@@ -1,0 +1,399 @@
+//! The decision: facts, limits and a clock in, notices out. Touches nothing.
+
+use std::collections::BTreeMap;
+
+use understudy_protocol::DatasetName;
+
+use super::record::{Alert, Known, Record};
+use super::{Event, Kind, Notice, Policy, seconds, span};
+
+/// What is known of a dataset at this moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// Begin of the capture or confirmation that is the newest.
+    pub(super) as_of_seconds: Option<i64>,
+    /// When the store began to have the dataset.
+    pub(super) made_seconds: i64,
+    /// Whether an upload is running.
+    pub(super) is_uploading: bool,
+    /// Whether it can be used.
+    pub(super) soundness: Soundness,
+}
+
+/// Whether a dataset can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Soundness {
+    /// Yes.
+    Sound,
+    /// No, for this reason.
+    Trouble(String),
+    /// The store had it once and has it no longer.
+    Gone,
+}
+
+/// Whether something is an alert.
+enum Condition {
+    Holds(String),
+    Ends,
+    /// Nobody can tell, so what was decided before stands.
+    Unknown,
+}
+
+/// What all datasets are judged by.
+pub(super) struct Bench<'a> {
+    pub(super) policy: &'a Policy,
+    /// The receiver's clock.
+    pub(super) now_seconds: i64,
+}
+
+/// Brings the record up to date, and returns what is to be told now. Nobody counts as told before
+/// [`told`] says so.
+pub(super) fn decide(
+    bench: &Bench<'_>,
+    record: &mut Record,
+    facts: &BTreeMap<DatasetName, Facts>,
+) -> Vec<Notice> {
+    let mut notices = Vec::new();
+    for (name, facts) in facts {
+        if facts.soundness == Soundness::Gone && record.datasets.get(name).is_none_or(is_let_go) {
+            record.datasets.remove(name);
+            continue;
+        }
+        let known = record.datasets.entry(name.clone()).or_default();
+        for kind in Kind::ALL {
+            let condition = bench.condition(kind, name, known, facts);
+            notices.extend(bench.step(kind, name, known, facts, condition));
+        }
+    }
+    notices
+}
+
+/// Whether a person has acknowledged that the dataset is gone: then it is not missed any more.
+fn is_let_go(known: &Known) -> bool {
+    let trouble = known.alerts.get(&Kind::Trouble);
+    trouble.is_some_and(|alert| alert.acknowledged_seconds.is_some())
+}
+
+/// Somebody was told.
+pub(super) fn told(record: &mut Record, notice: &Notice, now_seconds: i64) {
+    let Some(known) = record.datasets.get_mut(&notice.dataset) else {
+        return;
+    };
+    if notice.event == Event::Over {
+        known.alerts.remove(&notice.kind);
+    } else if let Some(alert) = known.alerts.get_mut(&notice.kind) {
+        alert.told_seconds = Some(now_seconds);
+        alert.reason.clone_from(&notice.reason);
+    }
+}
+
+impl Bench<'_> {
+    /// Lag by the receiver's clock; never negative.
+    pub(super) fn lag_seconds(&self, facts: &Facts) -> Option<i64> {
+        let as_of = facts.as_of_seconds?;
+        Some(self.now_seconds.saturating_sub(as_of).max(0))
+    }
+
+    /// Whether the spare is as near to its main as it should be.
+    pub(super) fn is_within_limit(&self, name: &DatasetName, facts: &Facts) -> bool {
+        self.lag_seconds(facts)
+            .is_some_and(|lag| lag <= self.policy.lag_limit_seconds(name))
+    }
+
+    fn condition(&self, kind: Kind, name: &DatasetName, known: &Known, facts: &Facts) -> Condition {
+        let holds = match kind {
+            Kind::Lag if facts.soundness == Soundness::Gone => return Condition::Unknown,
+            Kind::Lag => match (&facts.soundness, facts.as_of_seconds) {
+                (Soundness::Trouble(_), None) => return Condition::Unknown,
+                _ => self.behind(name, facts),
+            },
+            Kind::Failures => (known.failures >= self.policy.failures).then(|| {
+                let last = known.failure.as_deref().unwrap_or("of an unknown reason");
+                format!("{} cycles in a row have failed; the last one: {last}", known.failures)
+            }),
+            Kind::Guard => known
+                .refused
+                .as_ref()
+                .map(|reason| format!("a guard refused a cycle: {reason}")),
+            Kind::Trouble => match &facts.soundness {
+                Soundness::Sound => None,
+                Soundness::Trouble(reason) => Some(reason.clone()),
+                Soundness::Gone => Some(
+                    "its directory is gone from the store; if that is meant, acknowledge this alert".to_owned(),
+                ),
+            },
+        };
+        holds.map_or(Condition::Ends, Condition::Holds)
+    }
+
+    fn behind(&self, name: &DatasetName, facts: &Facts) -> Option<String> {
+        let limit = self.policy.lag_limit_seconds(name);
+        let lag = self.lag_seconds(facts);
+        let waited = self.now_seconds.saturating_sub(facts.made_seconds);
+        if lag.unwrap_or(waited) <= limit {
+            return None;
+        }
+        let upload = if facts.is_uploading {
+            "an upload is running"
+        } else {
+            "no upload is running"
+        };
+        let limit = span(limit);
+        Some(match lag {
+            Some(lag) => format!(
+                "the spare is {} behind its main, the limit is {limit}; {upload}",
+                span(lag)
+            ),
+            None => format!(
+                "the spare has no snapshot yet, {} after the main's first contact, the limit is {limit}; {upload}",
+                span(waited)
+            ),
+        })
+    }
+
+    fn step(
+        &self,
+        kind: Kind,
+        name: &DatasetName,
+        known: &mut Known,
+        facts: &Facts,
+        condition: Condition,
+    ) -> Option<Notice> {
+        let now = self.now_seconds;
+        let (event, reason) = match (condition, known.alerts.get(&kind)) {
+            (Condition::Unknown, _) | (Condition::Ends, None) => return None,
+            (Condition::Ends, Some(alert)) if alert.told_seconds.is_none() => {
+                known.alerts.remove(&kind);
+                return None;
+            }
+            (Condition::Ends, Some(alert)) => (Event::Over, alert.reason.clone()),
+            (Condition::Holds(_), Some(alert)) if alert.acknowledged_seconds.is_some() => {
+                return None;
+            }
+            (
+                Condition::Holds(reason),
+                Some(Alert {
+                    told_seconds: Some(told),
+                    ..
+                }),
+            ) => {
+                // A clock that was set back must not silence anybody.
+                let is_due =
+                    *told > now || now.saturating_sub(*told) >= seconds(self.policy.repeat);
+                (is_due.then_some(Event::Repeated)?, reason)
+            }
+            (Condition::Holds(reason), _) => (Event::Raised, reason),
+        };
+        let alert = known.alerts.entry(kind).or_insert_with(|| Alert {
+            since_seconds: now,
+            reason: reason.clone(),
+            told_seconds: None,
+            acknowledged_seconds: None,
+        });
+        Some(Notice {
+            dataset: name.clone(),
+            kind,
+            event,
+            reason,
+            since_seconds: alert.since_seconds,
+            time_seconds: now,
+            lag_seconds: self.lag_seconds(facts),
+            lag_limit_seconds: self.policy.lag_limit_seconds(name),
+            failures: known.failures,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const HOUR: i64 = 3600;
+
+    /// One dataset, a clock that is set by hand, and restarts.
+    struct Scene {
+        policy: Policy,
+        record: Record,
+        facts: Facts,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            Self {
+                policy: Policy::default(),
+                record: Record::default(),
+                facts: Facts {
+                    as_of_seconds: Some(0),
+                    made_seconds: 0,
+                    is_uploading: false,
+                    soundness: Soundness::Sound,
+                },
+            }
+        }
+
+        /// What is to be told at `now_seconds`; nobody is told.
+        fn judge(&mut self, now_seconds: i64) -> Vec<Notice> {
+            let bench = Bench {
+                policy: &self.policy,
+                now_seconds,
+            };
+            let facts = BTreeMap::from([(name(), self.facts.clone())]);
+            decide(&bench, &mut self.record, &facts)
+        }
+
+        /// The same after a restart; everybody is told. Returns kinds and events.
+        fn tell(&mut self, now_seconds: i64) -> Vec<(Kind, Event)> {
+            let text = serde_json::to_string(&self.record).expect("written");
+            self.record = serde_json::from_str(&text).expect("read");
+            let notices = self.judge(now_seconds);
+            for notice in &notices {
+                told(&mut self.record, notice, now_seconds);
+            }
+            notices
+                .iter()
+                .map(|notice| (notice.kind, notice.event))
+                .collect()
+        }
+
+        fn known(&mut self) -> &mut Known {
+            self.record.datasets.entry(name()).or_default()
+        }
+
+        fn acknowledge(&mut self, kind: Kind, now_seconds: i64) {
+            let alert = self.known().alerts.get_mut(&kind).expect("an alert");
+            alert.acknowledged_seconds = Some(now_seconds);
+        }
+    }
+
+    fn name() -> DatasetName {
+        DatasetName::fit(b"site")
+    }
+
+    #[test]
+    fn a_silent_main_is_told_once_and_again_until_it_is_over() {
+        let mut scene = Scene::new();
+        assert_eq!(scene.tell(HOUR), [], "the limit itself is within it");
+        assert_eq!(scene.tell(HOUR + 1), [(Kind::Lag, Event::Raised)]);
+        assert_eq!(scene.tell(HOUR + 2), []);
+        assert_eq!(scene.tell(5 * HOUR), []);
+        assert_eq!(scene.tell(5 * HOUR + 1), [(Kind::Lag, Event::Repeated)]);
+        assert_eq!(scene.tell(5 * HOUR + 2), []);
+        scene.facts.as_of_seconds = Some(6 * HOUR);
+        let over = scene.judge(6 * HOUR).remove(0);
+        assert_eq!((over.event, over.since_seconds), (Event::Over, HOUR + 1));
+        assert!(over.text().contains("behind its main"), "{}", over.text());
+        assert_eq!(scene.tell(6 * HOUR), [(Kind::Lag, Event::Over)]);
+        assert_eq!(scene.tell(6 * HOUR + 1), []);
+        assert!(scene.known().alerts.is_empty());
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_silent_until_it_comes_anew() {
+        let mut scene = Scene::new();
+        scene.tell(2 * HOUR);
+        scene.acknowledge(Kind::Lag, 2 * HOUR);
+        assert_eq!(scene.tell(20 * HOUR), []);
+        scene.known().failures = 3;
+        assert_eq!(scene.tell(21 * HOUR), [(Kind::Failures, Event::Raised)]);
+        scene.facts.as_of_seconds = Some(22 * HOUR);
+        scene.known().failures = 0;
+        assert_eq!(
+            scene.tell(22 * HOUR),
+            [(Kind::Lag, Event::Over), (Kind::Failures, Event::Over)]
+        );
+        assert_eq!(scene.tell(24 * HOUR), [(Kind::Lag, Event::Raised)]);
+    }
+
+    #[test]
+    fn what_nobody_could_be_told_comes_again_at_once_and_goes_without_a_word() {
+        let mut scene = Scene::new();
+        for now in [2 * HOUR, 2 * HOUR + 1] {
+            let notices = scene.judge(now);
+            assert_eq!(notices[0].event, Event::Raised);
+            assert_eq!(notices[0].since_seconds, 2 * HOUR);
+        }
+        scene.facts.as_of_seconds = Some(3 * HOUR);
+        assert_eq!(scene.judge(3 * HOUR), []);
+        assert!(scene.known().alerts.is_empty());
+    }
+
+    #[test]
+    fn a_dataset_without_a_snapshot_counts_from_its_beginning() {
+        let mut scene = Scene::new();
+        scene.facts.as_of_seconds = None;
+        scene.facts.made_seconds = HOUR;
+        assert_eq!(scene.tell(2 * HOUR), []);
+        let raised = scene.judge(2 * HOUR + 1).remove(0);
+        assert!(
+            raised.reason.contains("no snapshot yet"),
+            "{}",
+            raised.reason
+        );
+        assert_eq!(raised.lag_seconds, None);
+    }
+
+    #[test]
+    fn limits_of_single_datasets_come_first() {
+        let mut scene = Scene::new();
+        let limit = Duration::from_secs(60);
+        scene.policy.datasets.insert(name(), limit);
+        assert_eq!(scene.tell(60), []);
+        assert_eq!(scene.tell(61), [(Kind::Lag, Event::Raised)]);
+    }
+
+    #[test]
+    fn a_refusal_is_told_at_once_and_failures_after_a_few() {
+        let mut scene = Scene::new();
+        scene.known().failures = 2;
+        assert_eq!(scene.tell(1), []);
+        scene.known().failures = 3;
+        scene.known().failure = Some("no route".to_owned());
+        let raised = scene.judge(2).remove(0);
+        assert!(raised.reason.contains("no route"), "{}", raised.reason);
+        let mut scene = Scene::new();
+        scene.known().failures = 1;
+        scene.known().refused = Some("it is empty".to_owned());
+        assert_eq!(scene.tell(1), [(Kind::Guard, Event::Raised)]);
+        scene.known().refused = None;
+        assert_eq!(scene.tell(2), [(Kind::Guard, Event::Over)]);
+    }
+
+    #[test]
+    fn trouble_hides_no_lag_and_invents_none() {
+        let mut scene = Scene::new();
+        scene.facts.soundness = Soundness::Trouble("malformed".to_owned());
+        scene.facts.as_of_seconds = None;
+        assert_eq!(scene.tell(9 * HOUR), [(Kind::Trouble, Event::Raised)]);
+        scene.facts.as_of_seconds = Some(0);
+        assert_eq!(scene.tell(9 * HOUR), [(Kind::Lag, Event::Raised)]);
+        scene.facts.as_of_seconds = None;
+        assert_eq!(scene.tell(9 * HOUR), [], "the lag is neither over nor new");
+    }
+
+    #[test]
+    fn a_dataset_that_is_gone_is_missed_until_somebody_lets_it_go() {
+        let mut scene = Scene::new();
+        assert_eq!(scene.tell(1), []);
+        scene.facts.soundness = Soundness::Gone;
+        assert_eq!(scene.tell(2), [(Kind::Trouble, Event::Raised)]);
+        assert_eq!(scene.tell(2 + 4 * HOUR), [(Kind::Trouble, Event::Repeated)]);
+        scene.acknowledge(Kind::Trouble, 3);
+        assert_eq!(scene.tell(9 * HOUR), []);
+        assert_eq!(scene.tell(10 * HOUR), [], "it is not found missing anew");
+        assert!(scene.record.datasets.is_empty());
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_silences_nobody() {
+        let mut scene = Scene::new();
+        scene.facts.soundness = Soundness::Trouble("malformed".to_owned());
+        scene.tell(100 * HOUR);
+        assert_eq!(
+            scene.tell(HOUR).last(),
+            Some(&(Kind::Trouble, Event::Repeated))
+        );
+        assert_eq!(scene.tell(2 * HOUR).len(), 1, "only the lag that is new");
+    }
+}

@@ -1,0 +1,173 @@
+//! Alerts: the spare watches its main, so that a main that says nothing is noticed.
+//!
+//! Owns when an alert is raised, repeated, acknowledged and over, by the receiver's clock alone, and keeps that on
+//! disk. Must not know how people are told: no sockets, no processes.
+
+mod cycles;
+mod decide;
+mod record;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+use understudy_protocol::DatasetName;
+
+pub(crate) use cycles::{Cycles, Observed};
+pub use record::{Acknowledged, acknowledge};
+pub use watch::{Delivery, Look, Summary, Watch};
+
+/// What can be wrong with a dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The spare is further behind than the limit.
+    Lag,
+    /// Several cycles in a row have failed.
+    Failures,
+    /// A guard refused the newest cycles: they would have removed too much.
+    Guard,
+    /// Something keeps the dataset on the spare from working.
+    Trouble,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Lag, Self::Failures, Self::Guard, Self::Trouble];
+
+    /// The word for programs and for the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lag => "lag",
+            Self::Failures => "failures",
+            Self::Guard => "guard",
+            Self::Trouble => "trouble",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|kind| kind.as_str() == text);
+        found.ok_or_else(|| format!("`{text}` is none of lag, failures, guard and trouble"))
+    }
+}
+
+/// From when on something is an alert.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Lag above this, for datasets that have no limit of their own.
+    pub lag: Duration,
+    /// This many failed cycles in a row; never 0.
+    pub failures: u32,
+    /// Time after which an alert that nobody acknowledged is told again.
+    pub repeat: Duration,
+    /// Limits of single datasets.
+    pub datasets: BTreeMap<DatasetName, Duration>,
+}
+
+impl Default for Policy {
+    /// Four missed cycles of the default interval.
+    fn default() -> Self {
+        Self {
+            lag: Duration::from_secs(60 * 60),
+            failures: 3,
+            repeat: Duration::from_secs(4 * 60 * 60),
+            datasets: BTreeMap::new(),
+        }
+    }
+}
+
+impl Policy {
+    /// The limit of a dataset's lag in seconds.
+    pub fn lag_limit_seconds(&self, dataset: &DatasetName) -> i64 {
+        seconds(*self.datasets.get(dataset).unwrap_or(&self.lag))
+    }
+}
+
+/// Why a notice is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// The alert is new.
+    Raised,
+    /// It was told before, is still there, and nobody acknowledged it.
+    Repeated,
+    /// It was told, and the reason is gone.
+    Over,
+}
+
+impl Event {
+    /// The word for programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Raised => "raised",
+            Self::Repeated => "repeated",
+            Self::Over => "over",
+        }
+    }
+}
+
+/// Something that people are to be told now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// Whose.
+    pub dataset: DatasetName,
+    /// What is wrong, or was.
+    pub kind: Kind,
+    /// Why it is told.
+    pub event: Event,
+    /// What happened, for people; without control characters.
+    pub reason: String,
+    /// When the alert was raised, seconds since 1970.
+    pub since_seconds: i64,
+    /// Now, by the same clock.
+    pub time_seconds: i64,
+    /// How far behind the spare is; `None` if it has no snapshot or cannot tell.
+    pub lag_seconds: Option<i64>,
+    /// The limit of the lag.
+    pub lag_limit_seconds: i64,
+    /// Failed cycles in a row.
+    pub failures: u32,
+}
+
+impl Notice {
+    /// One sentence for people.
+    pub fn text(&self) -> String {
+        let Self {
+            dataset,
+            kind,
+            reason,
+            ..
+        } = self;
+        let lasted = span(self.time_seconds.saturating_sub(self.since_seconds));
+        match self.event {
+            Event::Raised => format!("dataset {dataset}: {kind}: {reason}"),
+            Event::Repeated => format!("dataset {dataset}: still {kind}, for {lasted}: {reason}"),
+            Event::Over => {
+                format!("dataset {dataset}: {kind} is over after {lasted}; it was: {reason}")
+            }
+        }
+    }
+}
+
+/// Whole seconds, for the arithmetic of clocks.
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// A span of time for people.
+fn span(seconds: i64) -> String {
+    format!("{:#}", SignedDuration::from_secs(seconds.max(0)))
+}

@@ -1,0 +1,101 @@
+//! The facts of an alert as people's programs get them: one JSON object, and the same as variables.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use understudy_receiver::alert::Notice;
+
+use crate::words;
+
+/// Version of the object.
+const SCHEMA: u32 = 1;
+
+/// The facts of one notice.
+#[derive(Debug, Clone)]
+pub(crate) struct Document(Map<String, Value>);
+
+impl Document {
+    /// What `notice` says about a dataset of the store at `store`.
+    pub(crate) fn new(notice: &Notice, store: &Path) -> Self {
+        let host = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned();
+        let facts = json!({
+            "schema": SCHEMA,
+            "event": notice.event.as_str(),
+            "kind": notice.kind.as_str(),
+            "dataset": notice.dataset.as_str(),
+            "text": notice.text(),
+            "reason": notice.reason,
+            "since": words::time(notice.since_seconds),
+            "time": words::time(notice.time_seconds),
+            "lag_seconds": notice.lag_seconds,
+            "lag_limit_seconds": notice.lag_limit_seconds,
+            "failures": notice.failures,
+            "host": host,
+            "store": store.to_string_lossy(),
+        });
+        match facts {
+            Value::Object(facts) => Self(facts),
+            _ => Self(Map::new()),
+        }
+    }
+
+    /// One line of JSON.
+    pub(crate) fn json(&self) -> Vec<u8> {
+        let mut text = Value::Object(self.0.clone()).to_string().into_bytes();
+        text.push(b'\n');
+        text
+    }
+
+    /// Each fact as a variable: `lag_seconds` is `UNDERSTUDY_LAG_SECONDS`. What is not known is empty.
+    pub(crate) fn variables(&self) -> Vec<(String, String)> {
+        let variable = |(key, value): (&String, &Value)| {
+            let text = match value {
+                Value::Null => String::new(),
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            (format!("UNDERSTUDY_{}", key.to_uppercase()), text)
+        };
+        self.0.iter().map(variable).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use understudy_protocol::DatasetName;
+    use understudy_receiver::alert::{Event, Kind};
+
+    use super::*;
+
+    #[test]
+    fn the_runbook_names_every_kind_and_every_fact() {
+        let runbook = include_str!("../../docs/runbooks/alerts.md");
+        for kind in Kind::ALL {
+            assert!(runbook.contains(&format!("\n### {kind}: ")), "{kind}");
+            let notice = Notice {
+                dataset: DatasetName::fit(b"site"),
+                kind,
+                event: Event::Raised,
+                reason: "why".to_owned(),
+                since_seconds: 0,
+                time_seconds: 0,
+                lag_seconds: None,
+                lag_limit_seconds: 1,
+                failures: 0,
+            };
+            let document = Document::new(&notice, Path::new("/srv/spare"));
+            let variables = document.variables();
+            let keys = document.0.keys();
+            let names = keys.chain(variables.iter().map(|(name, _)| name));
+            for name in names {
+                assert!(runbook.contains(&format!("`{name}`")), "{name}");
+            }
+        }
+        for event in [Event::Raised, Event::Repeated, Event::Over] {
+            assert!(runbook.contains(&format!("`{}`", event.as_str())));
+        }
+    }
+}
