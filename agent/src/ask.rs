@@ -1,11 +1,11 @@
 //! Questions to the spare that need no tree and no index.
 
-use understudy_protocol::message::{Datasets, Finding, List, Verified, Verify};
+use understudy_protocol::message::{Datasets, Finding, List, Trouble, Verified, Verify};
 use understudy_protocol::transport::Channel;
-use understudy_protocol::{DatasetName, Message};
+use understudy_protocol::{DatasetName, Message, version};
 
 use crate::Cancel;
-use crate::conversation::{Conversation, unexpected};
+use crate::conversation::{Conversation, told, unexpected};
 use crate::error::AgentError;
 
 /// The datasets of the spare with their snapshots; only `dataset` if one is named.
@@ -42,4 +42,26 @@ pub fn verify(
         }
     };
     ask().map_err(|error| conversation.explain(error))
+}
+
+/// Tells the spare that a cycle failed before it began there, so that the spare can tell people. That this fails
+/// too is only logged: the lag that follows is noticed as well.
+pub(crate) fn tell_trouble(channel: Channel, dataset: &DatasetName, error: &AgentError) {
+    let tell = || {
+        let conversation = Conversation::open(channel, &Cancel::default())?;
+        if conversation.version < version::TROUBLE {
+            return Ok(());
+        }
+        conversation.tell(&Message::Trouble(Trouble {
+            dataset: dataset.clone(),
+            reason: told(error),
+        }))?;
+        match conversation.hear()? {
+            Message::Noted(_) => Ok(()),
+            other => Err(unexpected(&other, "Noted")),
+        }
+    };
+    if let Err(failed) = tell() {
+        tracing::debug!("{dataset}: cannot tell the spare of a cycle that failed: {failed}");
+    }
 }

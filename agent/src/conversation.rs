@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use understudy_protocol::transport::{Channel, Incoming, Outgoing};
-use understudy_protocol::{Message, ProtocolError};
+use understudy_protocol::{Failure, FailureCode, Message, ProtocolError, limits};
 
 use crate::Cancel;
 use crate::error::AgentError;
@@ -19,6 +19,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A greeted connection. Answers are received and decoded by a thread of its own, which ends with the connection.
 pub(crate) struct Conversation {
+    /// The version of the protocol that is spoken.
+    pub(crate) version: u32,
     /// For sending; clones go to the workers.
     pub(crate) outgoing: Outgoing,
     answers: Receiver<Result<Message, ProtocolError>>,
@@ -28,7 +30,7 @@ pub(crate) struct Conversation {
 impl Conversation {
     /// Greets the spare.
     pub(crate) fn open(mut channel: Channel, cancel: &Cancel) -> Result<Self, AgentError> {
-        channel.greet()?;
+        let version = channel.greet()?;
         let Channel {
             outgoing,
             mut incoming,
@@ -39,6 +41,7 @@ impl Conversation {
             .spawn(move || receive(&mut incoming, |answer| sender.send(answer).is_ok()))
             .map_err(ProtocolError::Io)?;
         Ok(Self {
+            version,
             outgoing,
             answers,
             cancel: cancel.clone(),
@@ -64,6 +67,19 @@ impl Conversation {
         }
     }
 
+    /// Tells the spare why this side gives up, as far as it is this side's reason.
+    pub(crate) fn give_up(&self, error: &AgentError) {
+        let code = match error {
+            AgentError::Spare(_) | AgentError::OutOfStep { .. } | AgentError::Interrupted => return,
+            AgentError::BecameEmpty { .. } => FailureCode::Refused,
+            _ => FailureCode::Internal,
+        };
+        // The connection may be what failed.
+        let _ = self
+            .outgoing
+            .send_message(&Message::Failure(Failure::new(code, told(error))));
+    }
+
     /// Puts the spare's own words in the place of "the connection was cut", if it said any.
     pub(crate) fn explain(&self, error: AgentError) -> AgentError {
         if !matches!(error, AgentError::Spare(ProtocolError::Cut)) {
@@ -76,6 +92,15 @@ impl Conversation {
         }
         error
     }
+}
+
+/// The error as the spare may hear it.
+pub(crate) fn told(error: &AgentError) -> String {
+    let mut text = error.to_string();
+    while text.len() > limits::TEXT_BYTES {
+        text.pop();
+    }
+    text
 }
 
 /// An answer that does not belong here.

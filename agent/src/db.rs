@@ -2,6 +2,8 @@
 //!
 //! The index and the journal are the only users of rusqlite in this crate.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -10,6 +12,15 @@ use crate::error::AgentError;
 
 /// SQLite before 3.51.3 can lose a commit when a WAL is reset at the wrong moment.
 const OLDEST_SQLITE: i32 = 3_051_003;
+
+/// Makes the state directory if it is missing, for its owner only.
+pub(crate) fn ensure_state_directory(state: &Path) -> Result<(), AgentError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state)
+        .map_err(|error| AgentError::state("create the state directory", state, &error))
+}
 
 /// Opens or makes a database for writing; a power cut costs it no commit.
 pub(crate) fn connect(path: &Path) -> Result<Connection, AgentError> {

@@ -25,7 +25,6 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// For an upload that keeps to a pace; with `default` there is none.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the scan to begin with"))]
     pub(crate) fn new(pace: Arc<Pace>, cancel: Cancel) -> Self {
         Self {
             pace,

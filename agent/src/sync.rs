@@ -17,9 +17,14 @@ use crate::index::{Adoption, Attended, Index, Meta, Reason};
 use crate::journal::{Covered, Journal};
 use crate::progress::Phase;
 use crate::scan::{self, Outcome, Scope, Spot, Start, Told, Trust};
-use crate::{Context, Source};
+use crate::{Context, Source, ask};
 
 pub use crate::scan::Problem;
+
+/// How long somebody else may work on the dataset before a patient caller gives up.
+const LONGEST_WAIT: Duration = Duration::from_secs(30 * 60);
+/// How often a patient caller tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a cycle did.
 #[derive(Debug, Clone)]
@@ -54,6 +59,9 @@ pub struct SyncReport {
     pub fuzzy: Vec<Problem>,
     /// What was looked at.
     pub looked_at: LookedAt,
+    /// Since when, in seconds since 1970 by this host's clock, the oldest name that cannot be captured as it should
+    /// is so.
+    pub troubled_since_seconds: Option<i64>,
     /// Changes that no event had told, found by a look at everything.
     pub missed: u64,
     /// Where some of them were.
@@ -90,6 +98,28 @@ pub(crate) struct Reliance<'a> {
     pub(crate) sweep: Option<&'a str>,
     /// What proves that a file did not change.
     pub(crate) trust: Trust,
+    /// What to do while somebody else works on the dataset.
+    pub(crate) patience: Patience,
+    /// Who hears of a cycle that fails.
+    pub(crate) telling: Telling,
+}
+
+/// What to do while somebody else works on the dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Say so.
+    None,
+    /// Wait until they have ended, for a while.
+    Wait,
+}
+
+/// Who hears of a cycle that fails before it began on the spare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Telling {
+    /// Whoever asked for it.
+    Nobody,
+    /// The spare too: nobody sits at this host.
+    Spare,
 }
 
 /// Greets the spare and runs one cycle that looks at everything.
@@ -105,6 +135,8 @@ pub fn sync(
         journal: None,
         sweep: None,
         trust: Trust::Times,
+        patience: Patience::None,
+        telling: Telling::Nobody,
     };
     cycle(channel, source, context, reliance)
 }
@@ -118,9 +150,16 @@ pub(crate) fn cycle(
 ) -> Result<SyncReport, AgentError> {
     let started = Moment::now();
     context.progress.restart(Phase::Connecting);
-    let path = canonical(&source.path)?;
-    let (root, root_stat) = open_source(source)?;
-    let index = Index::open(&context.state, &path, &source.dataset, &context.spare)?;
+    let prepared = prepare(source, context, reliance.patience);
+    let (root, root_stat, index) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            if reliance.telling == Telling::Spare {
+                ask::tell_trouble(channel, &source.dataset, &error);
+            }
+            return Err(error);
+        }
+    };
     let conversation = Conversation::open(channel, &context.cancel)?;
     crash_point!("agent.connected");
     let cycle = Cycle {
@@ -135,12 +174,36 @@ pub(crate) fn cycle(
     let result = cycle
         .run(started)
         .map_err(|error| conversation.explain(error));
+    if let Err(error) = &result {
+        conversation.give_up(error);
+    }
     if result.as_ref().is_err_and(is_out_of_step) {
         // The transaction of this cycle is dropped first: it must not be recorded with this.
         index.roll_back()?;
         index.distrust()?;
     }
     result
+}
+
+/// Opens what a cycle needs on this side.
+fn prepare(
+    source: &Source,
+    context: &Context,
+    patience: Patience,
+) -> Result<(Directory, Stat, Index), AgentError> {
+    let path = canonical(&source.path)?;
+    let (root, root_stat) = open_source(source)?;
+    let asked = Moment::now();
+    loop {
+        match Index::open(&context.state, &path, &source.dataset, &context.spare) {
+            Err(AgentError::IndexLocked { .. })
+                if patience == Patience::Wait && asked.elapsed() < LONGEST_WAIT =>
+            {
+                context.cancel.wait(LOCK_PAUSE)?;
+            }
+            index => return Ok((root, root_stat, index?)),
+        }
+    }
 }
 
 struct Cycle<'a> {
@@ -197,6 +260,9 @@ impl Cycle<'_> {
         let committed = position.is_none() || !is_unchanged;
         let mut report = self.report(outcome, looked_at, snapshot, committed, started.elapsed());
         report.timings = timings;
+        let attended = self.index.attention()?;
+        let troubled = attended.iter().filter(|one| one.reason != Reason::Missed);
+        report.troubled_since_seconds = troubled.map(|one| one.since).min();
         Ok(report)
     }
 
@@ -433,6 +499,7 @@ impl Cycle<'_> {
             unsettled: outcome.unsettled,
             fuzzy: outcome.fuzzy,
             looked_at,
+            troubled_since_seconds: None,
             missed: outcome.missed.count,
             missed_paths: outcome
                 .missed

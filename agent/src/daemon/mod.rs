@@ -1,31 +1,37 @@
-//! Cycles again and again: one dataset after another, each in its own rhythm.
+//! Cycles again and again: one dataset after another, each in its own rhythm, guided by what the watcher heard.
+
+mod schedule;
+mod status;
+mod watched;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use understudy_protocol::transport::Channel;
 use understudy_protocol::{DatasetName, ProtocolError};
+use understudy_tree::watch::Method;
 
+use crate::clock::Moment;
 use crate::config::{Config, Scheduled};
 use crate::error::AgentError;
-use crate::sync::{SyncReport, sync};
-use crate::{Cancel, Context};
+use crate::scan::Trust;
+use crate::sync::{LookedAt, Patience, Reliance, SyncReport, Telling, cycle};
+use crate::{Context, Pace, Source};
 
-/// How soon a wait notices that somebody asked for the end.
-const PATIENCE: Duration = Duration::from_millis(100);
+use schedule::{Ended, Schedule};
+use watched::Watched;
+
+pub use status::{AgentStatus, DatasetState};
+
 /// How often the list of datasets is made anew while none is due: directories may have come.
 const RELIST: Duration = Duration::from_secs(60);
-
-/// How many cycles each dataset gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// One.
-    Once,
-    /// One per interval, until cancelled.
-    Forever,
-}
+/// How often the journals are written down.
+const SAVE: Duration = Duration::from_secs(10);
+/// How often an entry of the configuration that leads to no dataset is told.
+const TELL_AGAIN: Duration = Duration::from_secs(15 * 60);
+/// A dataset of up to so many entries is compared as a whole in every cycle: that costs next to nothing.
+const SMALL: u64 = 10_000;
 
 /// What came of one cycle of one dataset.
 #[derive(Debug)]
@@ -38,61 +44,311 @@ pub struct Outcome {
     pub result: Result<SyncReport, AgentError>,
 }
 
-/// Runs cycles for all datasets of `config`, or for those named in `only`; `on_outcome` hears of each as it ends.
+/// What a daemon tells while it runs.
+pub trait Listener {
+    /// A cycle has ended.
+    fn ended(&mut self, outcome: &Outcome);
+    /// Nothing is due; the state of all datasets.
+    fn waits(&mut self, status: &AgentStatus);
+    /// The configuration is read again, and after the second call it counts, or the old one still does.
+    fn reloads(&mut self, reload: Reload<'_>);
+}
+
+/// The two ends of reading a configuration again.
+#[derive(Debug, Clone, Copy)]
+pub enum Reload<'a> {
+    /// It begins.
+    Begins,
+    /// The new one counts.
+    Done,
+    /// The old one still counts, for this reason.
+    Refused(&'a AgentError),
+}
+
+/// Runs one cycle for all datasets of `config`, or for those named in `only`; waits for a daemon that is just
+/// running one of its own.
 ///
 /// `connect` opens a new connection for each cycle. An error of one dataset keeps no other from its cycle and is
-/// not an error of this function; it is tried again at its next interval. Returns the outcomes of the last cycle of
-/// each dataset. Fails with [`AgentError::Interrupted`] when cancelled.
-pub fn run(
+/// not an error of this function. `trust` says what proves that a file did not change.
+pub fn once(
     config: &Config,
     only: &[DatasetName],
-    mode: Mode,
+    trust: Trust,
     context: &Context,
     mut connect: impl FnMut() -> Result<Channel, ProtocolError>,
-    mut on_outcome: impl FnMut(&Outcome),
+    mut ended: impl FnMut(&Outcome),
 ) -> Result<Vec<Outcome>, AgentError> {
-    let mut due: HashMap<DatasetName, Instant> = HashMap::new();
-    loop {
-        let mut outcomes = Vec::new();
-        let mut next = Instant::now() + RELIST;
-        for scheduled in wanted(config, only)? {
-            context.cancel.check()?;
-            let outcome = match scheduled {
-                Err(error) => Outcome {
-                    dataset: None,
-                    path: None,
-                    result: Err(error),
-                },
-                Ok(Scheduled { source, interval }) => {
-                    let at = due
-                        .entry(source.dataset.clone())
-                        .or_insert_with(Instant::now);
-                    if Instant::now() < *at {
-                        next = next.min(*at);
-                        continue;
-                    }
-                    *at = Instant::now() + interval;
-                    next = next.min(*at);
-                    let result = connect()
-                        .map_err(AgentError::from)
-                        .and_then(|channel| sync(channel, &source, context));
-                    Outcome {
-                        dataset: Some(source.dataset),
-                        path: Some(source.path),
-                        result,
+    let reliance = Reliance {
+        journal: None,
+        sweep: None,
+        trust,
+        patience: Patience::Wait,
+        telling: Telling::Nobody,
+    };
+    let mut outcomes = Vec::new();
+    for scheduled in wanted(config, only)? {
+        context.cancel.check()?;
+        let outcome = match scheduled {
+            Err(error) => nowhere(error),
+            Ok(Scheduled { source, .. }) => {
+                context.pace.begin_cycle();
+                let result = connect()
+                    .map_err(AgentError::from)
+                    .and_then(|channel| cycle(channel, &source, context, reliance));
+                outcome(source, result)
+            }
+        };
+        if matches!(outcome.result, Err(AgentError::Interrupted)) {
+            return Err(AgentError::Interrupted);
+        }
+        ended(&outcome);
+        outcomes.push(outcome);
+    }
+    Ok(outcomes)
+}
+
+/// Runs cycles until cancelled; fails with [`AgentError::Interrupted`] then.
+///
+/// The source trees are watched from the first moment on by a thread that keeps the priority of the caller; the
+/// calling thread takes that of the configuration. A cycle that fails is tried again at the next interval, one
+/// that did not reach the spare sooner. [`crate::Cancel::reload`] makes it read its configuration again.
+pub fn forever(
+    config: Config,
+    only: &[DatasetName],
+    trust: Trust,
+    context: &Context,
+    connect: impl FnMut() -> Result<Channel, ProtocolError>,
+    listener: &mut dyn Listener,
+) -> Result<(), AgentError> {
+    wanted(&config, only)?;
+    let context = context.clone();
+    let watched = Watched::start(&context, config.watch)?;
+    context.pace.lower_priority();
+    let mut daemon = Daemon {
+        only,
+        trust,
+        watched,
+        schedule: Schedule::default(),
+        states: HashMap::new(),
+        told: HashMap::new(),
+        started: AgentStatus::started(&context.spare),
+        config,
+        context,
+        connect,
+        listener,
+    };
+    daemon.run()
+}
+
+struct Daemon<'a, C> {
+    config: Config,
+    only: &'a [DatasetName],
+    trust: Trust,
+    context: Context,
+    connect: C,
+    listener: &'a mut dyn Listener,
+    watched: Watched,
+    schedule: Schedule,
+    states: HashMap<DatasetName, State>,
+    /// Errors of the configuration that were told, and when.
+    told: HashMap<String, Moment>,
+    started: AgentStatus,
+}
+
+/// What is remembered of a dataset between its cycles.
+#[derive(Debug, Default)]
+struct State {
+    /// Entries in its newest snapshot.
+    entries: Option<u64>,
+    /// When the last look at everything began.
+    swept: Option<Moment>,
+    shown: DatasetState,
+}
+
+impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
+    fn run(&mut self) -> Result<(), AgentError> {
+        let mut sources = self.relist()?;
+        let (mut listed, mut saved) = (Moment::now(), Moment::now());
+        loop {
+            if self.context.cancel.take_reload() {
+                self.reload();
+                sources = self.relist()?;
+            }
+            let now = Moment::now();
+            if now.since(listed) >= RELIST {
+                (sources, listed) = (self.relist()?, now);
+            }
+            if now.since(saved) >= SAVE {
+                self.watched.save();
+                saved = now;
+            }
+            let next = sources
+                .iter()
+                .map(|one| (self.schedule.due(&one.source.dataset, now), one))
+                .min_by_key(|(due, _)| *due);
+            match next {
+                Some((due, scheduled)) if due <= now => self.cycle(&scheduled.clone())?,
+                next => {
+                    let until = next.map_or(RELIST, |(due, _)| due.since(now));
+                    self.show(&sources);
+                    self.context
+                        .cancel
+                        .wait(until.min(SAVE).max(Duration::from_millis(1)))?;
+                }
+            }
+        }
+    }
+
+    /// The datasets there are now; what leads to none is told once per interval.
+    fn relist(&mut self) -> Result<Vec<Scheduled>, AgentError> {
+        let now = Moment::now();
+        let mut sources = Vec::new();
+        for one in self.config.sources() {
+            match one {
+                Ok(one) if self.only.is_empty() || self.only.contains(&one.source.dataset) => {
+                    sources.push(one);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let text = error.to_string();
+                    let last = self.told.get(&text);
+                    if last.is_none_or(|last| now.since(*last) >= TELL_AGAIN) {
+                        self.told.insert(text, now);
+                        self.listener.ended(&nowhere(error));
                     }
                 }
-            };
-            if matches!(outcome.result, Err(AgentError::Interrupted)) {
-                return Err(AgentError::Interrupted);
             }
-            on_outcome(&outcome);
-            outcomes.push(outcome);
         }
-        if mode == Mode::Once {
-            return Ok(outcomes);
+        self.watched.watch(sources.iter().map(|one| &one.source))?;
+        let is_wanted =
+            |name: &DatasetName| sources.iter().any(|one| one.source.dataset == *name);
+        self.schedule.keep(is_wanted);
+        self.states.retain(|name, _| is_wanted(name));
+        Ok(sources)
+    }
+
+    fn reload(&mut self) {
+        self.listener.reloads(Reload::Begins);
+        match Config::load(&self.config.file) {
+            Ok(config) => {
+                if config.watch != self.config.watch {
+                    tracing::warn!("`watch` changed: that takes a restart of the agent");
+                }
+                if config.spare != self.config.spare || config.state != self.config.state {
+                    tracing::warn!("`spare` or `state` changed: that takes a restart of the agent");
+                }
+                self.context.pace = std::sync::Arc::new(Pace::new(config.pace.clone()));
+                self.config = config;
+                // Patterns may let through now what nobody watched.
+                self.watched.doubt_all("the configuration was read again");
+                self.listener.reloads(Reload::Done);
+            }
+            Err(error) => self.listener.reloads(Reload::Refused(&error)),
         }
-        wait_until(next, &context.cancel)?;
+    }
+
+    fn cycle(&mut self, scheduled: &Scheduled) -> Result<(), AgentError> {
+        let Scheduled { source, interval } = scheduled;
+        let began = Moment::now();
+        self.context.pace.begin_cycle();
+        let method = self.watched.method(&source.dataset);
+        let state = self.states.entry(source.dataset.clone()).or_default();
+        let sweep = why_everything(&method, source, state);
+        let reliance = Reliance {
+            journal: self.watched.journal(&source.dataset).map(AsRef::as_ref),
+            sweep: sweep.as_deref(),
+            trust: self.trust,
+            patience: Patience::None,
+            telling: Telling::Spare,
+        };
+        let result = (self.connect)()
+            .map_err(AgentError::from)
+            .and_then(|channel| cycle(channel, source, &self.context, reliance));
+        if matches!(result, Err(AgentError::Interrupted)) {
+            self.watched.save();
+            return Err(AgentError::Interrupted);
+        }
+        if let Ok(report) = &result {
+            // One that reads every byte is asked for once.
+            self.trust = Trust::Times;
+            state.entries = Some(report.entries);
+            if matches!(report.looked_at, LookedAt::Everything { .. }) {
+                state.swept = Some(began);
+            }
+        }
+        state.shown.cycle(&result);
+        let ended = kind_of(&result);
+        self.schedule
+            .ended(&source.dataset, began, Moment::now(), *interval, ended);
+        if ended == Ended::Busy {
+            tracing::info!("{}: somebody else is working on it", source.dataset);
+            return Ok(());
+        }
+        self.listener.ended(&outcome(source.clone(), result));
+        Ok(())
+    }
+
+    /// Tells the state of everything, and writes it down for `understudy status`.
+    fn show(&mut self, sources: &[Scheduled]) {
+        let now = Moment::now();
+        let mut datasets = Vec::new();
+        for Scheduled { source, .. } in sources {
+            let state = self.states.entry(source.dataset.clone()).or_default();
+            let due = self.schedule.due(&source.dataset, now);
+            let mut shown = state.shown.clone();
+            shown.describe(source, &self.watched.method(&source.dataset));
+            shown.plan(due.since(now), state.swept.map(|swept| now.since(swept)));
+            if let Some(journal) = self.watched.journal(&source.dataset) {
+                shown.hear(journal.count() as u64, journal.open_gap());
+            }
+            datasets.push(shown);
+        }
+        let status = self.started.with(datasets);
+        if let Err(error) = status.write(&self.context.state) {
+            tracing::warn!("{error}");
+        }
+        self.listener.waits(&status);
+    }
+}
+
+/// Why a cycle looks at everything although nothing was lost; `None` if it need not.
+fn why_everything(method: &Method, source: &Source, state: &State) -> Option<String> {
+    if let Method::Unwatched { why } = method {
+        return Some(format!("it is not watched: {why}"));
+    }
+    if state.entries.is_none_or(|entries| entries <= SMALL) {
+        return Some("it is small".to_owned());
+    }
+    let is_due = |swept: Moment| swept.elapsed() >= source.sweep;
+    state
+        .swept
+        .is_none_or(is_due)
+        .then(|| "it is time to look for what no event told".to_owned())
+}
+
+fn kind_of(result: &Result<SyncReport, AgentError>) -> Ended {
+    match result {
+        Err(AgentError::Spare(
+            ProtocolError::Cut | ProtocolError::Address(_) | ProtocolError::Io(_),
+        )) => Ended::Away,
+        Err(AgentError::IndexLocked { .. }) => Ended::Busy,
+        _ => Ended::Cycle,
+    }
+}
+
+fn outcome(source: Source, result: Result<SyncReport, AgentError>) -> Outcome {
+    Outcome {
+        dataset: Some(source.dataset),
+        path: Some(source.path),
+        result,
+    }
+}
+
+fn nowhere(error: AgentError) -> Outcome {
+    Outcome {
+        dataset: None,
+        path: None,
+        result: Err(error),
     }
 }
 
@@ -123,112 +379,5 @@ fn wanted(
     Ok(sources)
 }
 
-fn wait_until(moment: Instant, cancel: &Cancel) -> Result<(), AgentError> {
-    loop {
-        cancel.check()?;
-        let left = moment.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(());
-        }
-        thread::park_timeout(left.min(PATIENCE));
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-    use std::sync::Arc;
-
-    use understudy_protocol::transport::in_process;
-
-    use super::*;
-    use crate::testing::{Stage, spare};
-
-    fn config(stage: &Stage) -> Config {
-        let source = stage.source.path.display();
-        let text = format!(
-            "interval = \"1h\"\n[[dataset]]\npath = \"/nowhere/at/all\"\n[[dataset]]\npath = \"{source}\"\nname = \"test\"\n"
-        );
-        Config::parse(&text, Path::new("agent.toml")).expect("valid")
-    }
-
-    /// A connection to the stage's spare; its session ends with it.
-    fn connect(stage: &Stage) -> Result<Channel, ProtocolError> {
-        let (ours, theirs) = in_process();
-        let spare = Arc::clone(&stage.spare);
-        thread::spawn(move || spare::serve(&spare, theirs));
-        Ok(ours)
-    }
-
-    #[test]
-    fn one_dataset_that_fails_keeps_no_other_from_its_cycle() {
-        let stage = Stage::new();
-        stage.write("file", "content");
-        let (config, context) = (config(&stage), stage.context());
-        let mut heard = 0;
-        let outcomes = run(
-            &config,
-            &[],
-            Mode::Once,
-            &context,
-            || connect(&stage),
-            |_| heard += 1,
-        );
-        let outcomes = outcomes.expect("run");
-        assert_eq!((outcomes.len(), heard), (2, 2));
-        assert!(matches!(
-            outcomes[0].result,
-            Err(AgentError::SourceMissing { .. })
-        ));
-        assert!(
-            outcomes[1]
-                .result
-                .as_ref()
-                .is_ok_and(|report| report.committed)
-        );
-
-        let only = [DatasetName::new("test").expect("name")];
-        let outcomes = run(
-            &config,
-            &only,
-            Mode::Once,
-            &context,
-            || connect(&stage),
-            |_| {},
-        );
-        assert_eq!(outcomes.expect("run").len(), 1);
-        let unknown = [DatasetName::new("other").expect("name")];
-        let refused = run(
-            &config,
-            &unknown,
-            Mode::Once,
-            &context,
-            || connect(&stage),
-            |_| {},
-        );
-        assert!(refused.expect_err("unknown").to_string().contains("other"));
-    }
-
-    #[test]
-    fn a_daemon_that_is_cancelled_ends() {
-        let stage = Stage::new();
-        stage.write("file", "content");
-        let (config, context) = (config(&stage), stage.context());
-        let mut cycles = 0;
-        let ended = run(
-            &config,
-            &[],
-            Mode::Forever,
-            &context,
-            || connect(&stage),
-            |outcome| {
-                cycles += usize::from(outcome.result.is_ok());
-                if cycles > 0 {
-                    context.cancel.cancel();
-                }
-            },
-        );
-        assert!(matches!(ended, Err(AgentError::Interrupted)));
-        assert_eq!(cycles, 1);
-    }
-}
+mod tests;

@@ -11,9 +11,9 @@ mod reader;
 mod row;
 
 use std::fmt::Display;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -92,11 +92,7 @@ impl Index {
         dataset: &DatasetName,
         spare: &str,
     ) -> Result<Self, AgentError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(state)
-            .map_err(|error| AgentError::state("create the state directory", state, &error))?;
+        db::ensure_state_directory(state)?;
         let path = state.join(file_name(source, dataset, spare));
         let lock = lock(&path.with_extension("lock"))?;
         let connection = db::connect(&path)?;

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use understudy_protocol::{DatasetName, Name};
 use understudy_tree::Identity;
 
+use crate::db;
 use crate::error::AgentError;
 
 use marks::{Added, Marks};
@@ -36,6 +37,7 @@ impl Journals {
     /// Opens or makes the database in the state directory. One that is damaged is made anew: a journal is only
     /// trusted after a look at everything.
     pub(crate) fn open(state: &Path) -> Result<Self, AgentError> {
+        db::ensure_state_directory(state)?;
         Ok(Self {
             store: Mutex::new(Store::open(&state.join("journal.db"))?),
         })

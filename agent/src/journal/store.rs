@@ -56,6 +56,12 @@ impl Store {
             connection,
             path: path.to_owned(),
         };
+        // What a power cut takes from it is covered by the gap that the next start begins with.
+        store.check(
+            store
+                .connection
+                .execute_batch("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -2000;"),
+        )?;
         let version: i64 = store.check(store.connection.query_row(
             "PRAGMA user_version",
             [],

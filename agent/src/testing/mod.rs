@@ -17,7 +17,7 @@ use understudy_tree::{Excludes, Mounts};
 use crate::index::Index;
 use crate::journal::Journal;
 use crate::scan::Trust;
-use crate::sync::{Reliance, cycle};
+use crate::sync::{Patience, Reliance, Telling, cycle};
 use crate::{AgentError, Cancel, Context, Pace, Progress, Source, SyncReport, sync};
 use spare::Spare;
 
@@ -154,6 +154,8 @@ impl Stage {
             journal: Some(journal),
             sweep: None,
             trust: Trust::Times,
+            patience: Patience::None,
+            telling: Telling::Nobody,
         };
         self.with_channel(|channel| cycle(channel, &self.source, &self.context(), reliance))
     }

@@ -126,6 +126,8 @@ fn a_sweep_names_what_nobody_told_and_it_is_looked_at_from_then_on() {
         journal: Some(silent),
         sweep: Some("it is time"),
         trust: crate::scan::Trust::Times,
+        patience: crate::sync::Patience::None,
+        telling: crate::sync::Telling::Nobody,
     };
     let report = stage
         .with_channel(|channel| {
