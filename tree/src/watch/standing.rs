@@ -83,9 +83,12 @@ impl Standing {
             }
             standing.mounts.push(mount.clone());
             if mounts == Mounts::Cross && mount.point != standing.real {
-                let (_, part) = Part::open(Path::new(OsStr::from_bytes(&mount.point)))?;
-                if !standing.parts.contains(&part) {
-                    standing.parts.push(part);
+                match Part::open(Path::new(OsStr::from_bytes(&mount.point))) {
+                    Ok((_, part)) if !standing.parts.contains(&part) => standing.parts.push(part),
+                    Ok(_) => {}
+                    // Another mount hides it, or it is a single file.
+                    Err(error) if error.is_gone() => {}
+                    Err(error) => return Err(error),
                 }
             }
         }

@@ -395,6 +395,25 @@ fn mounts_below_a_root_are_gaps_and_cover_what_belongs_to_it() {
     }
 }
 
+#[test]
+fn a_mount_that_another_hides_is_no_obstacle() {
+    let Some(scene) = Scene::new(Mounts::Cross) else {
+        return;
+    };
+    let point = scene.root.join("mnt");
+    let hidden = point.join("hidden");
+    fs::create_dir(&point).expect("mkdir");
+    let lower = Mounted::tmpfs(&point);
+    fs::create_dir(&hidden).expect("mkdir");
+    let inner = Mounted::tmpfs(&hidden);
+    let upper = Mounted::tmpfs(&point);
+    scene.drained();
+    assert_eq!(scene.watcher.method(1), Method::Fanotify);
+    fs::write(point.join("f"), "x").expect("write");
+    assert_eq!(scene.told(), set(&["mnt/f"]));
+    drop((upper, inner, lower));
+}
+
 /// A mount that comes and goes between two drains was there all the same.
 #[test]
 fn mounts_are_noticed_when_they_happen() {
