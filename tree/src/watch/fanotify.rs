@@ -56,7 +56,7 @@ pub(super) enum Progress {
 impl Group {
     /// A group without marks; the reason in an operator's words where the kernel refuses.
     pub(super) fn new(own_process: Option<u32>, ignored: Arc<[Vec<u8>]>) -> Result<Self, String> {
-        let descriptor = raw::fanotify_init().map_err(|error| explain(error, "any directory"))?;
+        let descriptor = raw::fanotify_init().map_err(|error| explain(error, "this system"))?;
         Ok(Self {
             descriptor,
             own_process,
@@ -70,11 +70,11 @@ impl Group {
     /// Marks every file system of a tree, and tries whether handles can be opened there.
     pub(super) fn arm(&mut self, standing: &Standing) -> Result<(), String> {
         for part in &standing.parts {
-            let place = escape(&part.path);
+            let place = format!("`{}`", escape(&part.path));
             let (directory, now) = Part::open(Path::new(OsStr::from_bytes(&part.path)))
                 .map_err(|error| error.to_string())?;
             if now != *part {
-                return Err(format!("`{place}` changed while it was looked at"));
+                return Err(format!("{place} changed while it was looked at"));
             }
             let directory = directory.as_fd();
             raw::fanotify_mark_file_system(self.as_fd(), Mark::Set, MASK, directory)
@@ -250,16 +250,16 @@ fn explain(error: Errno, place: &str) -> String {
             .to_owned(),
         Errno::NOSYS => "this kernel is built without fanotify".to_owned(),
         Errno::INVAL => {
-            format!("fanotify cannot report names of `{place}`: it takes Linux 5.9 or newer")
+            format!("fanotify cannot report names on {place}: it takes Linux 5.9 or newer")
         }
         Errno::MFILE => "too many fanotify groups: raise fs.fanotify.max_user_groups".to_owned(),
         Errno::NOSPC => "too many fanotify marks: raise fs.fanotify.max_user_marks".to_owned(),
-        Errno::XDEV => format!("`{place}` is a btrfs subvolume, which fanotify cannot watch"),
+        Errno::XDEV => format!("{place} is a btrfs subvolume, which fanotify cannot watch"),
         Errno::OPNOTSUPP | Errno::NODEV => {
-            format!("the file system of `{place}` has no handles that fanotify could report")
+            format!("the file system of {place} has no handles that fanotify could report")
         }
         error => format!(
-            "fanotify refuses `{place}`: {}",
+            "fanotify is refused on {place}: {}",
             std::io::Error::from(error)
         ),
     }
@@ -273,7 +273,7 @@ fn explain_handles(error: Errno, place: &str) -> String {
                 .to_owned()
         }
         error => format!(
-            "directories of `{place}` cannot be opened by handle: {}",
+            "directories of {place} cannot be opened by handle: {}",
             std::io::Error::from(error)
         ),
     }

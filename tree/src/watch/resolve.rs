@@ -250,14 +250,19 @@ impl View {
     fn hold(&mut self, trouble: &mut Trouble) -> Result<BorrowedFd<'_>, Errno> {
         if self.held.is_none() && !self.failed {
             for anchor in &self.anchors {
-                match Part::open(Path::new(OsStr::from_bytes(&anchor.part.path))) {
-                    Ok((descriptor, part)) if part == anchor.part => {
-                        self.held.get_or_insert(descriptor);
-                    }
-                    _ => {
-                        let reason = "it does not stand where it stood".to_owned();
-                        trouble.lost.push((anchor.root, reason));
-                    }
+                let stands = if self.held.is_some() {
+                    anchor.part.still_stands()
+                } else {
+                    let opened = Part::open(Path::new(OsStr::from_bytes(&anchor.part.path)));
+                    self.held = opened
+                        .ok()
+                        .filter(|(_, part)| *part == anchor.part)
+                        .map(|(descriptor, _)| descriptor);
+                    self.held.is_some()
+                };
+                if !stands {
+                    let reason = "it does not stand where it stood".to_owned();
+                    trouble.lost.push((anchor.root, reason));
                 }
             }
             // The losses say it all.

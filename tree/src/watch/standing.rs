@@ -83,9 +83,12 @@ impl Standing {
             }
             standing.mounts.push(mount.clone());
             if mounts == Mounts::Cross && mount.point != standing.real {
-                let (_, part) = Part::open(Path::new(OsStr::from_bytes(&mount.point)))?;
-                if !standing.parts.contains(&part) {
-                    standing.parts.push(part);
+                match Part::open(Path::new(OsStr::from_bytes(&mount.point))) {
+                    Ok((_, part)) if !standing.parts.contains(&part) => standing.parts.push(part),
+                    Ok(_) => {}
+                    // Another mount hides it, or it is a single file.
+                    Err(error) if error.is_gone() => {}
+                    Err(error) => return Err(error),
                 }
             }
         }
@@ -147,12 +150,26 @@ impl Part {
         };
         Ok((descriptor, part))
     }
+
+    /// Whether the same directory in the same mount is at its path. Cheaper than opening it, and asked of every
+    /// root in most batches.
+    pub(super) fn still_stands(&self) -> bool {
+        identify_at(CWD, OsStr::from_bytes(&self.path), AtFlags::empty())
+            == Ok((self.identity, self.mount))
+    }
 }
 
 /// The identity of an open inode, and the number of its mount.
 pub(super) fn identify(descriptor: BorrowedFd<'_>) -> Result<(Identity, u64), Errno> {
-    let wanted = stat::WANTED | StatxFlags::MNT_ID;
-    let raw = statx(descriptor, OsStr::new(""), AtFlags::EMPTY_PATH, wanted)?;
+    identify_at(descriptor, OsStr::new(""), AtFlags::EMPTY_PATH)
+}
+
+fn identify_at(
+    directory: BorrowedFd<'_>,
+    path: &OsStr,
+    flags: AtFlags,
+) -> Result<(Identity, u64), Errno> {
+    let raw = statx(directory, path, flags, stat::WANTED | StatxFlags::MNT_ID)?;
     if raw.stx_nlink == 0 {
         return Err(Errno::STALE);
     }
