@@ -201,7 +201,9 @@ pub(crate) struct Sync {
 /// Keep the spare up to date with this host's datasets, every few minutes
 ///
 /// Reads a TOML file and runs one cycle for each dataset at its interval, until it is told to end by SIGTERM
-/// or Ctrl-C. A dataset that fails is tried again at its next interval and holds up no other.
+/// or Ctrl-C; SIGHUP makes it read the file again. A dataset that fails is tried again at its next interval and
+/// holds up no other; a spare that is away is tried more often. Between cycles the sources are watched, so that a
+/// cycle costs what changed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -212,6 +214,21 @@ Examples:
 A configuration:
   spare = \"127.0.0.1:7433\"
   interval = \"15m\"
+  sweep = \"1h\"                 # how often everything is compared in large datasets
+  watch = \"auto\"               # fanotify, else inotify; or \"inotify\", or \"never\"
+  unsettled = \"ship\"           # files that never stand still are sent and marked; or \"keep\"
+
+  [pace]                       # each line may be left out
+  nice = 10
+  io = \"idle\"                  # or \"best-effort\"
+  bandwidth = \"20MB\"           # per second
+  pressure = 50                # percent of /proc/pressure above which it pauses; or \"off\"
+  pause_at_most = \"5m\"         # in one cycle
+
+  [[pace.hours]]
+  from = \"08:00\"
+  to = \"18:00\"
+  bandwidth = \"5MB\"
 
   [[dataset]]
   path = \"/srv/photos\"
@@ -230,6 +247,9 @@ pub(crate) struct Agent {
     /// Run one cycle and end
     #[arg(long)]
     pub(crate) once: bool,
+    /// Read and hash every byte in the first cycle, whatever the times of the files say
+    #[arg(long)]
+    pub(crate) full: bool,
     /// Only these datasets [default: all]
     #[arg(value_name = "DATASET")]
     pub(crate) datasets: Vec<DatasetName>,

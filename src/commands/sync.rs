@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use understudy_agent::{Emptied, Problem, Source, SyncReport, Unsettled};
+use understudy_agent::{Emptied, LookedAt, Problem, Source, SyncReport, Unsettled};
 use understudy_protocol::DatasetName;
 use understudy_tree::{Excludes, Mounts};
 
@@ -110,10 +110,25 @@ pub(super) fn value(synced: &SyncReport) -> Value {
         "bytes_sent": synced.bytes_sent,
         "unreadable": problems(&synced.unreadable),
         "unsettled": problems(&synced.unsettled),
+        "fuzzy": problems(&synced.fuzzy),
+        "looked_at": looked_at(&synced.looked_at),
+        "missed": synced.missed,
+        "missed_paths": synced
+            .missed_paths
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
         "sockets_skipped": synced.sockets_skipped,
         "receiver": receiver,
         "seconds": synced.seconds,
     })
+}
+
+fn looked_at(looked_at: &LookedAt) -> Value {
+    match looked_at {
+        LookedAt::Everything { because } => json!({ "everything": because }),
+        LookedAt::Journal { directories } => json!({ "journal": { "directories": directories } }),
+    }
 }
 
 /// The report of a cycle in one line.
@@ -177,6 +192,20 @@ pub(super) fn note_problems(report: &mut Report, synced: &SyncReport) {
             synced.dataset
         ),
         synced.unsettled.iter().map(line),
+    );
+    report.note_all(
+        &format!(
+            "{}: never stood still while it was read and was sent all the same, maybe as a mixture:",
+            synced.dataset
+        ),
+        synced.fuzzy.iter().map(line),
+    );
+    report.note_all(
+        &format!(
+            "{}: changed although nothing told of it; looked at in every cycle from now on:",
+            synced.dataset
+        ),
+        synced.missed_paths.iter().map(ToString::to_string),
     );
     if code(synced) == Code::Partial {
         report.code = Code::Partial;

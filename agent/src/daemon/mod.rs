@@ -220,8 +220,7 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
             }
         }
         self.watched.watch(sources.iter().map(|one| &one.source))?;
-        let is_wanted =
-            |name: &DatasetName| sources.iter().any(|one| one.source.dataset == *name);
+        let is_wanted = |name: &DatasetName| sources.iter().any(|one| one.source.dataset == *name);
         self.schedule.keep(is_wanted);
         self.states.retain(|name, _| is_wanted(name));
         Ok(sources)

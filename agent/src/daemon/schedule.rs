@@ -127,7 +127,10 @@ mod tests {
         for _ in 0..10 {
             schedule.ended(&name(), now, now, 15 * MINUTE, Ended::Away);
             let next = schedule.due(&name(), now);
-            assert!(schedule.due(&other, now) == next, "one attempt tells for all");
+            assert!(
+                schedule.due(&other, now) == next,
+                "one attempt tells for all"
+            );
             pauses.push(next.since(now).as_secs());
             now = next;
         }

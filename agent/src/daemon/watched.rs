@@ -176,9 +176,9 @@ fn tell_method(dataset: &DatasetName, method: &Method) {
         Method::Inotify { why_not_fanotify } => {
             tracing::info!("{dataset}: watched by inotify, for {why_not_fanotify}");
         }
-        Method::Unwatched { why } => tracing::warn!(
-            "{dataset}: not watched, so every cycle compares everything: {why}"
-        ),
+        Method::Unwatched { why } => {
+            tracing::warn!("{dataset}: not watched, so every cycle compares everything: {why}")
+        }
     }
 }
 

@@ -261,7 +261,10 @@ impl Worker<'_> {
             Sending::IfNeeded
         };
         match self.read(open.directory, name, stat, sending)? {
-            Reading::Stable(contents) => return Ok(Some(contents)),
+            Reading::Stable(contents) => {
+                self.note_certainty(open.folder.spot(name), &contents);
+                return Ok(Some(contents));
+            }
             Reading::Gone => {
                 if let Some(known) = known {
                     // Something else may stand there now: its directory changed, and is looked at again.

@@ -1,4 +1,4 @@
-//! Reading a file that may be changing: what is taken is one state that the file really had.
+//! Reading a file that may be changing: what is taken is one state that the file really had, or is marked.
 
 use std::fs::File;
 use std::thread;
@@ -10,6 +10,7 @@ use understudy_tree::{Directory, Kind, Stat, TreeError, node};
 
 use super::is_about_entry;
 use super::worker::Worker;
+use crate::Unsettled;
 use crate::clock::{self, Settled};
 use crate::error::AgentError;
 use crate::index::Seen;
@@ -47,7 +48,18 @@ pub(super) struct Contents {
     pub(super) size: u64,
     pub(super) hash: ContentHash,
     pub(super) body: Body,
+    /// Whether it may be a mixture of several states.
+    pub(super) certainty: Certainty,
     attributes: Attributes,
+}
+
+/// Whether contents are one state that the file really had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Certainty {
+    /// They are.
+    Whole,
+    /// They may be a mixture: the file never stood still.
+    Fuzzy,
 }
 
 impl Contents {
@@ -80,6 +92,15 @@ enum Pass {
     Whole(ContentHash, Body),
     /// It became shorter on the way.
     Short(Body),
+}
+
+/// What was read in one attempt.
+struct Taken {
+    stat: Stat,
+    hash: ContentHash,
+    body: Body,
+    settled: Settled,
+    certainty: Certainty,
 }
 
 impl Worker<'_> {
@@ -128,37 +149,55 @@ impl Worker<'_> {
             if before.kind != Kind::File {
                 return Ok(Reading::Gone);
             }
+            let is_last = attempt + 1 == ATTEMPTS;
+            let is_fuzzy_welcome = is_last && self.scan.source.unsettled == Unsettled::Ship;
+            // What is read a second time is another content by then.
+            let sending = if is_fuzzy_welcome {
+                Sending::AtOnce
+            } else {
+                sending
+            };
             let pass = self.pass(&file, &before, sending)?;
             let after = Stat::of(&file)?;
-            if let Pass::Whole(hash, body) = pass {
-                let settled = if is_same(&before, &after) {
-                    Some(clock::settled(after.changed, looked))
-                } else if attempt + 1 == ATTEMPTS && only_grew(&file, &before, &after, hash)? {
-                    Some(Settled::No)
-                } else {
-                    None
-                };
-                if let Some(settled) = settled {
-                    return self
-                        .take(&file, before, hash, body, settled)
-                        .map(|contents| Reading::Stable(Box::new(contents)));
+            let (hash, body) = match pass {
+                Pass::Whole(hash, body) => (hash, body),
+                Pass::Short(body) => {
+                    self.abort(&body)?;
+                    continue;
                 }
+            };
+            let (settled, certainty) = if is_same(&before, &after) {
+                (clock::settled(after.changed, looked), Certainty::Whole)
+            } else if is_last && only_grew(&file, &before, &after, hash)? {
+                (Settled::No, Certainty::Whole)
+            } else if is_fuzzy_welcome && before.identity == after.identity {
+                (Settled::No, Certainty::Fuzzy)
+            } else {
                 self.abort(&body)?;
-            } else if let Pass::Short(body) = pass {
-                self.abort(&body)?;
-            }
+                continue;
+            };
+            let taken = Taken {
+                stat: before,
+                hash,
+                body,
+                settled,
+                certainty,
+            };
+            return self
+                .take(&file, taken)
+                .map(|contents| Reading::Stable(Box::new(contents)));
         }
         Ok(Reading::Unsettled)
     }
 
-    fn take(
-        &mut self,
-        file: &File,
-        stat: Stat,
-        hash: ContentHash,
-        body: Body,
-        settled: Settled,
-    ) -> Result<Contents, AgentError> {
+    fn take(&mut self, file: &File, taken: Taken) -> Result<Contents, AgentError> {
+        let Taken {
+            stat,
+            hash,
+            body,
+            settled,
+            certainty,
+        } = taken;
         let attributes = match node::read_attributes_of(file, &stat) {
             Ok(attributes) => attributes,
             Err(error) => {
@@ -177,6 +216,7 @@ impl Worker<'_> {
             size: stat.size,
             hash,
             body,
+            certainty,
             attributes,
             stat,
         })

@@ -10,6 +10,7 @@ use understudy_protocol::{DirectoryId, Entry, Place, RelPath, StateDigest};
 
 use super::Scan;
 use super::findings::{Findings, Problem, Spot};
+use super::read::{Certainty, Contents};
 use crate::error::AgentError;
 use crate::index::{Reader, Seen, Update};
 use crate::journal::{Doubt, Marked};
@@ -189,6 +190,17 @@ impl<'a> Worker<'a> {
             reason: reason.to_string(),
             spot,
         });
+    }
+
+    /// Lists a file that is sent although it never stood still.
+    pub(super) fn note_certainty(&mut self, (path, spot): (RelPath, Spot), contents: &Contents) {
+        if contents.certainty == Certainty::Fuzzy {
+            self.findings.fuzzy.push(Problem {
+                path,
+                reason: "it changed every time it was read".to_owned(),
+                spot,
+            });
+        }
     }
 
     /// Lists an entry that never stood still.

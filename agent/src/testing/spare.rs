@@ -48,7 +48,8 @@ pub(crate) fn serve(spare: &Mutex<Spare>, mut channel: Channel) {
     loop {
         let message = match channel.incoming.receive_message() {
             Ok(message) => message,
-            Err(ProtocolError::Cut) => return,
+            // The agent gives up, and may say why.
+            Err(ProtocolError::Cut | ProtocolError::Failed(_)) => return,
             Err(error) => unreachable!("{error}"),
         };
         let mut spare = spare.lock().expect("spare");

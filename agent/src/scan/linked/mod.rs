@@ -244,6 +244,7 @@ impl Worker<'_> {
         match self.read(directory, &member.name, stat, sending)? {
             Reading::Stable(contents) if contents.stat.identity == stat.identity => {
                 let entry = contents.entry(self.scan.group(&contents.stat));
+                self.note_certainty(member.folder.spot(&member.name), &contents);
                 Ok(Some(Observed {
                     entry,
                     seen: contents.seen,

@@ -3,7 +3,7 @@
 mod marks;
 
 use std::fs::{self, File, FileTimes};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
 
 use understudy_protocol::message::{Change, Content};
@@ -373,31 +373,59 @@ fn changes_during_the_scan_arrive_in_the_next_cycle() {
     stage.compare();
 }
 
-#[test]
-fn a_file_that_never_stands_still_keeps_what_the_spare_has() {
-    let stage = filled();
-    fs::write(stage.path("d1/f1"), vec![1; 200_000]).expect("write");
+const BUSY_BYTES: usize = 64 << 20;
+
+/// Syncs while `d1/f1` is rewritten all the time.
+fn sync_a_busy_file(stage: &Stage) -> crate::SyncReport {
+    // Large enough that the clock that stamps files goes on while it is read.
+    fs::write(stage.path("d1/f1"), vec![1; BUSY_BYTES]).expect("write");
     let path = stage.path("d1/f1");
     let (stop, stopped) = std::sync::mpsc::sync_channel::<()>(0);
     let writer = std::thread::spawn(move || {
+        let file = File::options().write(true).open(&path).expect("open");
         let mut number = 0_u8;
         while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
             number = number.wrapping_add(1);
-            fs::write(&path, vec![number; 200_000]).expect("write");
+            file.write_all_at(&[number], 0).expect("write");
         }
     });
     let report = stage.sync();
     drop(stop);
     writer.join().expect("writer");
-    if let [problem] = &report.unsettled[..] {
-        assert_eq!(problem.path.to_string(), "d1/f1");
-        assert_eq!(
-            stage.spare().tree()[&b"d1/f1"[..]].0.size_bytes(),
-            9,
-            "the spare's own version"
-        );
-    }
     settle();
+    report
+}
+
+#[test]
+fn a_file_that_never_stands_still_is_sent_and_marked() {
+    let stage = filled();
+    let report = sync_a_busy_file(&stage);
+    assert!(report.unsettled.is_empty());
+    let [problem] = &report.fuzzy[..] else {
+        unreachable!("one: {report:?}")
+    };
+    assert_eq!(problem.path.to_string(), "d1/f1");
+    let sent = stage.spare().tree()[&b"d1/f1"[..]].0.size_bytes();
+    assert_eq!(sent, BUSY_BYTES as u64, "nothing busy stays stale");
+    assert!(report.troubled_since_seconds.is_some());
+    let report = stage.sync_and_compare();
+    assert_eq!(
+        (report.fuzzy.len(), report.troubled_since_seconds),
+        (0, None)
+    );
+}
+
+#[test]
+fn a_file_that_never_stands_still_may_keep_what_the_spare_has() {
+    let mut stage = filled();
+    stage.source.unsettled = crate::Unsettled::Keep;
+    let report = sync_a_busy_file(&stage);
+    let [problem] = &report.unsettled[..] else {
+        unreachable!("one: {report:?}")
+    };
+    assert_eq!(problem.path.to_string(), "d1/f1");
+    let sent = stage.spare().tree()[&b"d1/f1"[..]].0.size_bytes();
+    assert_eq!(sent, 9, "the spare's own version");
     stage.sync_and_compare();
 }
 

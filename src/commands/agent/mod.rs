@@ -1,22 +1,26 @@
 //! `understudy agent`: cycles of all datasets of a configuration.
 
+mod voice;
+
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 use understudy_agent::config::Config;
-use understudy_agent::daemon::{self, Mode, Outcome};
-use understudy_agent::{AgentError, Context, Pace};
+use understudy_agent::daemon::{self, Outcome};
+use understudy_agent::{AgentError, Context, Pace, Trust};
 use understudy_protocol::DatasetName;
 
 use super::{Session, sync};
 use crate::address::Address;
-use crate::arguments::{Agent, Format, Output};
+use crate::arguments::{Agent, Output};
 use crate::exit::{Code, CommandError};
 use crate::paths;
 use crate::progress::Line;
 use crate::report::{self, Report};
+use crate::service;
 use crate::spare::{Absent, Embedded, Spare};
 
 /// Runs one cycle, or cycles until a signal comes.
@@ -46,40 +50,37 @@ pub(crate) fn run(arguments: &Agent, session: &Session) -> Result<Report, Comman
         pace: Arc::new(Pace::new(config.pace.clone())),
         ..session.context(state, &spare)
     };
-    // Before any thread is started: they inherit it.
-    context.pace.lower_priority();
-    let mut embedded: Option<Embedded> = None;
+    let embedded: RefCell<Option<Embedded>> = RefCell::default();
     let connect = || {
         // The session before has its answer, and may still be putting things away.
         finish(embedded.take());
-        // Each cycle has a connection of its own, and its own time to pause.
-        context.pace.begin_cycle();
         let (channel, session) = spare.connect_again()?;
-        embedded = Some(session);
+        embedded.replace(Some(session));
         Ok(channel)
     };
-    let run = |mode, on_outcome: &dyn Fn(&Outcome)| {
-        daemon::run(
-            &config,
-            &arguments.datasets,
-            mode,
-            &context,
-            connect,
-            on_outcome,
-        )
+    let trust = if arguments.full {
+        Trust::Content
+    } else {
+        Trust::Times
     };
     let result = if arguments.once {
+        context.pace.lower_priority();
         let progress = Line::show(&context.progress, session.output);
-        let result = run(Mode::Once, &|_| {});
+        let (only, ended) = (&arguments.datasets[..], |_: &Outcome| {});
+        let result = daemon::once(&config, only, trust, &context, connect, ended);
         drop(progress);
         result.map(|outcomes| once(&outcomes, &spare.name(), session.output))
     } else {
-        run(Mode::Forever, &|outcome| {
-            tell(outcome, &spare.name(), session.output);
-        })
-        .map(|_| Report::ended())
+        voice::reload_on_hangup(&session.runtime, &context.cancel);
+        let pulse = voice::Pulse::start(&session.runtime, &context.cancel);
+        let mut voice = voice::Voice::new(spare.name(), session.output);
+        let only = &arguments.datasets[..];
+        let result = daemon::forever(config, only, trust, &context, connect, &mut voice);
+        service::stopping();
+        drop(pulse);
+        result.map(|()| Report::ended())
     };
-    finish(embedded);
+    finish(embedded.take());
     match result {
         // This is how a daemon is meant to end.
         Err(AgentError::Interrupted) if !arguments.once => Ok(Report::ended()),
@@ -179,31 +180,6 @@ fn combined(mut errors: Vec<CommandError>, of: usize) -> Option<CommandError> {
         format!("{} of {of} datasets failed", errors.len()),
         first.hint,
     ))
-}
-
-/// Tells what came of one cycle, as soon as it has ended.
-fn tell(outcome: &Outcome, spare: &str, output: Output) {
-    let told = match (&outcome.result, output.format) {
-        (_, Format::Json) => report::print_json(Some(&value(outcome, spare)), None),
-        (Ok(synced), Format::Text) => {
-            let lines = if report::summarises(output) {
-                vec![sync::summary(synced)]
-            } else {
-                Vec::new()
-            };
-            let mut report = Report::done(Value::Null, lines);
-            sync::note_problems(&mut report, synced);
-            report::tell(Ok(report), output)
-        }
-        (Err(AgentError::Interrupted), Format::Text) => Ok(()),
-        (Err(error), Format::Text) => {
-            report::complain(&explained(outcome, error, spare), output);
-            Ok(())
-        }
-    };
-    if let Err(error) = told {
-        tracing::warn!("cannot tell what came of a cycle: {error}");
-    }
 }
 
 fn value(outcome: &Outcome, spare: &str) -> Value {
