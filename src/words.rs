@@ -65,6 +65,11 @@ pub(crate) fn span(seconds: i64) -> String {
     format!("{sign}{text}")
 }
 
+/// Seconds since 1970 by this host's clock.
+pub(crate) fn now_seconds() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
 /// A point in time by RFC 3339, in UTC.
 pub(crate) fn time(seconds: i64) -> String {
     // A receiver may tell any number; what no calendar has is shown as it is.

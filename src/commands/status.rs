@@ -1,13 +1,14 @@
-//! `understudy status`: how far behind is the spare?
+//! `understudy status`: how far behind is the spare? On a main also: what does its agent say?
 
 use serde_json::{Value, json};
+use understudy_agent::daemon::{AgentStatus, DatasetState};
 use understudy_protocol::escape;
 use understudy_protocol::message::{DatasetStatus, Datasets};
 
 use super::Session;
 use crate::exit::CommandError;
 use crate::report::Report;
-use crate::words;
+use crate::{paths, words};
 
 /// Tells where each dataset stands.
 pub(crate) fn run(session: &Session) -> Result<Report, CommandError> {
@@ -17,12 +18,115 @@ pub(crate) fn run(session: &Session) -> Result<Report, CommandError> {
         .iter()
         .map(|dataset| value(dataset, listed.now_seconds))
         .collect();
+    let agent = agent_status(session);
+    let mut lines = lines(&listed);
+    if let Some(agent) = &agent {
+        lines.extend(agent_lines(agent, words::now_seconds()));
+    }
     let data = json!({
+        "agent": agent,
         "datasets": datasets,
         "free_bytes": listed.free_bytes,
         "now": words::time(listed.now_seconds),
     });
-    Ok(Report::done(data, lines(&listed)))
+    Ok(Report::done(data, lines))
+}
+
+/// What the agent of this host says of its work for this spare.
+fn agent_status(session: &Session) -> Option<AgentStatus> {
+    let state = paths::state(session.places.state.as_deref()).ok()?;
+    let spare = session.address().ok()?.to_string();
+    match AgentStatus::read(&state) {
+        Ok(status) => status.filter(|status| status.spare == spare),
+        Err(error) => {
+            tracing::warn!("{error}");
+            None
+        }
+    }
+}
+
+fn agent_lines(agent: &AgentStatus, now_seconds: i64) -> Vec<String> {
+    let age = now_seconds.saturating_sub(agent.written_seconds).max(0);
+    let mut lines = vec![
+        String::new(),
+        format!(
+            "the agent of this host (process {}) said {} ago:",
+            agent.process,
+            words::span(age)
+        ),
+    ];
+    let rows: Vec<Vec<String>> = agent.datasets.iter().map(agent_row).collect();
+    lines.extend(words::table(
+        &[
+            "DATASET",
+            "WATCHED BY",
+            "IN DOUBT",
+            "COMPARED",
+            "LAST CYCLE",
+        ],
+        &[2],
+        &rows,
+    ));
+    for dataset in &agent.datasets {
+        lines.extend(agent_notes(dataset, now_seconds));
+    }
+    lines
+}
+
+fn agent_row(dataset: &DatasetState) -> Vec<String> {
+    let compared = dataset.swept_seconds_ago.map_or_else(
+        || "-".to_owned(),
+        |ago| format!("{} ago", words::span(ago.cast_signed())),
+    );
+    let doubt = match &dataset.gap {
+        Some(_) => "everything".to_owned(),
+        None => words::count(dataset.in_doubt),
+    };
+    let last = match (&dataset.error, dataset.success_seconds) {
+        (Some(_), _) => "FAILED".to_owned(),
+        (None, Some(_)) => format!("{:.1} s", dataset.took_seconds),
+        (None, None) => "none yet".to_owned(),
+    };
+    vec![
+        dataset.name.clone(),
+        dataset.watched_by.clone(),
+        doubt,
+        compared,
+        last,
+    ]
+}
+
+fn agent_notes(dataset: &DatasetState, now_seconds: i64) -> Vec<String> {
+    let mut notes = Vec::new();
+    let mut note = |text: String| notes.push(format!("{}: {text}", dataset.name));
+    if let Some(because) = &dataset.because {
+        note(format!("watched by {}, for {because}", dataset.watched_by));
+    }
+    if let Some(gap) = &dataset.gap {
+        note(format!("the next cycle compares everything: {gap}"));
+    }
+    if let Some(error) = &dataset.error {
+        note(format!(
+            "{} failed: {}",
+            words::counted(dataset.failures, "cycle"),
+            escape(error.as_bytes())
+        ));
+    }
+    if let Some(since) = dataset.troubled_since_seconds {
+        let age = words::span(now_seconds.saturating_sub(since).max(0));
+        note(format!(
+            "{} could not be read and {} never stood still; the oldest for {age}",
+            words::count(dataset.unreadable),
+            words::count(dataset.unsettled)
+        ));
+    }
+    if dataset.missed > 0 {
+        note(format!(
+            "{} found that nothing had told of",
+            words::counted(dataset.missed, "change")
+        ));
+    }
+    notes
 }
 
 /// By the receiver's clock alone, so that two clocks never mix.

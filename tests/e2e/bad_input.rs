@@ -239,7 +239,7 @@ fn configurations_that_are_wrong() {
     let stage = Stage::new(Kind::Embedded);
     let file = stage.path().join("agent.toml");
     let good = format!(
-        "spare = {:?}\nstate = {:?}\ninterval = \"15m\"\n[[dataset]]\npath = {:?}\n",
+        "spare = {:?}\nstate = {:?}\ninterval = \"15m\"\n[pace]\npressure = \"off\"\n[[dataset]]\npath = {:?}\n",
         stage.store, stage.state, stage.source
     );
     let wrong = |text: &str, words: &[&str]| {
@@ -280,7 +280,7 @@ fn a_dataset_that_the_configuration_does_not_have() {
     let stage = Stage::new(Kind::Embedded);
     let file = stage.path().join("agent.toml");
     let text = format!(
-        "spare = {:?}\nstate = {:?}\n[[dataset]]\npath = {:?}\n",
+        "spare = {:?}\nstate = {:?}\n[pace]\npressure = \"off\"\n[[dataset]]\npath = {:?}\n",
         stage.store, stage.state, stage.source
     );
     std::fs::write(&file, text).unwrap();

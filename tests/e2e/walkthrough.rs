@@ -26,7 +26,7 @@ fn configure(stage: &Stage) -> PathBuf {
     }
     std::fs::write(stage.path().join("sites/not a directory"), "left alone").unwrap();
     let text = format!(
-        "spare = {spare:?}\nstate = {state:?}\ninterval = \"15m\"\n\
+        "spare = {spare:?}\nstate = {state:?}\ninterval = \"15m\"\n[pace]\npressure = \"off\"\n\
          [[dataset]]\nname = \"docs\"\npath = \"{root}/documents\"\nexclude = [\"*.tmp\"]\n\
          [[dataset]]\npath = \"{root}/sites/*\"\n",
         spare = stage.spare(),
