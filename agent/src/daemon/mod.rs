@@ -28,6 +28,8 @@ pub use status::{AgentStatus, DatasetState};
 const RELIST: Duration = Duration::from_secs(60);
 /// How often the journals are written down.
 const SAVE: Duration = Duration::from_secs(10);
+/// How often the state is written down although there is nothing new: it shows that the agent is there.
+const REWRITE: Duration = Duration::from_secs(60);
 /// How often an entry of the configuration that leads to no dataset is told.
 const TELL_AGAIN: Duration = Duration::from_secs(15 * 60);
 /// A dataset of up to so many entries is compared as a whole in every cycle: that costs next to nothing.
@@ -132,6 +134,7 @@ pub fn forever(
         states: HashMap::new(),
         told: HashMap::new(),
         started: AgentStatus::started(&context.spare),
+        written: None,
         config,
         context,
         connect,
@@ -153,6 +156,8 @@ struct Daemon<'a, C> {
     /// Errors of the configuration that were told, and when.
     told: HashMap<String, Moment>,
     started: AgentStatus,
+    /// What was written down last, and when.
+    written: Option<(AgentStatus, Moment)>,
 }
 
 /// What is remembered of a dataset between its cycles.
@@ -168,6 +173,8 @@ struct State {
 impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
     fn run(&mut self) -> Result<(), AgentError> {
         let mut sources = self.relist()?;
+        // It works from now on, even if the first cycle takes a day.
+        self.show(&sources);
         let (mut listed, mut saved) = (Moment::now(), Moment::now());
         loop {
             if self.context.cancel.take_reload() {
@@ -303,10 +310,16 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
             datasets.push(shown);
         }
         let status = self.started.with(datasets);
-        if let Err(error) = status.write(&self.context.state) {
-            tracing::warn!("{error}");
-        }
         self.listener.waits(&status);
+        let is_news = self.written.as_ref().is_none_or(|(written, at)| {
+            written.tells_less_than(&status) || at.elapsed() >= REWRITE
+        });
+        if is_news {
+            if let Err(error) = status.write(&self.context.state) {
+                tracing::warn!("{error}");
+            }
+            self.written = Some((status, now));
+        }
     }
 }
 

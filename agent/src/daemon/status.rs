@@ -34,7 +34,7 @@ pub struct AgentStatus {
 }
 
 /// What an agent says of one dataset.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DatasetState {
     /// Its name.
@@ -91,6 +91,18 @@ impl AgentStatus {
             datasets,
             ..self.clone()
         }
+    }
+
+    /// Whether `newer` has anything to tell beyond the time that went by.
+    pub(super) fn tells_less_than(&self, newer: &Self) -> bool {
+        let lasting = |one: &DatasetState| DatasetState {
+            next_seconds: 0,
+            swept_seconds_ago: None,
+            in_doubt: 0,
+            ..one.clone()
+        };
+        let (old, new) = (&self.datasets, &newer.datasets);
+        old.len() != new.len() || old.iter().zip(new).any(|(a, b)| lasting(a) != lasting(b))
     }
 
     pub(super) fn write(&self, state: &Path) -> Result<(), AgentError> {

@@ -28,10 +28,13 @@ fn connect(spare: &Arc<Mutex<spare::Spare>>) -> Result<Channel, ProtocolError> {
     Ok(ours)
 }
 
+/// What is done after a cycle.
+type Step<'a> = Box<dyn FnOnce(&SyncReport) + 'a>;
+
 /// Does something after each cycle that went well, and hears everything.
 #[derive(Default)]
 struct Script<'a> {
-    steps: Vec<Box<dyn FnOnce(&SyncReport) + 'a>>,
+    steps: Vec<Step<'a>>,
     failures: Vec<String>,
     reloads: usize,
     last: Option<AgentStatus>,

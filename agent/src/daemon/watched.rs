@@ -177,7 +177,7 @@ fn tell_method(dataset: &DatasetName, method: &Method) {
             tracing::info!("{dataset}: watched by inotify, for {why_not_fanotify}");
         }
         Method::Unwatched { why } => {
-            tracing::warn!("{dataset}: not watched, so every cycle compares everything: {why}")
+            tracing::warn!("{dataset}: not watched, so every cycle compares everything: {why}");
         }
     }
 }
