@@ -263,7 +263,12 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
         let reliance = Reliance {
             journal: self.watched.journal(&source.dataset).map(AsRef::as_ref),
             sweep: sweep.as_deref(),
-            trust: self.trust,
+            // Reading every byte is asked for once.
+            trust: if state.entries.is_none() {
+                self.trust
+            } else {
+                Trust::Times
+            },
             patience: Patience::None,
             telling: Telling::Spare,
         };
@@ -275,8 +280,6 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
             return Err(AgentError::Interrupted);
         }
         if let Ok(report) = &result {
-            // One that reads every byte is asked for once.
-            self.trust = Trust::Times;
             state.entries = Some(report.entries);
             if matches!(report.looked_at, LookedAt::Everything { .. }) {
                 state.swept = Some(began);
