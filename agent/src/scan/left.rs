@@ -39,7 +39,7 @@ pub(super) fn settle(scan: &Scan<'_>, findings: &mut Findings) -> Result<(), Age
         let ((), more) = scan.alone(|worker| {
             parted
                 .iter()
-                .try_for_each(|place| worker.doubt_other_names(place))
+                .try_for_each(|place| worker.doubt_last_name(place))
         })?;
         findings.merge(more);
     }
@@ -137,9 +137,9 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Leaves the names that a file has beside `place` to the next cycle, if this one did not see them: how many
-    /// names there are is told by none of them.
-    fn doubt_other_names(&mut self, place: &Place) -> Result<(), AgentError> {
+    /// Leaves the last name of a file that stood at `place` as well to the next cycle, if this one did not see it:
+    /// no event tells it that it is alone now.
+    fn doubt_last_name(&mut self, place: &Place) -> Result<(), AgentError> {
         let known = self.base.at(place)?;
         let Some(seen) = known
             .filter(|known| known.entry.group != 0)
@@ -147,11 +147,11 @@ impl Worker<'_> {
         else {
             return Ok(());
         };
-        for (other, pending) in self.scan.index.pending_with_identity(seen.identity())? {
-            let is_seen = self.base.at(&other)?.as_ref() != Some(&pending);
-            if !is_seen {
-                self.keep_in_doubt(&other)?;
-            }
+        let names = self.scan.index.pending_with_identity(seen.identity())?;
+        if let [(last, pending)] = &names[..]
+            && self.base.at(last)?.as_ref() == Some(pending)
+        {
+            self.keep_in_doubt(last)?;
         }
         Ok(())
     }
