@@ -18,7 +18,8 @@ use crate::index::{Known, Side};
 /// Looks at changed directories again until none changed, at most [`ROUNDS`] times.
 pub(super) fn look_again(scan: &Scan<'_>, findings: &mut Findings) -> Result<(), AgentError> {
     for _ in 0..ROUNDS {
-        if findings.missing.is_empty() && findings.displaced.is_empty() {
+        let is_settled = findings.missing.is_empty() && findings.displaced.is_empty();
+        if scan.base_is_empty || (is_settled && scan.unvisited().is_empty()) {
             return Ok(());
         }
         let mut pass = Pass {

@@ -6,7 +6,6 @@ use understudy_tree::{Kind, Stat, node};
 
 use super::findings::{Deferred, Moved};
 use super::read::{Body, Contents, Reading, Sending};
-use super::stands::Stand;
 use super::visit::{Open, task};
 use super::worker::{Change, Worker};
 use super::{Scan, Task, is_about_entry};
@@ -27,9 +26,11 @@ impl Worker<'_> {
             .as_ref()
             .filter(|known| stat.kind != Kind::Directory || !known.may_be_inode(stat.identity))
             .and_then(|known| known.entry.directory_id());
-        if replaced.is_some_and(|id| !self.scan.stands.replace(id)) {
-            // Something was put in the directory that was here: it has to stay for this cycle.
-            return self.keep_in_doubt(&open.folder.place(&name));
+        let place = open.folder.place(&name);
+        if self.scan.is_put(&place) || replaced.is_some_and(|id| !self.scan.stands.replace(id)) {
+            // Put twice, or in place of a directory in which something was put: that is for the next cycle.
+            self.hold(stat)?;
+            return self.keep_in_doubt(&place);
         }
         if stat.kind == Kind::Directory {
             return self.settle_directory(open, &name, stat, known);
@@ -124,7 +125,7 @@ impl Worker<'_> {
             }
         }
         let is_new = number.at_home.is_none() && !is_moved;
-        if is_new || open.looks_below(name) {
+        if is_new || open.looks_below(name) || self.scan.is_unvisited(number.id) {
             self.look_into(open, stat, next)?;
         }
         Ok(())
@@ -142,57 +143,13 @@ impl Worker<'_> {
         }
         // What the mount covers is not visible, so it is not in the tree.
         let id = next.folder.id;
+        self.scan.unvisited().remove(&id);
         let base = self.base;
         base.merge(id, Vec::new(), |side| {
             if let crate::index::Side::Right(name, raw) = side {
                 self.missing(Place::new(id, name), raw.directory);
             }
             Ok(())
-        })
-    }
-
-    /// The number of a directory: its own, that of one which moved here, or a new one.
-    fn number(
-        &self,
-        place: &Place,
-        stat: &Stat,
-        known: Option<&Known>,
-    ) -> Result<Number, AgentError> {
-        let here = known.and_then(|known| Some((known, known.entry.directory_id()?)));
-        if let Some((known, id)) = here
-            && (known.may_be_inode(stat.identity) || !self.may_enter(stat))
-            && self.scan.stands.claim(id, Stand::Home)
-        {
-            return Ok(Number {
-                id,
-                at_home: Some(known.entry.clone()),
-                moved_from: None,
-            });
-        }
-        if !self.scan.base_is_empty && self.may_enter(stat) {
-            for (from, former) in self.base.with_identity(stat.identity)? {
-                let Some(id) = former.entry.directory_id() else {
-                    continue;
-                };
-                if from == *place || id == DirectoryId::FILES {
-                    continue;
-                }
-                // One that moves while it is looked at may get two numbers, each with a part of the truth.
-                if !self.scan.stands.claim(id, Stand::Away) {
-                    self.scan.lose_sight();
-                } else {
-                    return Ok(Number {
-                        id,
-                        at_home: None,
-                        moved_from: Some((from, former.entry)),
-                    });
-                }
-            }
-        }
-        Ok(Number {
-            id: self.new_directory(),
-            at_home: None,
-            moved_from: None,
         })
     }
 
@@ -365,23 +322,6 @@ impl Worker<'_> {
                 Ok(sent.map(Content::Stream))
             }
         }
-    }
-}
-
-/// A directory's number and what the base has under it.
-struct Number {
-    id: DirectoryId,
-    at_home: Option<Entry>,
-    moved_from: Option<(Place, Entry)>,
-}
-
-impl Number {
-    fn known_attributes(&self) -> Option<understudy_protocol::Attributes> {
-        let entry = self
-            .at_home
-            .as_ref()
-            .or(self.moved_from.as_ref().map(|(_, entry)| entry));
-        entry.map(|entry| entry.attributes.clone())
     }
 }
 

@@ -1,13 +1,13 @@
 //! What workers found, apart from what they sent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use understudy_protocol::{DirectoryId, Name, Place, RelPath, Timestamp};
 use understudy_tree::Identity;
 
 use super::Folder;
-use super::marked::Doubts;
+use super::doubts::Doubts;
 use crate::journal::Marked;
 
 /// A directory that was looked at.
@@ -82,13 +82,17 @@ pub(super) struct Findings {
     /// Directories in whose place something else stands.
     pub(super) displaced: Vec<DirectoryId>,
     pub(super) moved: Vec<Moved>,
+    /// Places of the base that stay although they seem gone: what stood there is to come elsewhere.
+    pub(super) held: HashSet<Place>,
+    /// Places of the base whose file had other names and stands there no more.
+    pub(super) parted: Vec<Place>,
     pub(super) looked: Vec<Looked>,
     pub(super) deferred: Vec<Deferred>,
     pub(super) unreadable: Vec<Problem>,
     pub(super) unsettled: Vec<Problem>,
     /// What never stood still and was sent all the same.
     pub(super) fuzzy: Vec<Problem>,
-    /// Directories with names in doubt that are not where they were thought to be.
+    /// Directories with names in doubt that are not where they were thought to be: they may be going.
     pub(super) astray: Vec<Doubts>,
     /// What is still in doubt after this scan.
     pub(super) in_doubt: Vec<Marked>,
@@ -115,6 +119,8 @@ impl Findings {
         self.missing.extend(other.missing);
         self.displaced.extend(other.displaced);
         self.moved.extend(other.moved);
+        self.held.extend(other.held);
+        self.parted.extend(other.parted);
         self.looked.extend(other.looked);
         self.deferred.extend(other.deferred);
         self.unreadable.extend(other.unreadable);

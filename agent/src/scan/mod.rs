@@ -7,22 +7,27 @@
 
 mod again;
 mod decide;
+mod doubts;
 mod findings;
+mod left;
 mod linked;
 mod marked;
 mod missed;
+mod number;
+mod parts;
 mod queue;
 mod read;
 mod removal;
 mod stands;
 mod visit;
+mod way;
 mod worker;
+mod workers;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use understudy_protocol::transport::Outgoing;
 use understudy_protocol::{DirectoryId, Name, Place, RelPath, StateDigest};
@@ -36,10 +41,10 @@ use crate::progress::Phase;
 use crate::{Context, Source};
 
 use queue::Queue;
-use worker::Worker;
 
 use findings::Findings;
-use marked::{Apart, Look};
+use marked::Look;
+use parts::Parts;
 use stands::Stands;
 
 pub use findings::Problem;
@@ -110,18 +115,14 @@ pub(crate) struct Scan<'a> {
     doubts: HashMap<Identity, BTreeMap<Name, Doubt>>,
     /// Whether differences are remembered, to check the journal with.
     is_checked: bool,
-    /// Names that are judged by themselves, not with their directory.
-    apart: OnceLock<HashMap<DirectoryId, Apart>>,
-    /// Directories that were looked at with all that is below, where only some are.
-    wholes: Mutex<HashSet<DirectoryId>>,
-    /// Places where something was put, where only some are looked at.
-    put: Mutex<HashSet<Place>>,
+    parts: Parts,
     /// Directories on the way to others that were found where they should be.
     on_the_way: Mutex<HashMap<DirectoryId, RelPath>>,
     /// Set when too much is in doubt for looking at it by name.
     is_lost: AtomicBool,
-    /// Directories that were not where they had just been seen, with their inodes.
-    unvisited: Mutex<HashMap<DirectoryId, Identity>>,
+    /// Directories of which all has to be looked at, with their inodes: they were not where they had just been
+    /// seen, or could not be read before.
+    unvisited: Mutex<HashMap<DirectoryId, Option<Identity>>>,
     first_new: u64,
     outgoing: Outgoing,
     shared: Arc<Shared>,
@@ -164,7 +165,7 @@ pub(crate) struct Told<'a> {
 
 /// What proves that a file did not change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trust {
+pub(crate) enum Trust {
     /// Its inode, size and times.
     Times,
     /// Its content alone: everything is read again.
@@ -213,9 +214,7 @@ pub(crate) fn run(start: Start<'_>, outgoing: &Outgoing) -> Result<Outcome, Agen
         trust: start.trust,
         doubts,
         is_checked: checked.is_some(),
-        apart: OnceLock::new(),
-        wholes: Mutex::default(),
-        put: Mutex::default(),
+        parts: Parts::default(),
         on_the_way: Mutex::default(),
         is_lost: AtomicBool::new(false),
         unvisited: Mutex::default(),
@@ -256,7 +255,7 @@ pub(crate) fn run(start: Start<'_>, outgoing: &Outgoing) -> Result<Outcome, Agen
         Some(journal) => missed::judge(&scan, journal, &findings.different)?,
         None => Missed::default(),
     };
-    scan.doubt_unvisited(&mut findings)?;
+    left::settle(&scan, &mut findings)?;
     scan.finish(findings, missed)
 }
 
@@ -285,104 +284,13 @@ impl Scan<'_> {
             .keys()
             .any(|place| place.parent == DirectoryId::FILES);
         if is_suspect {
+            #[expect(
+                clippy::redundant_closure_for_method_calls,
+                reason = "the method by itself is not general enough in its lifetimes"
+            )]
             self.alone(|worker| worker.refuse_if_emptied())?;
         }
         Ok(())
-    }
-
-    /// Too much is in doubt: the next cycle looks at everything.
-    fn lose_sight(&self) {
-        self.is_lost.store(true, Ordering::Relaxed);
-    }
-
-    /// Works through a queue of directories with all workers.
-    fn all(&self, queue: &Queue) -> Result<Findings, AgentError> {
-        if queue.is_empty() {
-            return Ok(Findings::default());
-        }
-        self.in_parallel(|worker| {
-            let _stop = StopOnPanic(queue);
-            while let Some(task) = queue.take() {
-                match worker.visit(&task) {
-                    Ok(found) => queue.done(found),
-                    Err(error) => {
-                        queue.stop();
-                        return Err(error);
-                    }
-                }
-            }
-            Ok(())
-        })
-    }
-
-    /// Runs `work` on one worker.
-    fn alone<T>(
-        &self,
-        work: impl FnOnce(&mut Worker<'_>) -> Result<T, AgentError>,
-    ) -> Result<(T, Findings), AgentError> {
-        let reader = self.index.reader()?;
-        let mut worker = Worker::new(self, &reader);
-        let result = work(&mut worker)?;
-        Ok((result, worker.finish()?))
-    }
-
-    /// Runs `work` on as many workers as there are processors.
-    fn in_parallel(
-        &self,
-        work: impl Fn(&mut Worker<'_>) -> Result<(), AgentError> + Sync,
-    ) -> Result<Findings, AgentError> {
-        let threads = thread::available_parallelism()
-            .map_or(2, usize::from)
-            .clamp(2, 16);
-        let results: Vec<_> = thread::scope(|scope| {
-            let running: Vec<_> = (0..threads)
-                .map(|_| scope.spawn(|| self.alone(&work)))
-                .collect();
-            running
-                .into_iter()
-                .map(|thread| {
-                    thread
-                        .join()
-                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                })
-                .collect()
-        });
-        let mut findings = Findings::default();
-        let mut failed = None;
-        for result in results {
-            match result {
-                Ok(((), found)) => findings.merge(found),
-                // The error that a worker met says more than that others were told to stop.
-                Err(error) => failed = failed.or(Some(error)),
-            }
-        }
-        failed.map_or(Ok(findings), Err)
-    }
-
-    /// Directories that nobody could look into, although the spare has them now, stay in doubt.
-    fn doubt_unvisited(&self, findings: &mut Findings) -> Result<(), AgentError> {
-        for (id, identity) in self.unvisited().drain() {
-            if self.index.pending_directory(id)?.is_none() {
-                continue;
-            }
-            if id.0 >= self.first_new {
-                // The spare has it empty: listing it finds all there is.
-                findings.in_doubt.push(Marked {
-                    identity,
-                    names: BTreeMap::new(),
-                    is_listed: true,
-                });
-            } else {
-                self.lose_sight();
-            }
-        }
-        Ok(())
-    }
-
-    fn unvisited(&self) -> MutexGuard<'_, HashMap<DirectoryId, Identity>> {
-        self.unvisited
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn finish(self, mut findings: Findings, missed: Missed) -> Result<Outcome, AgentError> {
@@ -426,17 +334,6 @@ impl Scan<'_> {
 
     fn outbox(&self) -> Outbox {
         Outbox::new(self.outgoing.clone(), Arc::clone(&self.shared))
-    }
-}
-
-/// Without this the others would wait for a worker that is no more.
-struct StopOnPanic<'a>(&'a Queue);
-
-impl Drop for StopOnPanic<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.stop();
-        }
     }
 }
 

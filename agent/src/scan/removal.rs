@@ -16,10 +16,15 @@ pub(super) fn apply(scan: &Scan<'_>, findings: &mut Findings) -> Result<(), Agen
     if missing.is_empty() && displaced.is_empty() && moved.is_empty() {
         return Ok(());
     }
+    let held = &findings.held;
     let ((), more) = scan.alone(|worker| {
         for (place, directory) in missing {
             worker.scan.context.cancel.check()?;
-            worker.remove_missing(place, directory)?;
+            if held.contains(&place) || scan.is_put(&place) {
+                worker.keep_in_doubt(&place)?;
+            } else {
+                worker.remove_missing(place, directory)?;
+            }
         }
         for id in displaced {
             if matches!(worker.scan.stands.of(id), None | Some(Stand::Replaced)) {
@@ -47,12 +52,17 @@ impl Worker<'_> {
             return Ok(());
         }
         if directory.is_some_and(|id| self.scan.stands.is_pinned(id)) {
+            if !self.scan.is_in_parts() {
+                // Nobody looked into it.
+                self.scan.lose_sight();
+            }
             return self.keep_in_doubt(&place);
         }
         let index = self.scan.index;
-        if index.delete(&place, self.digest())?.is_none() {
+        let Some(entry) = index.delete(&place, self.digest())? else {
             return Ok(());
-        }
+        };
+        self.part(&place, &entry);
         self.differs(&place);
         self.findings.tally.removed += 1;
         self.findings.tally.rows += 1;

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use understudy_protocol::DirectoryId;
+use understudy_tree::Identity;
 
 /// Where the number of an indexed directory was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,10 +26,13 @@ pub(super) struct Stands(Mutex<Inner>);
 struct Inner {
     seen: HashMap<DirectoryId, Stand>,
     pinned: HashSet<DirectoryId>,
+    /// Inodes of directories that got a new number.
+    numbered: HashSet<Identity>,
 }
 
 impl Stands {
-    /// Claims a directory's number for a place; `false` if it was already seen at another, or has to stay.
+    /// Claims a directory's number for a place; `false` if it was already seen at another, or has to stay. Home is
+    /// one place, which may be looked at twice.
     pub(super) fn claim(&self, id: DirectoryId, stand: Stand) -> bool {
         let mut inner = self.inner();
         if stand == Stand::Away && inner.pinned.contains(&id) {
@@ -39,7 +43,7 @@ impl Stands {
                 known.insert(stand);
                 true
             }
-            Entry::Occupied(_) => false,
+            Entry::Occupied(known) => stand == Stand::Home && *known.get() == Stand::Home,
             Entry::Vacant(free) => {
                 free.insert(stand);
                 true
@@ -47,14 +51,26 @@ impl Stands {
         }
     }
 
-    /// Something else is to stand where the index has a directory; `false` if that has to wait.
+    /// Something else is to stand where the index has a directory; `false` if that has to wait, because the
+    /// directory was seen there or something was put in it.
     pub(super) fn replace(&self, id: DirectoryId) -> bool {
         let mut inner = self.inner();
-        if inner.pinned.contains(&id) {
-            return inner.seen.get(&id) == Some(&Stand::Away);
+        match inner.seen.get(&id) {
+            Some(Stand::Away) => true,
+            Some(Stand::Home) => false,
+            Some(Stand::Replaced) | None => {
+                let may_go = !inner.pinned.contains(&id);
+                if may_go {
+                    inner.seen.insert(id, Stand::Replaced);
+                }
+                may_go
+            }
         }
-        inner.seen.entry(id).or_insert(Stand::Replaced);
-        true
+    }
+
+    /// Notes that a directory gets a new number; `false` if it got one before.
+    pub(super) fn is_first_number(&self, identity: Identity) -> bool {
+        self.inner().numbered.insert(identity)
     }
 
     /// Keeps directories on the spare, because something is put in the first of them; `false` if one is being
@@ -77,6 +93,16 @@ impl Stands {
     /// Where it was seen.
     pub(super) fn of(&self, id: DirectoryId) -> Option<Stand> {
         self.inner().seen.get(&id).copied()
+    }
+
+    /// Directories in whose place something else was seen and that were not seen anywhere.
+    pub(super) fn replaced(&self) -> Vec<DirectoryId> {
+        let inner = self.inner();
+        let replaced = inner
+            .seen
+            .iter()
+            .filter(|(_, stand)| **stand == Stand::Replaced);
+        replaced.map(|(id, _)| *id).collect()
     }
 
     /// It was not seen after all.

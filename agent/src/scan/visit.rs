@@ -7,7 +7,7 @@ use understudy_protocol::message::Content;
 use understudy_protocol::{DirectoryId, Entry, Name, Node, Place, Timestamp, limits};
 use understudy_tree::{Directory, Kind, Mounts, Stat, node};
 
-use super::findings::Looked;
+use super::findings::{Looked, Spot};
 use super::stands::Stand;
 use super::worker::{Change, Worker};
 use super::{Folder, Look, ROOT_NAME, Task, Trust, is_about_entry};
@@ -204,6 +204,7 @@ impl Worker<'_> {
             Ok(listed) if listed.1.identity == task.identity => listed,
             Err(error) if !is_about_entry(&error) => return Err(error.into()),
             Err(error) if !error.is_gone() => {
+                scan.unvisited().remove(&folder.id);
                 self.unlistable(folder, error)?;
                 return Ok(Vec::new());
             }
@@ -212,7 +213,7 @@ impl Worker<'_> {
                 if !task.was_put {
                     scan.stands.forget(folder.id);
                 }
-                scan.unvisited().insert(folder.id, task.identity);
+                scan.unvisited().insert(folder.id, Some(task.identity));
                 return Ok(Vec::new());
             }
         };
@@ -229,7 +230,7 @@ impl Worker<'_> {
             doubts: scan.doubts.get(&task.identity),
             ..Open::whole(folder, &directory)
         };
-        let apart = scan.apart.get().and_then(|apart| apart.get(&folder.id));
+        let apart = scan.apart(folder.id);
         self.base.merge(folder.id, names, |side| {
             if apart.is_some_and(|apart| apart.has(side.name())) {
                 return Ok(());
@@ -279,13 +280,25 @@ impl Worker<'_> {
                     Ok(())
                 }
                 Found::Hidden => {
-                    // What is below stays as well: nobody looks for it.
                     if let Some(id) = raw.directory {
-                        self.scan.stands.claim(id, Stand::Home);
+                        self.hidden_directory(id);
                     }
                     Ok(())
                 }
             },
+        }
+    }
+
+    /// What is below a directory that cannot be looked at stays as well: nobody looks for it. All of it is in
+    /// doubt until it can be looked at again, wherever it is then.
+    fn hidden_directory(&mut self, id: DirectoryId) {
+        self.scan.stands.claim(id, Stand::Home);
+        self.scan.unvisited().remove(&id);
+        if let Some(problem) = self.findings.unreadable.last_mut() {
+            problem.spot = Spot {
+                directory: id,
+                name: None,
+            };
         }
     }
 
@@ -336,7 +349,7 @@ impl Worker<'_> {
             return self.scan.trust == Trust::Times && open.doubt(name) == Doubt::Entry;
         };
         let is_here = self.may_enter(stat) && self.scan.stands.claim(id, Stand::Home);
-        if is_here && open.looks_below(name) {
+        if is_here && (open.looks_below(name) || self.scan.is_unvisited(id)) {
             self.enter(open, task(open.folder, name, stat, id));
         }
         is_here
@@ -350,6 +363,7 @@ impl Worker<'_> {
     /// Adds a directory to those to be looked at.
     pub(super) fn enter(&mut self, open: &mut Open<'_>, task: Task) {
         if task.folder.depth >= limits::DEPTH {
+            self.scan.unvisited().remove(&task.folder.id);
             self.unreadable(
                 task.folder.itself(),
                 &"it is nested deeper than 4096 directories",

@@ -1,6 +1,5 @@
 //! One thread's share of a scan: what it sends, writes to the index and found out.
 
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -13,7 +12,6 @@ use super::findings::{Findings, Problem, Spot};
 use super::read::{Certainty, Contents};
 use crate::error::AgentError;
 use crate::index::{Reader, Seen, Update};
-use crate::journal::{Doubt, Marked};
 use crate::outbox::Outbox;
 
 /// Rows written to the index at once.
@@ -80,16 +78,16 @@ impl<'a> Worker<'a> {
             content,
             is_move,
         } = change;
-        if !self.scan.is_first_put(&place) {
-            // What became of it since is for the next cycle.
-            return self.keep_in_doubt(&place);
-        }
+        self.scan.note_put(&place);
         if let Some(base) = base {
             self.digest.remove(&place, base);
             let displaced = base
                 .directory_id()
                 .filter(|id| entry.directory_id() != Some(*id));
             self.findings.displaced.extend(displaced);
+            if base.group != entry.group {
+                self.part(&place, base);
+            }
         }
         self.differs(&place);
         self.digest.add(&place, &entry);
@@ -103,34 +101,19 @@ impl<'a> Worker<'a> {
         self.record(Update { place, entry, seen })
     }
 
+    /// Notes that the file of a base entry stands there no more: no event tells its other names.
+    pub(super) fn part(&mut self, place: &Place, base: &Entry) {
+        if base.group != 0 && self.scan.is_in_parts() {
+            self.findings.parted.push(place.clone());
+        }
+    }
+
     /// Notes a place where the tree is not what the base has, while the journal is being checked.
     pub(super) fn differs(&mut self, place: &Place) {
         let different = &mut self.findings.different;
         if self.scan.is_checked && different.len() < DIFFERENT {
             different.push(place.clone());
         }
-    }
-
-    /// Leaves a place to the next cycle.
-    pub(super) fn keep_in_doubt(&mut self, place: &Place) -> Result<(), AgentError> {
-        let identity = if place.parent == DirectoryId::FILES {
-            Some(self.scan.root_stat.identity)
-        } else {
-            let Some((_, known)) = self.scan.index.pending_directory(place.parent)? else {
-                // It went with its directory.
-                return Ok(());
-            };
-            known.seen.map(|seen| seen.identity())
-        };
-        match identity {
-            Some(identity) => self.findings.in_doubt.push(Marked {
-                identity,
-                names: BTreeMap::from([(place.name.clone(), Doubt::Entry)]),
-                is_listed: false,
-            }),
-            None => self.scan.lose_sight(),
-        }
-        Ok(())
     }
 
     /// Records that an entry is what the spare has, as it is seen `now`.

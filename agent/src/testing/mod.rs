@@ -4,6 +4,7 @@
 
 pub(crate) mod observer;
 pub(crate) mod spare;
+pub(crate) mod user;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

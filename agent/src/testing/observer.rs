@@ -80,7 +80,8 @@ impl Observer {
                     .note(*identity, Some((name.clone(), Doubt::Entry)));
             }
         }
-        *before = now;
+        // What cannot be looked at now is compared when it can.
+        before.extend(now);
     }
 }
 
@@ -103,11 +104,16 @@ fn look(root: &Path) -> HashMap<Identity, Seen> {
                     .names
                     .insert(visited.name.clone(), state(&visited.stat));
             }
-            if visited.stat.kind == understudy_tree::Kind::Directory {
-                let path = visited.parent.join(&visited.name);
+            if visited.stat.kind != understudy_tree::Kind::Directory {
+                return Ok(false);
+            }
+            let path = visited.parent.join(&visited.name);
+            let listed = directory.open_beneath(&path).and_then(|open| open.names());
+            let is_readable = listed.is_ok();
+            if is_readable {
                 by_path.insert(path, seen(&visited.stat));
             }
-            Ok(true)
+            Ok(is_readable)
         },
     );
     walked.expect("walk");

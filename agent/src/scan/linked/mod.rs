@@ -144,16 +144,19 @@ impl Worker<'_> {
                 // A directory that moved away left the place free.
                 base = None;
             }
-            if base.as_ref().map(|known| &known.entry) == pending.as_ref().map(|known| &known.entry)
-            {
-                let (folder, name) = (Arc::clone(&one.folder), one.name.clone());
-                members.push(Member {
-                    folder,
-                    name,
-                    place,
-                    base,
-                });
+            let is_untouched = base.as_ref().map(|known| &known.entry)
+                == pending.as_ref().map(|known| &known.entry);
+            if !is_untouched || stand == Some(Stand::Home) {
+                self.keep_in_doubt(&place)?;
+                continue;
             }
+            let (folder, name) = (Arc::clone(&one.folder), one.name.clone());
+            members.push(Member {
+                folder,
+                name,
+                place,
+                base,
+            });
         }
         Ok(members)
     }

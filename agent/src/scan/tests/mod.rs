@@ -603,6 +603,17 @@ fn seeds(usual: u64) -> std::ops::Range<u64> {
     })
 }
 
+/// Tells the seed of a test that fails.
+struct Named(u64);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("with seed {}", self.0);
+        }
+    }
+}
+
 /// A small generator, so that a failure can be repeated by its seed.
 struct Random(u64);
 
@@ -700,6 +711,7 @@ fn never_empty(stage: &Stage) {
 #[test]
 fn random_edits_always_arrive() {
     for seed in seeds(12) {
+        let _named = Named(seed);
         let stage = Stage::new();
         let mut random = Random(seed);
         for round in 0..12 {
@@ -733,6 +745,7 @@ fn random_edits_always_arrive() {
 #[test]
 fn edits_during_the_scan_break_no_rule_and_arrive_later() {
     for seed in seeds(12) {
+        let _named = Named(seed);
         let stage = Stage::new();
         let mut random = Random(seed);
         for _ in 0..8 {
