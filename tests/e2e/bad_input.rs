@@ -256,7 +256,7 @@ fn configurations_that_are_wrong() {
     );
     wrong(
         &good.replace("path", "pathh"),
-        &["pathh", "agent.toml:5:1", "`path`"],
+        &["pathh", "agent.toml:7:1", "`path`"],
     );
     wrong(&good.replace("15m", "soon"), &["soon", ":3:"]);
     wrong(&good.replace("15m", "0s"), &["interval"]);

@@ -165,7 +165,7 @@ pub(crate) struct Told<'a> {
 
 /// What proves that a file did not change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trust {
+pub enum Trust {
     /// Its inode, size and times.
     Times,
     /// Its content alone: everything is read again.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use understudy_protocol::{DatasetName, Name, RelPath, Timestamp};
@@ -24,10 +25,16 @@ pub(crate) struct Observer {
     root: PathBuf,
     before: Mutex<HashMap<Identity, Seen>>,
     journal: OnceLock<Journal>,
+    doubts_below: AtomicBool,
     _journals: Journals,
 }
 
 impl Observer {
+    /// From now on all below a directory that moved is in doubt, as the true watcher has it.
+    pub(crate) fn doubt_below(&self) {
+        self.doubts_below.store(true, Ordering::Relaxed);
+    }
+
     /// Watches `root` from now on.
     pub(crate) fn new(root: &Path, state: &Path) -> Arc<Self> {
         std::fs::create_dir_all(state).expect("state");
@@ -36,6 +43,7 @@ impl Observer {
             root: root.to_owned(),
             before: Mutex::new(look(root)),
             journal: OnceLock::new(),
+            doubts_below: AtomicBool::new(false),
             _journals: journals,
         });
         let weak = Arc::downgrade(&observer);
@@ -76,8 +84,15 @@ impl Observer {
                 self.journal().note(*identity, None);
             }
             for name in names {
-                self.journal()
-                    .note(*identity, Some((name.clone(), Doubt::Entry)));
+                let standing = seen.names.get(name).map(|state| state.0);
+                let moved = standing.filter(|inode| {
+                    was(name).is_none_or(|state| state.0 != *inode) && before.contains_key(inode)
+                });
+                let doubt = match moved {
+                    Some(_) if self.doubts_below.load(Ordering::Relaxed) => Doubt::Below,
+                    _ => Doubt::Entry,
+                };
+                self.journal().note(*identity, Some((name.clone(), doubt)));
             }
         }
         // What cannot be looked at now is compared when it can.

@@ -296,6 +296,9 @@ fn random_edits_always_arrive_by_the_journal() {
         let mut random = Random(seed);
         (0..30).for_each(|_| edit(&mut random, &stage.source.path));
         let observer = Observer::new(&stage.source.path, &stage.beside("state"));
+        if seed % 2 == 1 {
+            observer.doubt_below();
+        }
         stage.try_cycle(observer.journal()).expect("first");
         for round in 0..12 {
             for _ in 0..=random.below(25) {
@@ -324,6 +327,9 @@ fn edits_during_a_look_at_marks_break_no_rule_and_arrive_later() {
         stage.write("always", "here");
         let mut random = Random(seed);
         let observer = Observer::new(&stage.source.path, &stage.beside("state"));
+        if seed % 2 == 1 {
+            observer.doubt_below();
+        }
         stage.try_cycle(observer.journal()).expect("first");
         for _ in 0..8 {
             (0..20).for_each(|_| edit(&mut random, &stage.source.path));

@@ -1,126 +1,27 @@
 //! One cycle: agree with the spare where it stands, compare, send, commit, and only then record.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+mod prepare;
+mod report;
 
-use understudy_protocol::message::{Begin, Commit, Committed, Confirm, ReadManifest, Timing};
+use understudy_protocol::message::{Begin, Commit, Committed, Confirm, ReadManifest};
 use understudy_protocol::transport::Channel;
-use understudy_protocol::{
-    DatasetName, FailureCode, Message, Position, ProtocolError, RelPath, Snapshot,
-};
-use understudy_tree::{Directory, Mounts, Stat, crash_point};
+use understudy_protocol::{FailureCode, Message, Position, ProtocolError, Snapshot};
+use understudy_tree::{Directory, Stat, crash_point};
 
 use crate::clock::{self, Moment};
 use crate::conversation::{Conversation, unexpected};
 use crate::error::AgentError;
 use crate::index::{Adoption, Attended, Index, Meta, Reason};
-use crate::journal::{Covered, Journal};
+use crate::journal::Covered;
 use crate::progress::Phase;
 use crate::scan::{self, Outcome, Scope, Spot, Start, Told, Trust};
 use crate::{Context, Source, ask};
 
+use prepare::prepare;
+pub(crate) use prepare::{Patience, Reliance, Telling};
+pub use report::{LookedAt, SyncReport};
+
 pub use crate::scan::Problem;
-
-/// How long somebody else may work on the dataset before a patient caller gives up.
-const LONGEST_WAIT: Duration = Duration::from_secs(30 * 60);
-/// How often a patient caller tries.
-const LOCK_PAUSE: Duration = Duration::from_millis(200);
-
-/// What a cycle did.
-#[derive(Debug, Clone)]
-pub struct SyncReport {
-    /// The dataset.
-    pub dataset: DatasetName,
-    /// The snapshot that the spare holds now; new if `committed`.
-    pub snapshot: Option<Snapshot>,
-    /// Whether there was anything to commit.
-    pub committed: bool,
-    /// Entries in the snapshot.
-    pub entries: u64,
-    /// Entries that are new.
-    pub added: u64,
-    /// Entries whose content or metadata changed.
-    pub changed: u64,
-    /// Entries that are gone.
-    pub removed: u64,
-    /// Entries that stand elsewhere now; a moved directory counts once.
-    pub moved: u64,
-    /// Files whose content was read.
-    pub files_read: u64,
-    /// Bytes of content read.
-    pub bytes_read: u64,
-    /// Bytes sent to the spare, after compression.
-    pub bytes_sent: u64,
-    /// What could not be read; the spare keeps what it has of it.
-    pub unreadable: Vec<Problem>,
-    /// Files that changed whenever they were read; the spare keeps what it has of them.
-    pub unsettled: Vec<Problem>,
-    /// Files that changed whenever they were read and were sent all the same: the spare may have a mixture.
-    pub fuzzy: Vec<Problem>,
-    /// What was looked at.
-    pub looked_at: LookedAt,
-    /// Since when, in seconds since 1970 by this host's clock, the oldest name that cannot be captured as it should
-    /// is so.
-    pub troubled_since_seconds: Option<i64>,
-    /// Changes that no event had told, found by a look at everything.
-    pub missed: u64,
-    /// Where some of them were.
-    pub missed_paths: Vec<RelPath>,
-    /// Sockets, which are not captured.
-    pub sockets_skipped: u64,
-    /// How long the spare's steps took.
-    pub timings: Vec<Timing>,
-    /// How long the whole cycle took.
-    pub seconds: f64,
-}
-
-/// What a cycle looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LookedAt {
-    /// Everything, and why.
-    Everything {
-        /// Why the journal was not enough.
-        because: String,
-    },
-    /// What the journal told.
-    Journal {
-        /// Directories with something in doubt.
-        directories: u64,
-    },
-}
-
-/// What a cycle may rely on.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Reliance<'a> {
-    /// A journal of what changed since the last cycle.
-    pub(crate) journal: Option<&'a Journal>,
-    /// Why to look at everything even if the journal is sound.
-    pub(crate) sweep: Option<&'a str>,
-    /// What proves that a file did not change.
-    pub(crate) trust: Trust,
-    /// What to do while somebody else works on the dataset.
-    pub(crate) patience: Patience,
-    /// Who hears of a cycle that fails.
-    pub(crate) telling: Telling,
-}
-
-/// What to do while somebody else works on the dataset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Patience {
-    /// Say so.
-    None,
-    /// Wait until they have ended, for a while.
-    Wait,
-}
-
-/// Who hears of a cycle that fails before it began on the spare.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Telling {
-    /// Whoever asked for it.
-    Nobody,
-    /// The spare too: nobody sits at this host.
-    Spare,
-}
 
 /// Greets the spare and runs one cycle that looks at everything.
 ///
@@ -185,27 +86,6 @@ pub(crate) fn cycle(
     result
 }
 
-/// Opens what a cycle needs on this side.
-fn prepare(
-    source: &Source,
-    context: &Context,
-    patience: Patience,
-) -> Result<(Directory, Stat, Index), AgentError> {
-    let path = canonical(&source.path)?;
-    let (root, root_stat) = open_source(source)?;
-    let asked = Moment::now();
-    loop {
-        match Index::open(&context.state, &path, &source.dataset, &context.spare) {
-            Err(AgentError::IndexLocked { .. })
-                if patience == Patience::Wait && asked.elapsed() < LONGEST_WAIT =>
-            {
-                context.cancel.wait(LOCK_PAUSE)?;
-            }
-            index => return Ok((root, root_stat, index?)),
-        }
-    }
-}
-
 struct Cycle<'a> {
     source: &'a Source,
     context: &'a Context,
@@ -257,9 +137,12 @@ impl Cycle<'_> {
             self.index.ensure_lookups()?;
         }
         self.acknowledge(up_to, &looked_at, &outcome);
-        let committed = position.is_none() || !is_unchanged;
-        let mut report = self.report(outcome, looked_at, snapshot, committed, started.elapsed());
+        let dataset = self.source.dataset.clone();
+        let mut report = SyncReport::of(dataset, snapshot, looked_at, outcome);
+        report.committed = position.is_none() || !is_unchanged;
+        report.bytes_sent = self.conversation.outgoing.bytes();
         report.timings = timings;
+        report.seconds = started.elapsed().as_secs_f64();
         let attended = self.index.attention()?;
         let troubled = attended.iter().filter(|one| one.reason != Reason::Missed);
         report.troubled_since_seconds = troubled.map(|one| one.since).min();
@@ -473,45 +356,6 @@ impl Cycle<'_> {
         }
         self.index.attend(wanted)
     }
-
-    fn report(
-        &self,
-        outcome: Outcome,
-        looked_at: LookedAt,
-        snapshot: Snapshot,
-        committed: bool,
-        took: Duration,
-    ) -> SyncReport {
-        let tally = outcome.tally;
-        SyncReport {
-            dataset: self.source.dataset.clone(),
-            entries: snapshot.entries,
-            snapshot: Some(snapshot),
-            committed,
-            added: tally.added,
-            changed: tally.changed,
-            removed: tally.removed.saturating_sub(tally.found_again),
-            moved: tally.moved,
-            files_read: tally.files_read,
-            bytes_read: tally.bytes_read,
-            bytes_sent: self.conversation.outgoing.bytes(),
-            unreadable: outcome.unreadable,
-            unsettled: outcome.unsettled,
-            fuzzy: outcome.fuzzy,
-            looked_at,
-            troubled_since_seconds: None,
-            missed: outcome.missed.count,
-            missed_paths: outcome
-                .missed
-                .named
-                .into_iter()
-                .map(|(path, _)| path)
-                .collect(),
-            sockets_skipped: tally.sockets,
-            timings: Vec::new(),
-            seconds: took.as_secs_f64(),
-        }
-    }
 }
 
 fn is_out_of_step(error: &AgentError) -> bool {
@@ -520,36 +364,4 @@ fn is_out_of_step(error: &AgentError) -> bool {
         AgentError::Spare(ProtocolError::Failed(failure)) => failure.code == FailureCode::OutOfStep,
         _ => false,
     }
-}
-
-fn canonical(path: &Path) -> Result<PathBuf, AgentError> {
-    std::fs::canonicalize(path).map_err(|error| source_error(path, error))
-}
-
-fn source_error(path: &Path, error: std::io::Error) -> AgentError {
-    use std::os::unix::ffi::OsStrExt;
-    match error.kind() {
-        std::io::ErrorKind::NotFound => AgentError::SourceMissing {
-            path: path.to_owned(),
-        },
-        std::io::ErrorKind::NotADirectory => AgentError::SourceNotDirectory {
-            path: path.to_owned(),
-        },
-        _ => {
-            let error = understudy_tree::TreeError::new("open", path.as_os_str().as_bytes(), error);
-            AgentError::SourceUnreadable {
-                path: path.to_owned(),
-                error,
-            }
-        }
-    }
-}
-
-fn open_source(source: &Source) -> Result<(Directory, Stat), AgentError> {
-    let open = |mounts: Mounts| -> Result<(Directory, Stat), understudy_tree::TreeError> {
-        let root = Directory::open(&source.path, mounts)?;
-        let stat = root.stat_self()?;
-        Ok((root, stat))
-    };
-    open(source.mounts).map_err(|error| source_error(&source.path, error.source))
 }

@@ -1,0 +1,104 @@
+//! What a cycle may rely on, and opening what it needs on this side.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use understudy_tree::{Directory, Mounts, Stat};
+
+use crate::clock::Moment;
+use crate::error::AgentError;
+use crate::index::Index;
+use crate::journal::Journal;
+use crate::scan::Trust;
+use crate::{Context, Source};
+
+/// How long somebody else may work on the dataset before a patient caller gives up.
+const LONGEST_WAIT: Duration = Duration::from_secs(30 * 60);
+/// How often a patient caller tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(200);
+
+/// What a cycle may rely on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reliance<'a> {
+    /// A journal of what changed since the last cycle.
+    pub(crate) journal: Option<&'a Journal>,
+    /// Why to look at everything even if the journal is sound.
+    pub(crate) sweep: Option<&'a str>,
+    /// What proves that a file did not change.
+    pub(crate) trust: Trust,
+    /// What to do while somebody else works on the dataset.
+    pub(crate) patience: Patience,
+    /// Who hears of a cycle that fails.
+    pub(crate) telling: Telling,
+}
+
+/// What to do while somebody else works on the dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Say so.
+    None,
+    /// Wait until they have ended, for a while.
+    Wait,
+}
+
+/// Who hears of a cycle that fails before it began on the spare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Telling {
+    /// Whoever asked for it.
+    Nobody,
+    /// The spare too: nobody sits at this host.
+    Spare,
+}
+
+/// Opens what a cycle needs on this side.
+pub(super) fn prepare(
+    source: &Source,
+    context: &Context,
+    patience: Patience,
+) -> Result<(Directory, Stat, Index), AgentError> {
+    let path = canonical(&source.path)?;
+    let (root, root_stat) = open_source(source)?;
+    let asked = Moment::now();
+    loop {
+        match Index::open(&context.state, &path, &source.dataset, &context.spare) {
+            Err(AgentError::IndexLocked { .. })
+                if patience == Patience::Wait && asked.elapsed() < LONGEST_WAIT =>
+            {
+                context.cancel.wait(LOCK_PAUSE)?;
+            }
+            index => return Ok((root, root_stat, index?)),
+        }
+    }
+}
+
+fn canonical(path: &Path) -> Result<PathBuf, AgentError> {
+    std::fs::canonicalize(path).map_err(|error| source_error(path, error))
+}
+
+fn source_error(path: &Path, error: std::io::Error) -> AgentError {
+    use std::os::unix::ffi::OsStrExt;
+    match error.kind() {
+        std::io::ErrorKind::NotFound => AgentError::SourceMissing {
+            path: path.to_owned(),
+        },
+        std::io::ErrorKind::NotADirectory => AgentError::SourceNotDirectory {
+            path: path.to_owned(),
+        },
+        _ => {
+            let error = understudy_tree::TreeError::new("open", path.as_os_str().as_bytes(), error);
+            AgentError::SourceUnreadable {
+                path: path.to_owned(),
+                error,
+            }
+        }
+    }
+}
+
+fn open_source(source: &Source) -> Result<(Directory, Stat), AgentError> {
+    let open = |mounts: Mounts| -> Result<(Directory, Stat), understudy_tree::TreeError> {
+        let root = Directory::open(&source.path, mounts)?;
+        let stat = root.stat_self()?;
+        Ok((root, stat))
+    };
+    open(source.mounts).map_err(|error| source_error(&source.path, error.source))
+}

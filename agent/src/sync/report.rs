@@ -1,0 +1,109 @@
+//! What a cycle tells when it is over.
+
+use understudy_protocol::message::Timing;
+use understudy_protocol::{DatasetName, RelPath, Snapshot};
+
+use crate::scan::{Outcome, Problem};
+
+/// What a cycle did.
+#[derive(Debug, Clone)]
+pub struct SyncReport {
+    /// The dataset.
+    pub dataset: DatasetName,
+    /// The snapshot that the spare holds now; new if `committed`.
+    pub snapshot: Option<Snapshot>,
+    /// Whether there was anything to commit.
+    pub committed: bool,
+    /// Entries in the snapshot.
+    pub entries: u64,
+    /// Entries that are new.
+    pub added: u64,
+    /// Entries whose content or metadata changed.
+    pub changed: u64,
+    /// Entries that are gone.
+    pub removed: u64,
+    /// Entries that stand elsewhere now; a moved directory counts once.
+    pub moved: u64,
+    /// Files whose content was read.
+    pub files_read: u64,
+    /// Bytes of content read.
+    pub bytes_read: u64,
+    /// Bytes sent to the spare, after compression.
+    pub bytes_sent: u64,
+    /// What could not be read; the spare keeps what it has of it.
+    pub unreadable: Vec<Problem>,
+    /// Files that changed whenever they were read; the spare keeps what it has of them.
+    pub unsettled: Vec<Problem>,
+    /// Files that changed whenever they were read and were sent all the same: the spare may have a mixture.
+    pub fuzzy: Vec<Problem>,
+    /// What was looked at.
+    pub looked_at: LookedAt,
+    /// Since when, in seconds since 1970 by this host's clock, the oldest name that cannot be captured as it should
+    /// is so.
+    pub troubled_since_seconds: Option<i64>,
+    /// Changes that no event had told, found by a look at everything.
+    pub missed: u64,
+    /// Where some of them were.
+    pub missed_paths: Vec<RelPath>,
+    /// Sockets, which are not captured.
+    pub sockets_skipped: u64,
+    /// How long the spare's steps took.
+    pub timings: Vec<Timing>,
+    /// How long the whole cycle took.
+    pub seconds: f64,
+}
+
+/// What a cycle looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LookedAt {
+    /// Everything, and why.
+    Everything {
+        /// Why the journal was not enough.
+        because: String,
+    },
+    /// What the journal told.
+    Journal {
+        /// Directories with something in doubt.
+        directories: u64,
+    },
+}
+
+impl SyncReport {
+    /// What the scan of a cycle found; the rest is filled in by the cycle.
+    pub(super) fn of(
+        dataset: DatasetName,
+        snapshot: Snapshot,
+        looked_at: LookedAt,
+        outcome: Outcome,
+    ) -> Self {
+        let tally = outcome.tally;
+        Self {
+            dataset,
+            entries: snapshot.entries,
+            snapshot: Some(snapshot),
+            committed: false,
+            added: tally.added,
+            changed: tally.changed,
+            removed: tally.removed.saturating_sub(tally.found_again),
+            moved: tally.moved,
+            files_read: tally.files_read,
+            bytes_read: tally.bytes_read,
+            bytes_sent: 0,
+            unreadable: outcome.unreadable,
+            unsettled: outcome.unsettled,
+            fuzzy: outcome.fuzzy,
+            looked_at,
+            troubled_since_seconds: None,
+            missed: outcome.missed.count,
+            missed_paths: outcome
+                .missed
+                .named
+                .into_iter()
+                .map(|(path, _)| path)
+                .collect(),
+            sockets_skipped: tally.sockets,
+            timings: Vec::new(),
+            seconds: 0.0,
+        }
+    }
+}
