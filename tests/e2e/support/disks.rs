@@ -81,14 +81,18 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let program = super::needs::program("umount").unwrap();
-        let done = std::process::Command::new(program)
-            .arg("--lazy")
-            .arg(&self.root)
-            .status();
-        if !done.is_ok_and(|status| status.success()) {
-            eprintln!("cannot unmount {}", self.root.display());
-        }
+        unmount(&self.root);
+    }
+}
+
+fn unmount(root: &Path) {
+    let program = super::needs::program("umount").unwrap();
+    let done = std::process::Command::new(program)
+        .arg("--lazy")
+        .arg(root)
+        .status();
+    if !done.is_ok_and(|status| status.success()) {
+        eprintln!("cannot unmount {}", root.display());
     }
 }
 
@@ -108,4 +112,22 @@ fn mount(options: &[&str], device: &Path, root: &Path) {
         .map(OsStr::new)
         .chain([device.as_os_str(), root.as_os_str()]);
     tool("mount", words);
+}
+
+/// Something that is mounted at a place, unmounted when dropped.
+#[derive(Debug)]
+pub(crate) struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Mounts `device` at `place`, with further options.
+    pub(crate) fn new(options: &[&str], device: &Path, place: &Path) -> Self {
+        mount(options, device, place);
+        Self(place.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        unmount(&self.0);
+    }
 }

@@ -1,5 +1,6 @@
 //! What every test needs: running the command, spares of both kinds, trees, judges.
 
+pub(crate) mod agent;
 pub(crate) mod command;
 pub(crate) mod disks;
 pub(crate) mod edits;
