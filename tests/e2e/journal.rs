@@ -352,7 +352,7 @@ fn what_is_left_out_causes_no_work() {
     let work = |round: u64| {
         let path = cache.join((round % 50).to_string());
         std::fs::write(&path, round.to_string()).unwrap();
-        if round % 3 == 0 {
+        if round.is_multiple_of(3) {
             std::fs::remove_file(path).unwrap();
         }
     };

@@ -1,10 +1,11 @@
-//! The units for systemd are such as systemd takes them, and the receiver tells it what they expect.
+//! The units for systemd are such as systemd takes them, and both daemons tell it what they expect.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 
+use crate::support::agent::{Agent, Scene};
 use crate::support::command::{binary, tool};
 use crate::support::needs::needs;
 use crate::support::{Daemon, Kind, Stage};
@@ -70,4 +71,30 @@ fn the_receiver_tells_its_service_manager() {
     kill_process(daemon.pid(), Signal::TERM).unwrap();
     hear(&socket, "STOPPING=1", &mut heard);
     assert_eq!(daemon.stop(Signal::TERM), Some(0));
+}
+
+#[test]
+fn the_agent_tells_its_service_manager() {
+    let scene = Scene::on(Stage::new(Kind::Embedded));
+    let path = scene.stage.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(1)))
+        .unwrap();
+    scene.configure();
+    let command = scene.command().env("NOTIFY_SOCKET", &path);
+    let mut agent = Agent::start(&command, None);
+    let mut heard = String::new();
+    for wanted in ["READY=1", "WATCHDOG=1", "STATUS=1 dataset, all well"] {
+        hear(&socket, wanted, &mut heard);
+    }
+    let mut heard = String::new();
+    agent.signal(Signal::HUP);
+    for wanted in ["RELOADING=1", "READY=1"] {
+        hear(&socket, wanted, &mut heard);
+    }
+    let mut heard = String::new();
+    agent.signal(Signal::TERM);
+    hear(&socket, "STOPPING=1", &mut heard);
+    assert_eq!(agent.end(Signal::TERM).0, Some(0));
 }

@@ -14,7 +14,7 @@ use super::{explained, value};
 use crate::arguments::{Format, Output};
 use crate::commands::sync;
 use crate::report::{self, Report};
-use crate::service;
+use crate::{service, words};
 
 /// How often the service manager hears that cycles go on: well below the unit's `WatchdogSec`.
 const PULSE: Duration = Duration::from_secs(20);
@@ -72,7 +72,7 @@ impl Listener for Voice {
 
 /// What `systemctl status` shows.
 fn summary(status: &AgentStatus) -> String {
-    let total = status.datasets.len();
+    let total = words::counted(status.datasets.len() as u64, "dataset");
     let failing: Vec<&str> = status
         .datasets
         .iter()
@@ -82,7 +82,7 @@ fn summary(status: &AgentStatus) -> String {
     let next = status.datasets.iter().map(|one| one.next_seconds).min();
     let next = next.map_or(0, |next| next.saturating_sub(status.written_seconds).max(0));
     if failing.is_empty() {
-        format!("{total} datasets, all well; next cycle in {next} s")
+        format!("{total}, all well; next cycle in {next} s")
     } else {
         format!("FAILING: {}; next cycle in {next} s", failing.join(", "))
     }
