@@ -104,3 +104,66 @@ fn names_that_leave_with_their_directory_are_nothing_that_was_missed() {
         agent.until("that they are gone", is_change);
     }
 }
+
+/// The way back in tells of all that is below.
+#[test]
+fn what_changed_in_a_directory_while_it_was_outside_is_nothing_that_was_missed() {
+    needs!("what_changed_in_a_directory_while_it_was_outside_is_nothing_that_was_missed":
+        "root", "rsync", "mkfs.ext4");
+    let mut scene = Scene::large_apart(Kind::Embedded);
+    scene.settings = "interval = \"1s\"\nsweep = \"2s\"\n".to_owned();
+    let mut agent = scene.watched();
+    for number in 0..6 {
+        std::fs::rename(scene.at("d1"), scene.outside("d1")).unwrap();
+        std::fs::write(scene.outside("d1/f300"), format!("outside {number}")).unwrap();
+        std::fs::rename(scene.outside("d1"), scene.at("d1")).unwrap();
+        agent.until("the change", |cycle| {
+            assert_eq!(cycle["missed"], 0, "{cycle}");
+            std::fs::read(scene.live("d1/f300")).unwrap()
+                == std::fs::read(scene.at("d1/f300")).unwrap()
+        });
+    }
+}
+
+#[test]
+fn a_name_that_is_removed_leaves_nothing_to_settle() {
+    needs!("a_name_that_is_removed_leaves_nothing_to_settle": "root", "rsync", "mkfs.ext4");
+    let scene = Scene::large_apart(Kind::Embedded);
+    std::fs::create_dir(scene.at("linked")).unwrap();
+    std::fs::hard_link(scene.at("d1/f300"), scene.at("linked/name")).unwrap();
+    let mut agent = scene.watched();
+    std::fs::remove_file(scene.at("linked/name")).unwrap();
+    scene.settle(&mut agent);
+    drop(agent);
+    let cycle = scene.start().next();
+    assert_eq!(cycle["committed"], false, "{cycle}");
+}
+
+#[test]
+fn a_name_that_leaves_with_its_directory_leaves_nothing_to_settle() {
+    needs!("a_name_that_leaves_with_its_directory_leaves_nothing_to_settle": "root", "rsync", "mkfs.ext4");
+    let scene = Scene::large_apart(Kind::Embedded);
+    std::fs::create_dir(scene.at("linked")).unwrap();
+    std::fs::hard_link(scene.at("d1/f300"), scene.at("linked/name")).unwrap();
+    let mut agent = scene.watched();
+    std::fs::rename(scene.at("linked"), scene.outside("linked")).unwrap();
+    scene.settle(&mut agent);
+    drop(agent);
+    let cycle = scene.start().next();
+    assert_eq!(cycle["committed"], false, "{cycle}");
+}
+
+#[test]
+fn a_name_that_is_written_over_leaves_nothing_to_settle() {
+    needs!("a_name_that_is_written_over_leaves_nothing_to_settle": "root", "rsync", "mkfs.ext4");
+    let scene = Scene::large_apart(Kind::Embedded);
+    std::fs::create_dir(scene.at("linked")).unwrap();
+    std::fs::hard_link(scene.at("d1/f300"), scene.at("linked/name")).unwrap();
+    let mut agent = scene.watched();
+    std::fs::write(scene.at("d2/new"), "new").unwrap();
+    std::fs::rename(scene.at("d2/new"), scene.at("linked/name")).unwrap();
+    scene.settle(&mut agent);
+    drop(agent);
+    let cycle = scene.start().next();
+    assert_eq!(cycle["committed"], false, "{cycle}");
+}

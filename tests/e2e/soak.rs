@@ -15,6 +15,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::agent::{Agent, Scene, is_quiet};
+use crate::support::facts::{differences, facts};
 use crate::support::needs::needs;
 use crate::support::{Kind, Random, full, judge};
 
@@ -30,9 +31,8 @@ const SEED: &str = "UNDERSTUDY_SOAK_SEED";
 const STOP: &str = "UNDERSTUDY_SOAK_STOP";
 
 /// What came of it all.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Figures {
-    begun: Instant,
     operations: u64,
     by_journal: u64,
     by_everything: u64,
@@ -45,33 +45,27 @@ struct Figures {
     fuzzy: usize,
     failures: Vec<String>,
     missed_paths: Vec<String>,
+    /// What the last cycle said it had missed.
+    unsure: Vec<String>,
+    /// Of that, what is explained by a queue that overflowed while everything was looked at.
+    misjudged: usize,
 }
 
 impl Figures {
-    fn new() -> Self {
-        Self {
-            begun: Instant::now(),
-            operations: 0,
-            by_journal: 0,
-            by_everything: 0,
-            sweeps: 0,
-            gaps: Vec::new(),
-            starts: 0,
-            kills: 0,
-            missed: 0,
-            fuzzy: 0,
-            failures: Vec::new(),
-            missed_paths: Vec::new(),
-        }
-    }
-
     fn hear(&mut self, cycle: &Value) {
-        eprintln!("{}: {}", self.begun.elapsed().as_millis(), brief(cycle));
+        eprintln!("{}", brief(cycle));
         if let Some(error) = cycle.get("error") {
             self.failures.push(error.to_string());
             return;
         }
-        match cycle["looked_at"]["everything"].as_str() {
+        let because = cycle["looked_at"]["everything"].as_str();
+        let unsure = std::mem::take(&mut self.unsure);
+        if because.is_some_and(is_overflow) {
+            self.misjudged += unsure.len();
+        } else {
+            self.missed_paths.extend(unsure);
+        }
+        match because {
             None => self.by_journal += 1,
             Some(because) => {
                 self.by_everything += 1;
@@ -87,7 +81,7 @@ impl Figures {
         self.missed += cycle["missed"].as_u64().unwrap();
         let paths = cycle["missed_paths"].as_array().unwrap();
         let paths = paths.iter().filter_map(Value::as_str);
-        self.missed_paths.extend(paths.map(str::to_owned));
+        self.unsure = paths.map(str::to_owned).collect();
         self.fuzzy += cycle["fuzzy"].as_array().unwrap().len();
     }
 
@@ -125,7 +119,7 @@ fn whatever_happens_the_spare_follows() {
     let seed = seed();
     eprintln!("UNDERSTUDY_TEST_SEED={seed}");
     let mut random = Random::new(seed);
-    let (mut figures, stop) = (Figures::new(), scene.stage.path().join("stop"));
+    let (mut figures, stop) = (Figures::default(), scene.stage.path().join("stop"));
     std::fs::create_dir(scene.outside("outside")).unwrap();
 
     let mut agent = Agent::start(&scene.command(), Some(QUEUE));
@@ -145,6 +139,7 @@ fn whatever_happens_the_spare_follows() {
         }
         agent.end(Signal::KILL);
         figures.kills += 1;
+        figures.unsure.clear();
         agent = Agent::start(&scene.command(), Some(QUEUE));
     }
     // A restart looks at everything: what comes after it only the journal tells.
@@ -152,21 +147,28 @@ fn whatever_happens_the_spare_follows() {
     figures.operations = operators.end(&stop);
     figures.await_rest(&mut agent);
     eprintln!("{figures:#?}");
-    let found = judge::rsync(&scene.stage.source, &scene.stage.live(), &[]);
-    let lost: Vec<&str> = found.lines().filter(|line| !may_have_names(line)).collect();
+    let found = differences(&facts(&scene.stage.source), &facts(&scene.stage.live()));
+    let paths = found
+        .iter()
+        .filter(|one| !may_have_names(one.lines().next().unwrap()));
+    let lost: Vec<&String> = paths.collect();
     assert!(lost.is_empty(), "not told by the journal: {lost:?}");
     agent.end(Signal::KILL);
     let mut agent = scene.start();
     let cycle = agent.next();
     assert!(cycle["looked_at"]["everything"].is_string(), "{cycle}");
-    assert_eq!(cycle["committed"], !found.is_empty(), "{found}: {cycle}");
+    // What a file that lost names is recorded as may only be settled now.
+    for field in ["added", "removed", "moved"] {
+        assert_eq!(cycle[field], 0, "overlooked: {cycle}");
+    }
     judge::same(&scene.stage.source, &scene.stage.live());
-    figures.missed_paths.retain(|path| !may_have_names(path));
+    // In directories that move about, what was told may have been told of another place.
+    let stays = |path: &String| path.starts_with('d') && !may_have_names(path);
+    figures.missed_paths.retain(stays);
     assert!(figures.missed_paths.is_empty(), "{figures:#?}");
     assert!(figures.failures.is_empty(), "{figures:#?}");
     assert!(figures.operations > 1_000, "{figures:#?}");
     assert!(figures.kills > 0 && figures.by_journal > 0, "{figures:#?}");
-    let is_overflow = |because: &String| because.contains("queue");
     let overflows = figures.gaps.iter().filter(|because| is_overflow(because));
     assert!(!full() || overflows.count() > 10, "{figures:#?}");
 }
@@ -176,6 +178,11 @@ fn whatever_happens_the_spare_follows() {
 fn may_have_names(line: &str) -> bool {
     let name = line.rsplit('/').next().unwrap();
     name.starts_with('l') || (name.starts_with('f') && name.len() > 3 && name.ends_with('0'))
+}
+
+/// Whether a gap is one that the kernel made.
+fn is_overflow(because: &str) -> bool {
+    because.contains("queue")
 }
 
 /// A cycle in a line.
