@@ -48,6 +48,14 @@ impl Spare {
         }
     }
 
+    /// Its store, if it is a directory of this host.
+    pub(crate) fn store(&self) -> Option<&Path> {
+        match &self.address {
+            Address::Directory(path) => Some(path),
+            Address::Host(_) => None,
+        }
+    }
+
     /// Lets the guards of an embedded receiver pass.
     #[must_use]
     pub(crate) fn accepting_deletions(mut self) -> Self {

@@ -46,9 +46,14 @@ pub fn verify(
 
 /// Tells the spare that a cycle failed before it began there, so that the spare can tell people. That this fails
 /// too is only logged: the lag that follows is noticed as well.
-pub(crate) fn tell_trouble(channel: Channel, dataset: &DatasetName, error: &AgentError) {
+pub(crate) fn tell_trouble(
+    channel: Channel,
+    dataset: &DatasetName,
+    error: &AgentError,
+    cancel: &Cancel,
+) {
     let tell = || {
-        let conversation = Conversation::open(channel, &Cancel::default())?;
+        let conversation = Conversation::open(channel, cancel)?;
         if conversation.version < version::TROUBLE {
             return Ok(());
         }

@@ -8,6 +8,9 @@ use understudy_protocol::Timestamp;
 /// A change this young may be followed by another with the same time: two ticks of the coarsest kernel clock.
 const TICKS: Duration = Duration::from_millis(20);
 
+/// The same where times are kept in whole seconds.
+const WHOLE_SECONDS: Duration = Duration::from_secs(2);
+
 /// A moment on the boot clock, which counts while the machine sleeps and is never set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Moment(Duration);
@@ -68,7 +71,13 @@ pub(crate) enum Settled {
 pub(crate) fn settled(changed: Timestamp, looked: Timestamp) -> Settled {
     let nanoseconds =
         |time: Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
-    let is_over = nanoseconds(changed) + (TICKS.as_nanos() as i128) < nanoseconds(looked);
+    // Some file systems keep whole seconds only.
+    let ticks = if changed.nanoseconds == 0 {
+        WHOLE_SECONDS
+    } else {
+        TICKS
+    };
+    let is_over = nanoseconds(changed) + (ticks.as_nanos() as i128) < nanoseconds(looked);
     if is_over { Settled::Yes } else { Settled::No }
 }
 
@@ -89,6 +98,12 @@ mod tests {
             "a clock that was set back"
         );
         assert_eq!(settled(at(4, 999_000_000), at(5, 20_000_000)), Settled::Yes);
+        assert_eq!(
+            settled(at(5, 0), at(6, 500_000_000)),
+            Settled::No,
+            "times may be kept in whole seconds"
+        );
+        assert_eq!(settled(at(5, 0), at(7, 1)), Settled::Yes);
         assert_eq!(settled(at(i64::MIN, 0), at(0, 0)), Settled::Yes);
     }
 }

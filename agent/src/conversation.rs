@@ -8,12 +8,15 @@ use understudy_protocol::transport::{Channel, Incoming, Outgoing};
 use understudy_protocol::{Failure, FailureCode, Message, ProtocolError, limits};
 
 use crate::Cancel;
+use crate::clock::Moment;
 use crate::error::AgentError;
 
 /// Decoded answers waiting to be taken.
 const ANSWERS: usize = 4;
 /// How soon a wait notices that somebody asked for the end.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// How long a spare may work without a word before it is taken for dead: more than any commit takes.
+const SILENCE: Duration = Duration::from_secs(60 * 60);
 /// How long a spare that hung up may take to say why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -57,10 +60,18 @@ impl Conversation {
 
     /// Waits for the next answer.
     pub(crate) fn hear(&self) -> Result<Message, AgentError> {
+        let began = Moment::now();
         loop {
             self.cancel.check()?;
             match self.answers.recv_timeout(PATIENCE) {
                 Ok(answer) => return Ok(answer?),
+                Err(RecvTimeoutError::Timeout) if began.elapsed() >= SILENCE => {
+                    tracing::warn!(
+                        "the spare said nothing for {} minutes",
+                        SILENCE.as_secs() / 60
+                    );
+                    return Err(ProtocolError::Cut.into());
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(ProtocolError::Cut.into()),
             }

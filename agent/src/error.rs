@@ -1,7 +1,8 @@
 //! What can go wrong on the main's side, split by what the caller does next.
 
 use std::fmt::Display;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use understudy_protocol::{DatasetName, ProtocolError};
 use understudy_tree::TreeError;
@@ -11,19 +12,25 @@ use understudy_tree::TreeError;
 #[non_exhaustive]
 pub enum AgentError {
     /// There is no source: mount it or correct the path.
-    #[error("the source `{}` does not exist; nothing was changed on the spare", path.display())]
+    #[error(
+        "the source `{}` does not exist; nothing was changed on the spare",
+        shown(path)
+    )]
     SourceMissing {
         /// The source.
         path: PathBuf,
     },
     /// The source is a file or something else.
-    #[error("the source `{}` is not a directory", path.display())]
+    #[error("the source `{}` is not a directory", shown(path))]
     SourceNotDirectory {
         /// The source.
         path: PathBuf,
     },
     /// The source's root may not be read.
-    #[error("the source `{}` cannot be read: {error}; nothing was changed on the spare", path.display())]
+    #[error(
+        "the source `{}` cannot be read: {error}; nothing was changed on the spare",
+        shown(path)
+    )]
     SourceUnreadable {
         /// The source.
         path: PathBuf,
@@ -31,7 +38,10 @@ pub enum AgentError {
         error: TreeError,
     },
     /// The source was there when the cycle began and is no longer.
-    #[error("the source `{}` vanished or was replaced while it was read; nothing was changed on the spare", path.display())]
+    #[error(
+        "the source `{}` vanished or was replaced while it was read; nothing was changed on the spare",
+        shown(path)
+    )]
     SourceVanished {
         /// The source.
         path: PathBuf,
@@ -39,7 +49,8 @@ pub enum AgentError {
     /// Everything is gone at once, which a missing mount looks like.
     #[error(
         "the source `{}` is empty, but dataset `{dataset}` on the spare is not: is something not mounted? Nothing \
-         was changed on the spare", path.display()
+         was changed on the spare",
+        shown(path)
     )]
     BecameEmpty {
         /// The source.
@@ -48,7 +59,10 @@ pub enum AgentError {
         dataset: DatasetName,
     },
     /// Another process works with the same index: wait for it.
-    #[error("another understudy is working on this dataset: `{}` is locked; wait until it has ended", path.display())]
+    #[error(
+        "another understudy is working on this dataset: `{}` is locked; wait until it has ended",
+        shown(path)
+    )]
     IndexLocked {
         /// The lock file.
         path: PathBuf,
@@ -56,7 +70,8 @@ pub enum AgentError {
     /// The index cannot be used any more; it can be rebuilt.
     #[error(
         "the index `{}` is damaged: {reason}; it is safe to delete it, the next run rebuilds it from the spare \
-         without sending contents again", path.display()
+         without sending contents again",
+        shown(path)
     )]
     IndexDamaged {
         /// The database file.
@@ -67,7 +82,8 @@ pub enum AgentError {
     /// A newer understudy made the index.
     #[error(
         "the index `{}` has version {found}, made by a newer understudy than this one, which reads up to {known}: \
-         upgrade, or delete the file, which is safe: it is rebuilt from the spare", path.display()
+         upgrade, or delete the file, which is safe: it is rebuilt from the spare",
+        shown(path)
     )]
     IndexNewer {
         /// The database file.
@@ -78,7 +94,7 @@ pub enum AgentError {
         known: i64,
     },
     /// The state directory or the index cannot be read or written (permissions, space).
-    #[error("cannot {operation} `{}`: {reason}", path.display())]
+    #[error("cannot {operation} `{}`: {reason}", shown(path))]
     State {
         /// What was tried.
         operation: &'static str,
@@ -104,14 +120,14 @@ pub enum AgentError {
     /// The target of a restore has content of its own.
     #[error(
         "the target `{}` is not empty; with --replace it is exchanged for the restored tree and kept beside it",
-        path.display()
+        shown(path)
     )]
     TargetExists {
         /// The target.
         path: PathBuf,
     },
     /// The target of a restore cannot be one.
-    #[error("cannot restore to `{}`: {reason}", path.display())]
+    #[error("cannot restore to `{}`: {reason}", shown(path))]
     Target {
         /// The target.
         path: PathBuf,
@@ -124,6 +140,11 @@ pub enum AgentError {
     /// Somebody asked for the end.
     #[error("interrupted; the next run carries on")]
     Interrupted,
+}
+
+/// A path for people: what could steer a terminal or forge a line of a log is escaped.
+fn shown(path: &Path) -> String {
+    understudy_protocol::escape(path.as_os_str().as_bytes())
 }
 
 impl AgentError {

@@ -97,4 +97,6 @@ pub struct Context {
     pub cancel: Cancel,
     /// What the call may take of the host.
     pub pace: Arc<Pace>,
+    /// The directory of a spare on this host: no source may hold it or lie in it.
+    pub store: Option<PathBuf>,
 }

@@ -72,6 +72,7 @@ impl Session {
             progress: Arc::new(Progress::default()),
             cancel: self.cancel.clone(),
             pace: Arc::new(Pace::unlimited()),
+            store: spare.store().map(ToOwned::to_owned),
         }
     }
 

@@ -24,6 +24,7 @@ mod crashes;
 mod daemon;
 mod every_kind;
 mod journal;
+mod mounts;
 mod ordinary_user;
 mod other_names;
 mod readers;

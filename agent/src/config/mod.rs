@@ -134,7 +134,7 @@ impl Dataset {
         if taken.insert(name.clone()) {
             return Ok(self.scheduled(path, name));
         }
-        let path = path.display();
+        let path = understudy_protocol::escape(path.as_os_str().as_bytes());
         Err(AgentError::Configuration(format!(
             "`{path}` would be called `{name}`, as another dataset is; give it a [[dataset]] of its own with another `name`"
         )))

@@ -191,8 +191,12 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
             }
             let next = sources
                 .iter()
-                .map(|one| (self.schedule.due(&one.source.dataset, now), one))
-                .min_by_key(|(due, _)| *due);
+                .map(|one| {
+                    let due = self.schedule.due(&one.source.dataset, now);
+                    ((due, self.schedule.waits_since(&one.source.dataset)), one)
+                })
+                .min_by_key(|(due, _)| *due)
+                .map(|((due, _), one)| (due, one));
             match next {
                 Some((due, scheduled)) if due <= now => self.cycle(&scheduled.clone())?,
                 next => {
@@ -285,8 +289,10 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
                 state.swept = Some(began);
             }
         }
-        state.shown.cycle(&result);
         let ended = kind_of(&result);
+        if ended != Ended::Busy {
+            state.shown.cycle(&result);
+        }
         self.schedule
             .ended(&source.dataset, began, Moment::now(), *interval, ended);
         if ended == Ended::Busy {

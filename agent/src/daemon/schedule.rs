@@ -45,6 +45,11 @@ impl Schedule {
         }
     }
 
+    /// When a dataset would be due if the spare were there: who waits longest has the first try.
+    pub(super) fn waits_since(&self, dataset: &DatasetName) -> Option<Moment> {
+        self.due.get(dataset).copied()
+    }
+
     /// An attempt that began at `began` has ended; returns when the next one is due.
     pub(super) fn ended(
         &mut self,
@@ -123,6 +128,8 @@ mod tests {
     fn a_spare_that_is_away_is_tried_less_and_less_often_but_once_per_interval() {
         let (mut schedule, mut now) = (Schedule::default(), Moment::now());
         let other = DatasetName::new("other").expect("name");
+        schedule.due(&other, now);
+        now = now + MINUTE;
         let mut pauses = Vec::new();
         for _ in 0..10 {
             schedule.ended(&name(), now, now, 15 * MINUTE, Ended::Away);
@@ -130,6 +137,11 @@ mod tests {
             assert!(
                 schedule.due(&other, now) == next,
                 "one attempt tells for all"
+            );
+            let waiting = schedule.waits_since(&other);
+            assert!(
+                waiting < schedule.waits_since(&name()),
+                "and the next is another's"
             );
             pauses.push(next.since(now).as_secs());
             now = next;

@@ -1,6 +1,7 @@
 //! The state of a daemon, for people: written down after each change, so that anybody can ask at any time.
 
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -39,8 +40,8 @@ pub struct AgentStatus {
 pub struct DatasetState {
     /// Its name.
     pub name: String,
-    /// Its source.
-    pub path: PathBuf,
+    /// Its source, escaped.
+    pub path: String,
     /// `fanotify`, `inotify` or `nothing`.
     pub watched_by: String,
     /// Why not by something better.
@@ -165,7 +166,7 @@ impl DatasetState {
 
     pub(super) fn describe(&mut self, source: &Source, method: &Method) {
         self.name = source.dataset.to_string();
-        self.path.clone_from(&source.path);
+        self.path = understudy_protocol::escape(source.path.as_os_str().as_bytes());
         let (by, because) = match method {
             Method::Fanotify => ("fanotify", None),
             Method::Inotify { why_not_fanotify } => ("inotify", Some(why_not_fanotify.clone())),

@@ -201,6 +201,12 @@ impl Marks {
             })
     }
 
+    /// How much is in doubt at a name that has a mark.
+    pub(super) fn doubt(&self, directory: Identity, name: &Name) -> Option<Doubt> {
+        let directory = self.directories.get(&directory)?;
+        directory.names.get(name).map(|mark| mark.doubt)
+    }
+
     /// Each directory, for writing it down.
     pub(super) fn directories(&self) -> impl Iterator<Item = (Identity, &Directory)> {
         self.directories

@@ -49,7 +49,14 @@ impl Journals {
         dataset: &DatasetName,
         drain: Arc<Drain>,
     ) -> Result<Journal, AgentError> {
-        let (marks, last) = self.store().load(dataset)?;
+        let loaded = self.store().load(dataset);
+        let (marks, last) = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                self.store().renew(&error)?;
+                (Marks::default(), 0)
+            }
+        };
         let inner = Inner {
             marks,
             last,
@@ -86,7 +93,11 @@ impl Journals {
 
     /// Forgets datasets that are not among these.
     pub(crate) fn keep(&self, datasets: &[DatasetName]) -> Result<(), AgentError> {
-        self.store().keep(datasets)
+        let kept = self.store().keep(datasets);
+        match kept {
+            Err(error) => self.store().renew(&error),
+            Ok(()) => Ok(()),
+        }
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {
@@ -224,6 +235,11 @@ impl Journal {
     /// Whether the journal was told about a name in a directory, or about the directory itself.
     pub(crate) fn was_told(&self, directory: Identity, name: Option<&Name>) -> bool {
         self.inner().marks.has(directory, name)
+    }
+
+    /// Whether the journal was told about all below a name in a directory.
+    pub(crate) fn was_told_below(&self, directory: Identity, name: &Name) -> bool {
+        self.inner().marks.doubt(directory, name) == Some(Doubt::Below)
     }
 
     /// How many marks there are.

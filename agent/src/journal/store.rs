@@ -34,20 +34,28 @@ impl Store {
     /// Opens or makes it. What cannot be read is set aside and made anew.
     pub(super) fn open(path: &Path) -> Result<Self, AgentError> {
         match Self::try_open(path) {
-            Err(AgentError::IndexDamaged { reason, .. }) => {
-                tracing::warn!(
-                    "the journal `{}` is damaged ({reason}) and is made anew: everything will be compared",
-                    path.display()
-                );
-                for suffix in ["", "-wal", "-shm"] {
-                    let mut name = path.as_os_str().to_owned();
-                    name.push(suffix);
-                    remove(Path::new(&name))?;
-                }
-                Self::try_open(path)
-            }
+            Err(error @ AgentError::IndexDamaged { .. }) => Self::anew(path, &error),
             result => result,
         }
+    }
+
+    /// Makes it anew after an error: what was in it is covered by the gap that every start begins with.
+    pub(super) fn renew(&mut self, error: &AgentError) -> Result<(), AgentError> {
+        *self = Self::anew(&self.path, error)?;
+        Ok(())
+    }
+
+    fn anew(path: &Path, error: &AgentError) -> Result<Self, AgentError> {
+        tracing::warn!(
+            "the journal `{}` cannot be used and is made anew, everything will be compared: {error}",
+            path.display()
+        );
+        for suffix in ["", "-wal", "-shm"] {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            remove(Path::new(&name))?;
+        }
+        Self::try_open(path)
     }
 
     fn try_open(path: &Path) -> Result<Self, AgentError> {

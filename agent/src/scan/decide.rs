@@ -2,13 +2,15 @@
 
 use understudy_protocol::message::Content;
 use understudy_protocol::{Bytes, ContentHash, DirectoryId, Entry, Name, Node, Place};
-use understudy_tree::{Kind, Stat, node};
+use understudy_tree::{Kind, Mounts, Stat, node};
 
 use super::findings::{Deferred, Moved};
 use super::read::{Body, Contents, Reading, Sending};
+use super::stands::Stand;
 use super::visit::{Open, task};
 use super::worker::{Change, Worker};
 use super::{Scan, Task, is_about_entry};
+use crate::Emptied;
 use crate::clock;
 use crate::error::AgentError;
 use crate::index::{Known, Seen};
@@ -27,6 +29,17 @@ impl Worker<'_> {
             .filter(|known| stat.kind != Kind::Directory || !known.may_be_inode(stat.identity))
             .and_then(|known| known.entry.directory_id());
         let place = open.folder.place(&name);
+        if let Some(id) = replaced
+            && self.scan.stands.of(id).is_none()
+            && self.looks_unmounted(open, &name, stat, id)?
+        {
+            self.scan.stands.claim(id, Stand::Home);
+            self.unreadable(
+                open.folder.spot(&name),
+                &"it is empty and another directory than before: is something not mounted there?",
+            );
+            return Ok(());
+        }
         if self.scan.is_put(&place) || replaced.is_some_and(|id| !self.scan.stands.replace(id)) {
             // Put twice, or in place of a directory in which something was put: that is for the next cycle.
             self.hold(stat)?;
@@ -63,6 +76,29 @@ impl Worker<'_> {
         Ok(same
             .iter()
             .any(|(_, known)| known.entry.directory_id().is_none()))
+    }
+
+    /// Promise 4 below the root, where file systems in it belong to the source: an empty directory where one with
+    /// entries was is what an unmounted file system leaves.
+    fn looks_unmounted(
+        &self,
+        open: &Open<'_>,
+        name: &Name,
+        stat: &Stat,
+        former: DirectoryId,
+    ) -> Result<bool, AgentError> {
+        let source = self.scan.source;
+        let is_possible = source.mounts == Mounts::Cross
+            && source.emptied == Emptied::Refuse
+            && stat.kind == Kind::Directory;
+        if !is_possible || !self.base.has_entries_in(former)? {
+            return Ok(false);
+        }
+        let listed = open
+            .directory
+            .open_directory(name)
+            .and_then(|directory| directory.names());
+        Ok(listed.is_ok_and(|names| names.is_empty()))
     }
 
     fn settle_directory(

@@ -14,6 +14,10 @@ use crate::error::AgentError;
 use crate::index::Known;
 use crate::journal::{Doubt, Marked};
 
+/// Files with more names than this are left to the next look at everything: a farm of links that goes would cost
+/// the square of its size.
+const NAMES: usize = 64;
+
 /// Leaves to the next cycle what nobody could look at although the spare has it now.
 pub(super) fn settle(scan: &Scan<'_>, findings: &mut Findings) -> Result<(), AgentError> {
     if !scan.is_in_parts() {
@@ -39,7 +43,7 @@ pub(super) fn settle(scan: &Scan<'_>, findings: &mut Findings) -> Result<(), Age
         let ((), more) = scan.alone(|worker| {
             parted
                 .iter()
-                .try_for_each(|place| worker.doubt_last_name(place))
+                .try_for_each(|place| worker.doubt_other_name(place))
         })?;
         findings.merge(more);
     }
@@ -137,9 +141,9 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Leaves the last name of a file that stood at `place` as well to the next cycle, if this one did not see it:
-    /// no event tells it that it is alone now.
-    fn doubt_last_name(&mut self, place: &Place) -> Result<(), AgentError> {
+    /// Leaves a name of the file that stood at `place` as well to the next cycle, if this one did not see it: no
+    /// event tells it that it is alone now, or that the file was written to by the name that went.
+    fn doubt_other_name(&mut self, place: &Place) -> Result<(), AgentError> {
         let known = self.base.at(place)?;
         let Some(seen) = known
             .filter(|known| known.entry.group != 0)
@@ -148,10 +152,12 @@ impl Worker<'_> {
             return Ok(());
         };
         let names = self.scan.index.pending_with_identity(seen.identity())?;
-        if let [(last, pending)] = &names[..]
-            && self.base.at(last)?.as_ref() == Some(pending)
+        // With one of them all are looked at.
+        if let Some((other, pending)) = names.first()
+            && names.len() <= NAMES
+            && self.base.at(other)?.as_ref() == Some(pending)
         {
-            self.keep_in_doubt(last)?;
+            self.keep_in_doubt(other)?;
         }
         Ok(())
     }

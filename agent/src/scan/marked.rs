@@ -47,6 +47,11 @@ pub(super) fn look(
         }
         let more = journal.take_since(up_to);
         up_to = more.up_to;
+        if more.gap.is_some() {
+            // What was told meanwhile is not all: nothing proves that a name is gone, and not elsewhere.
+            scan.doubt_all_missing(&mut findings)?;
+            break;
+        }
         if more.marked.is_empty() {
             break;
         }
@@ -82,6 +87,17 @@ pub(super) fn look(
 }
 
 impl Scan<'_> {
+    fn doubt_all_missing(&self, findings: &mut Findings) -> Result<(), AgentError> {
+        let missing = std::mem::take(&mut findings.missing);
+        let ((), more) = self.alone(|worker| {
+            missing
+                .keys()
+                .try_for_each(|place| worker.keep_in_doubt(place))
+        })?;
+        findings.merge(more);
+        Ok(())
+    }
+
     /// Looks at directories until each was found; returns those that are going with one that seems gone.
     fn resolve(
         &self,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use understudy_protocol::{DirectoryId, Name, Place, RelPath};
+use understudy_protocol::{DirectoryId, Name, Place, RelPath, limits};
 use understudy_tree::Identity;
 
 use super::{Scan, Spot};
@@ -31,8 +31,11 @@ pub(super) fn judge(
     if different.is_empty() {
         return Ok(missed);
     }
-    // What changed while everything was looked at has arrived after this.
-    journal.take_since(u64::MAX);
+    // What changed while everything was looked at has arrived after this. If some of it was lost, nobody can say
+    // what the journal should have told.
+    if journal.take_since(u64::MAX).gap.is_some() {
+        return Ok(missed);
+    }
     let attended: HashSet<(DirectoryId, Option<Name>)> = scan
         .index
         .attention()?
@@ -80,7 +83,7 @@ impl Scan<'_> {
         if itself.is_some_and(|itself| journal.was_told(itself, None)) {
             return Ok(true);
         }
-        if self.was_place_told(journal, place)? {
+        if self.was_place_told(journal, place)? || self.was_told_with_all_below(journal, place)? {
             return Ok(true);
         }
         // One event names one of the names that an inode has.
@@ -93,6 +96,31 @@ impl Scan<'_> {
             if self.was_place_told(journal, &other)? {
                 return Ok(true);
             }
+        }
+        Ok(false)
+    }
+
+    /// Whether a directory above it was told of with all that is below.
+    fn was_told_with_all_below(
+        &self,
+        journal: &Journal,
+        place: &Place,
+    ) -> Result<bool, AgentError> {
+        let mut above = place.parent;
+        for _ in 0..limits::DEPTH {
+            let Some((place, _)) = self.index.pending_directory(above)? else {
+                break;
+            };
+            let parent = self.index.pending_directory(place.parent)?;
+            let identity = if place.parent == DirectoryId::FILES {
+                Some(self.root_stat.identity)
+            } else {
+                parent.as_ref().and_then(|(_, known)| inode(known))
+            };
+            if identity.is_some_and(|directory| journal.was_told_below(directory, &place.name)) {
+                return Ok(true);
+            }
+            above = place.parent;
         }
         Ok(false)
     }

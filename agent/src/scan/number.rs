@@ -3,6 +3,7 @@
 use understudy_protocol::{Attributes, DirectoryId, Entry, Place};
 use understudy_tree::Stat;
 
+use super::is_about_entry;
 use super::stands::Stand;
 use super::worker::Worker;
 use crate::error::AgentError;
@@ -51,6 +52,10 @@ impl Worker<'_> {
                 let Some(id) = former.entry.directory_id() else {
                     continue;
                 };
+                if from != *place && self.still_stands(&from, stat)? {
+                    // A snapshot of a subvolume, or what is mounted a second time: the same inode at two places.
+                    continue;
+                }
                 is_second = true;
                 let may_move = from != *place && id != DirectoryId::FILES;
                 if may_move && self.scan.stands.claim(id, Stand::Away) {
@@ -71,5 +76,22 @@ impl Worker<'_> {
             at_home: None,
             moved_from: None,
         })
+    }
+
+    /// Whether an inode that is met elsewhere is at its former place as well.
+    fn still_stands(&self, from: &Place, stat: &Stat) -> Result<bool, AgentError> {
+        let Some(path) = self.scan.index.pending_path(from.parent)? else {
+            return Ok(false);
+        };
+        let standing = self
+            .scan
+            .root
+            .open_beneath(&path)
+            .and_then(|directory| directory.stat(&from.name));
+        match standing {
+            Ok(standing) => Ok(standing.identity == stat.identity),
+            Err(error) if !is_about_entry(&error) => Err(error.into()),
+            Err(_) => Ok(false),
+        }
     }
 }

@@ -55,8 +55,9 @@ pub(crate) fn cycle(
     let (root, root_stat, index) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
-            if reliance.telling == Telling::Spare {
-                ask::tell_trouble(channel, &source.dataset, &error);
+            let is_busy = matches!(error, AgentError::IndexLocked { .. });
+            if reliance.telling == Telling::Spare && !is_busy {
+                ask::tell_trouble(channel, &source.dataset, &error, &context.cancel);
             }
             return Err(error);
         }

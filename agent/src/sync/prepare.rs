@@ -1,5 +1,6 @@
 //! What a cycle may rely on, and opening what it needs on this side.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -57,6 +58,9 @@ pub(super) fn prepare(
     patience: Patience,
 ) -> Result<(Directory, Stat, Index), AgentError> {
     let path = canonical(&source.path)?;
+    if let Some(store) = &context.store {
+        check_apart(&path, store)?;
+    }
     let (root, root_stat) = open_source(source)?;
     let asked = Moment::now();
     loop {
@@ -71,12 +75,25 @@ pub(super) fn prepare(
     }
 }
 
+/// A spare that is kept in its own store would grow for ever.
+fn check_apart(source: &Path, store: &Path) -> Result<(), AgentError> {
+    let store = std::fs::canonicalize(store).unwrap_or_else(|_| store.to_owned());
+    if !store.starts_with(source) && !source.starts_with(&store) {
+        return Ok(());
+    }
+    let shown = |path: &Path| understudy_protocol::escape(path.as_os_str().as_bytes());
+    Err(AgentError::Configuration(format!(
+        "the source `{}` and the spare's store `{}` lie in one another; give one of them another place",
+        shown(source),
+        shown(&store)
+    )))
+}
+
 fn canonical(path: &Path) -> Result<PathBuf, AgentError> {
     std::fs::canonicalize(path).map_err(|error| source_error(path, error))
 }
 
 fn source_error(path: &Path, error: std::io::Error) -> AgentError {
-    use std::os::unix::ffi::OsStrExt;
     match error.kind() {
         std::io::ErrorKind::NotFound => AgentError::SourceMissing {
             path: path.to_owned(),

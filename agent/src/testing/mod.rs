@@ -132,6 +132,7 @@ impl Stage {
             spare: "fake".to_owned(),
             progress,
             cancel: Cancel::default(),
+            store: None,
             pace: Arc::new(Pace::unlimited()),
         }
     }

@@ -40,15 +40,24 @@ impl Worker<'_> {
                     .is_none_or(|known| known.entry != entry)
         };
         let (mut wanting, same): (Vec<&Member>, Vec<&Member>) = here.iter().partition(differs);
-        // Without a group there is one name: the file moved while it was looked at.
+        // Without a group there is one name: the file moved while it was looked at, or one inode is seen at several
+        // places (a snapshot of a subvolume, what is mounted twice).
         let strays = if entry.group == 0 {
             wanting.split_off(wanting.len().min(1))
         } else {
             Vec::new()
         };
         if !wanting.is_empty() {
-            let kept = self.kept(inode, here, &entry)?;
+            let stays = same.first().filter(|_| entry.group == 0);
+            let kept = match stays {
+                Some(_) => None,
+                None => self.kept(inode, here, &entry)?,
+            };
             let source = match (&kept, contents) {
+                _ if stays.is_some() => stays.map(|member| match entry.content() {
+                    Some(_) => Content::Copy(member.place.clone()),
+                    None => Content::Inline(Bytes::default()),
+                }),
                 (Some(from), _) => Some(Content::Keep(from.clone())),
                 (None, None) => Some(Content::Inline(Bytes::default())),
                 (None, Some((contents, by))) => self.content_of(&here[by], contents)?,
@@ -59,6 +68,9 @@ impl Worker<'_> {
                 return self.leave(inode, here.iter());
             };
             self.put_all(inode, &wanting, &entry, seen, &source)?;
+        }
+        for stray in &strays {
+            self.keep_in_doubt(&stray.place)?;
         }
         self.leave(inode, strays.into_iter())?;
         for member in same {
