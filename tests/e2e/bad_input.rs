@@ -260,7 +260,7 @@ fn configurations_that_are_wrong() {
     );
     wrong(&good.replace("15m", "soon"), &["soon", ":3:"]);
     wrong(&good.replace("15m", "0s"), &["interval"]);
-    wrong(&good.replace("[[dataset]]", "[[dataset"), &[":4:"]);
+    wrong(&good.replace("[[dataset]]", "[[dataset"), &[":6:"]);
     wrong(&good.replace("spare =", "# spare ="), &["spare"]);
     wrong(&format!("{good}name = \"../up\"\n"), &["../up"]);
     wrong(
