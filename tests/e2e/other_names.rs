@@ -43,7 +43,6 @@ fn writes_by_a_known_name_that_goes_arrive() {
 }
 
 #[test]
-#[ignore = "a defect: the event names only what is gone, so that the next sweep finds it, not the next cycle"]
 fn writes_by_a_name_that_is_gone_again_arrive() {
     needs!("writes_by_a_name_that_is_gone_again_arrive": "root", "rsync", "mkfs.ext4");
     let scene = Scene::large_apart(Kind::Embedded);
@@ -55,7 +54,6 @@ fn writes_by_a_name_that_is_gone_again_arrive() {
 }
 
 #[test]
-#[ignore = "a defect: now and then the file's other names wait for the next sweep"]
 fn writes_by_a_name_that_leaves_with_its_directory_arrive() {
     needs!("writes_by_a_name_that_leaves_with_its_directory_arrive": "root", "rsync", "mkfs.ext4");
     let scene = Scene::large_apart(Kind::Embedded);

@@ -36,11 +36,14 @@ impl HandleRoom {
     }
 }
 
-/// A new group that tells of directories by handle and of entries by name, never blocks, and takes the system's
-/// limit of queued events.
+/// A new group that tells of directories by handle, of entries by name and of files by handle too, never blocks, and
+/// takes the system's limit of queued events.
 pub(crate) fn fanotify_init() -> Result<OwnedFd, Errno> {
-    let flags =
-        libc::FAN_CLASS_NOTIF | libc::FAN_REPORT_DFID_NAME | libc::FAN_NONBLOCK | libc::FAN_CLOEXEC;
+    let flags = libc::FAN_CLASS_NOTIF
+        | libc::FAN_REPORT_DFID_NAME
+        | libc::FAN_REPORT_FID
+        | libc::FAN_NONBLOCK
+        | libc::FAN_CLOEXEC;
     let event_flags = libc::O_RDONLY | libc::O_CLOEXEC;
     // SAFETY: takes two integers and touches no memory of this process.
     let descriptor = unsafe { libc::fanotify_init(flags, event_flags as libc::c_uint) };
@@ -83,7 +86,7 @@ pub(crate) fn fanotify_mark_file_system(
     }
 }
 
-/// Opens (`O_PATH`) the directory of a handle as the kernel writes it: length, type, bytes. `mount` is anything
+/// Opens (`O_PATH`) the inode of a handle as the kernel writes it: length, type, bytes. `mount` is anything
 /// open for reading in a mount of its file system. A handle of another shape is `EINVAL`.
 pub(crate) fn open_by_handle(mount: BorrowedFd<'_>, handle: &[u8]) -> Result<OwnedFd, Errno> {
     let (Some(length), Some(kind), Some(bytes)) = (
@@ -104,7 +107,7 @@ pub(crate) fn open_by_handle(mount: BorrowedFd<'_>, handle: &[u8]) -> Result<Own
         libc::open_by_handle_at(
             mount.as_raw_fd(),
             ptr::from_mut(&mut room).cast::<libc::file_handle>(),
-            libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC,
+            libc::O_PATH | libc::O_CLOEXEC,
         )
     };
     owned(descriptor)

@@ -199,6 +199,11 @@ impl Listener {
                     ear.journal.gap(&reason);
                 }
             }
+            Event::Inode { root, inode } => {
+                if let Some(ear) = ears.get(&root) {
+                    ear.journal.note_file(inode);
+                }
+            }
             Event::Touched {
                 root,
                 directory,

@@ -44,6 +44,9 @@ pub(crate) struct Marked {
 pub(super) struct Marks {
     directories: HashMap<Identity, Directory>,
     count: usize,
+    /// Files of which any name may be in doubt, with the number of the last event. Not written down: a change of
+    /// the number of names shows in a file's times, which a start compares.
+    files: HashMap<Identity, u64>,
 }
 
 #[derive(Debug)]
@@ -69,7 +72,7 @@ pub(super) enum Added {
 impl Marks {
     /// Marks kept.
     pub(super) fn count(&self) -> usize {
-        self.count
+        self.count + self.files.len()
     }
 
     pub(super) fn clear(&mut self) {
@@ -109,6 +112,27 @@ impl Marks {
             number,
         };
         self.within_limit()
+    }
+
+    /// Marks a file by whatever names it has.
+    pub(super) fn add_file(&mut self, identity: Identity, number: u64) -> Added {
+        if self.files.len() >= MARKS && !self.files.contains_key(&identity) {
+            self.clear();
+            return Added::TooMany;
+        }
+        self.files.insert(identity, number);
+        Added::Kept
+    }
+
+    /// Files with an event after `number`.
+    pub(super) fn files_since(&self, number: u64) -> Vec<Identity> {
+        let later = self.files.iter().filter(|(_, last)| **last > number);
+        later.map(|(identity, _)| *identity).collect()
+    }
+
+    /// Whether a file has a mark of its own.
+    pub(super) fn has_file(&self, identity: Identity) -> bool {
+        self.files.contains_key(&identity)
     }
 
     fn within_limit(&mut self) -> Added {
@@ -184,6 +208,7 @@ impl Marks {
             directory.listed = directory.listed.filter(|listed| *listed > number);
             true
         });
+        self.files.retain(|_, last| *last > number);
         self.count = self
             .directories
             .values()
@@ -247,6 +272,25 @@ mod tests {
         assert_eq!(marks.count(), 2);
         marks.drop_until(3);
         assert!(marks.count() == 0);
+    }
+
+    #[test]
+    fn files_are_marked_by_themselves_and_bounded() {
+        let mut marks = Marks::default();
+        for (number, inode) in [(1, 7), (2, 8), (3, 7)] {
+            assert_eq!(marks.add_file(identity(inode), number), Added::Kept);
+        }
+        assert_eq!(marks.files_since(2), [identity(7)]);
+        marks.drop_until(2);
+        assert!(marks.has_file(identity(7)) && !marks.has_file(identity(8)));
+        let mut inodes = 100..;
+        let mut add = |number| marks.add_file(identity(inodes.next().expect("inode")), number);
+        assert!(
+            (4..)
+                .take(2 * MARKS)
+                .any(|number| add(number) == Added::TooMany)
+        );
+        assert_eq!(marks.count(), 0);
     }
 
     #[test]

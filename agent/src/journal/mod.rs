@@ -150,6 +150,8 @@ pub(crate) struct Taken {
     pub(crate) gap: Option<String>,
     /// What is in doubt.
     pub(crate) marked: Vec<Marked>,
+    /// Files that are in doubt by whatever names they have.
+    pub(crate) files: Vec<Identity>,
 }
 
 /// What a finished cycle looked at.
@@ -174,6 +176,17 @@ impl Journal {
         }
     }
 
+    /// A file may have changed, and be known by other names than the one that was told.
+    pub(crate) fn note_file(&self, file: Identity) {
+        let mut inner = self.inner();
+        inner.last += 1;
+        let number = inner.last;
+        if inner.marks.add_file(file, number) == Added::TooMany {
+            inner.is_rewritten = true;
+            inner.open_gap("more changed than the journal holds");
+        }
+    }
+
     /// From here back to the last look at everything nothing is certain.
     pub(crate) fn gap(&self, reason: &str) {
         let mut inner = self.inner();
@@ -189,6 +202,7 @@ impl Journal {
             up_to: inner.last,
             gap: inner.gap.as_ref().map(|gap| gap.reason.clone()),
             marked: inner.marks.since(number),
+            files: inner.marks.files_since(number),
         }
     }
 
@@ -240,6 +254,11 @@ impl Journal {
     /// Whether the journal was told about all below a name in a directory.
     pub(crate) fn was_told_below(&self, directory: Identity, name: &Name) -> bool {
         self.inner().marks.doubt(directory, name) == Some(Doubt::Below)
+    }
+
+    /// Whether the journal was told about a file by whatever name.
+    pub(crate) fn was_file_told(&self, file: Identity) -> bool {
+        self.inner().marks.has_file(file)
     }
 
     /// How many marks there are.

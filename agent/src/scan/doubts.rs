@@ -14,7 +14,7 @@ use super::worker::Worker;
 use super::{Folder, Look, Scan, Task};
 use crate::error::AgentError;
 use crate::index::{Attended, Reader};
-use crate::journal::{Doubt, Marked};
+use crate::journal::{Doubt, Marked, Taken};
 
 /// What is in doubt in one directory.
 #[derive(Debug, Clone)]
@@ -101,9 +101,16 @@ impl Doubts {
 
 impl Worker<'_> {
     /// Everything that is in doubt, by directory.
-    pub(super) fn doubts(&mut self, marked: Vec<Marked>) -> Result<Vec<Doubts>, AgentError> {
-        let mut doubts = self.doubts_in(marked)?;
+    pub(super) fn doubts(&mut self, taken: Taken) -> Result<Vec<Doubts>, AgentError> {
+        let mut doubts = self.doubts_in(taken.marked)?;
         let base = self.base;
+        for file in taken.files {
+            for (place, known) in base.with_identity(file)? {
+                if known.entry.directory_id().is_none() {
+                    self.doubt(&mut doubts, place, Doubt::Entry)?;
+                }
+            }
+        }
         for Attended {
             directory, name, ..
         } in self.scan.index.attention()?

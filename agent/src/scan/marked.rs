@@ -19,7 +19,7 @@ use super::{Folder, ROUNDS, Scan, Task, is_about_entry};
 use crate::clock;
 use crate::error::AgentError;
 use crate::index::Known;
-use crate::journal::{Journal, Marked};
+use crate::journal::{Journal, Marked, Taken};
 
 /// How much of a directory is looked at.
 #[derive(Debug)]
@@ -30,17 +30,16 @@ pub(super) enum Look {
     Doubts(Doubts),
 }
 
-/// Looks at everything that is in doubt; `journal` has told of `marked`, up to the event `up_to`.
+/// Looks at everything that is in doubt: what was taken from `journal`, and what every cycle looks at.
 pub(super) fn look(
     scan: &Scan<'_>,
     journal: &Journal,
-    marked: Vec<Marked>,
-    up_to: u64,
+    taken: Taken,
 ) -> Result<Findings, AgentError> {
-    let (doubts, mut findings) = scan.alone(|worker| worker.doubts(marked))?;
+    let mut up_to = taken.up_to;
+    let (doubts, mut findings) = scan.alone(|worker| worker.doubts(taken))?;
     scan.look_in_parts(doubts.iter().map(|one| (one.id, one.apart())).collect());
     let mut going = scan.resolve(doubts, &mut findings)?;
-    let mut up_to = up_to;
     for _ in 0..ROUNDS {
         if findings.missing.is_empty() && findings.displaced.is_empty() {
             break;

@@ -86,10 +86,16 @@ impl Scan<'_> {
         if self.was_place_told(journal, place)? || self.was_told_with_all_below(journal, place)? {
             return Ok(true);
         }
-        // One event names one of the names that an inode has.
-        let Some(identity) = known.filter(|known| known.entry.group != 0).and_then(inode) else {
+        let Some(identity) = known.and_then(inode) else {
             return Ok(false);
         };
+        if journal.was_file_told(identity) {
+            return Ok(true);
+        }
+        // Where files are not told by themselves, one event names one of the names that an inode has.
+        if known.is_none_or(|known| known.entry.group == 0) {
+            return Ok(false);
+        }
         let mut others = self.index.pending_with_identity(identity)?;
         others.extend(reader.with_identity(identity)?);
         for (other, _) in others {

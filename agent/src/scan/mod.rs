@@ -231,7 +231,7 @@ pub(crate) fn run(start: Start<'_>, outgoing: &Outgoing) -> Result<Outcome, Agen
     let mut findings = match start.scope {
         Scope::Marks(told) => {
             let Told { journal, taken } = told;
-            let findings = marked::look(&scan, journal, taken.marked, taken.up_to)?;
+            let findings = marked::look(&scan, journal, taken)?;
             scan.refuse_if_emptied(&findings)?;
             findings
         }

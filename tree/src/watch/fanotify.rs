@@ -19,18 +19,14 @@ use super::resolve::{Inside, Located, Resolver, Trouble};
 use super::standing::{FileSystemId, Part, Standing};
 use super::{Event, Reach, Touched};
 use crate::raw::{self, Mark};
+use crate::stat::Identity;
 
 /// How much is read at once.
 const BUFFER_BYTES: usize = 256 * 1024;
 const MOVES: u64 = libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO;
-/// A write through a memory map gives no event of its own: closing the file does.
-const MASK: u64 = libc::FAN_MODIFY
-    | libc::FAN_CLOSE_WRITE
-    | libc::FAN_ATTRIB
-    | libc::FAN_CREATE
-    | libc::FAN_DELETE
-    | MOVES
-    | libc::FAN_ONDIR;
+/// What concerns all names of a file. A write through a memory map gives no event of its own: closing the file does.
+const WRITES: u64 = libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE | libc::FAN_ATTRIB;
+const MASK: u64 = WRITES | libc::FAN_CREATE | libc::FAN_DELETE | MOVES | libc::FAN_ONDIR;
 
 /// The group, its marks and what it knows of directories.
 pub(super) struct Group {
@@ -136,6 +132,7 @@ impl Group {
         let buffer = std::mem::take(&mut self.buffer);
         let mut batch = Batch {
             told: HashSet::new(),
+            told_inodes: HashSet::new(),
             tell,
         };
         let mut count = 0;
@@ -160,7 +157,7 @@ impl Group {
                 "more happened at once than the kernel's queue holds (fs.fanotify.max_queued_events)"
                     .to_owned(),
             );
-            self.resolver.purge();
+            self.resolver.forget();
             return;
         }
         let moves_directory = record.mask & libc::FAN_ONDIR != 0 && record.mask & MOVES != 0;
@@ -172,6 +169,12 @@ impl Group {
             return;
         }
         let Some(place) = record.place else {
+            // The number of its names changed: the kernel tells it of the inode, wherever the name was.
+            if let Some(inode) = record.inode
+                && let Some((inode, roots)) = self.resolver.find_file(inode)
+            {
+                batch.tell_inode(inode, &roots);
+            }
             return;
         };
         let mut located = self.resolver.locate(place.directory, &self.ignored);
@@ -193,8 +196,17 @@ impl Group {
         } else {
             Reach::Entry
         };
-        if let Located::Inside(inside) = located {
-            batch.tell(&inside, &place, reach);
+        let is_news = match located {
+            Located::Inside(inside) => batch.tell(&inside, &place, reach),
+            // Another name of the file may stand in a tree.
+            Located::Outside | Located::Unknown => batch.told.insert((place.whole, reach)),
+        };
+        if is_news
+            && record.mask & WRITES != 0
+            && let Some(inode) = record.inode
+            && let Some((inode, roots)) = self.resolver.find_shared(inode)
+        {
+            batch.tell_inode(inode, &roots);
         }
     }
 }
@@ -208,13 +220,15 @@ impl AsFd for Group {
 /// The events of one read; no name is told twice, for all of it happened before the first telling.
 struct Batch<'a, 't, F> {
     told: HashSet<(&'a [u8], Reach)>,
+    told_inodes: HashSet<Identity>,
     tell: &'t mut F,
 }
 
 impl<'a, F: FnMut(Event)> Batch<'a, '_, F> {
-    fn tell(&mut self, inside: &Inside, place: &Place<'a>, reach: Reach) {
+    /// Whether it was not told before.
+    fn tell(&mut self, inside: &Inside, place: &Place<'a>, reach: Reach) -> bool {
         if !self.told.insert((place.whole, reach)) {
-            return;
+            return false;
         }
         if place.name == b"." {
             for (root, path) in &inside.roots {
@@ -227,6 +241,15 @@ impl<'a, F: FnMut(Event)> Batch<'a, '_, F> {
             }
         } else if let Ok(name) = Name::new(place.name) {
             tell_name(inside, &name, reach, self.tell);
+        }
+        true
+    }
+
+    fn tell_inode(&mut self, inode: Identity, roots: &[u32]) {
+        if self.told_inodes.insert(inode) {
+            for &root in roots {
+                (self.tell)(Event::Inode { root, inode });
+            }
         }
     }
 }
@@ -281,9 +304,8 @@ fn explain_handles(error: Errno, place: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::records::DirectoryKey;
+    use super::super::records::InodeKey;
     use super::*;
-    use crate::stat::Identity;
     use understudy_protocol::RelPath;
 
     #[test]
@@ -299,10 +321,11 @@ mod tests {
         let mut tell = |event| told.push(event);
         let mut batch = Batch {
             told: HashSet::new(),
+            told_inodes: HashSet::new(),
             tell: &mut tell,
         };
         let place = |whole: &'static [u8]| Place {
-            directory: DirectoryKey(&whole[..8]),
+            directory: InodeKey(&whole[..8]),
             name: &whole[8..],
             whole,
         };

@@ -1,8 +1,7 @@
 //! Watching trees for changes: which name in which directory may be another now.
 //!
 //! What is told is a hint, never a proof: the kernel merges, tells late, and of some writes (direct and
-//! asynchronous ones, those through a memory map that stays open, those through another name of the file outside
-//! the tree) it does not tell at all. But what the watcher knows it missed it says, as a [`Event::Gap`], which only a
+//! asynchronous ones, those through a memory map that stays open) it does not tell at all. But what the watcher knows it missed it says, as a [`Event::Gap`], which only a
 //! look at everything closes. Knows nothing of who listens.
 //!
 //! With the privileges for it one fanotify mark covers a whole file system; without them there is inotify, with
@@ -58,6 +57,14 @@ pub enum Event {
         path: RelPath,
         /// What of it.
         what: Touched,
+    },
+    /// A file got or lost a name, or one of its several names was told: other names of it may be in this tree, and
+    /// stand for the same change. The file may be anywhere on the tree's file system. Told by fanotify alone.
+    Inode {
+        /// The key of the tree.
+        root: u32,
+        /// The file.
+        inode: Identity,
     },
     /// From here back to the last finished look at everything, nothing is vouched for in this tree.
     Gap {

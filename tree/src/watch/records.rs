@@ -15,26 +15,28 @@ pub(super) struct Record<'a> {
     pub(super) mask: u64,
     /// Which process did it; 0 for one that this process cannot see.
     pub(super) process: u32,
-    /// Where it happened.
+    /// Where it happened; not told of an inode by itself, such as one that got or lost a name.
     pub(super) place: Option<Place<'a>>,
+    /// To what it happened, if that was told.
+    pub(super) inode: Option<InodeKey<'a>>,
 }
 
 /// A name in a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place<'a> {
     /// File system and handle of the directory, which together are unique: the key of the cache.
-    pub(super) directory: DirectoryKey<'a>,
+    pub(super) directory: InodeKey<'a>,
     /// The name; `.` is the directory itself.
     pub(super) name: &'a [u8],
     /// Both in one piece: the same for the same name in the same directory.
     pub(super) whole: &'a [u8],
 }
 
-/// File system and handle of a directory, as the kernel wrote them.
+/// File system and handle of an inode, as the kernel wrote them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct DirectoryKey<'a>(pub(super) &'a [u8]);
+pub(super) struct InodeKey<'a>(pub(super) &'a [u8]);
 
-impl<'a> DirectoryKey<'a> {
+impl<'a> InodeKey<'a> {
     /// The number of the file system.
     pub(super) fn file_system(self) -> &'a [u8] {
         &self.0[..FSID_BYTES]
@@ -88,6 +90,7 @@ fn parse(bytes: &[u8]) -> Option<(Record<'_>, &[u8])> {
         mask,
         process: read_u32(event, 20)?,
         place: None,
+        inode: None,
     };
     let mut infos = &event[metadata..];
     while !infos.is_empty() {
@@ -96,27 +99,34 @@ fn parse(bytes: &[u8]) -> Option<(Record<'_>, &[u8])> {
             return None;
         }
         let (info, next) = infos.split_at_checked(length)?;
-        if info[0] == libc::FAN_EVENT_INFO_TYPE_DFID_NAME {
-            record.place = Some(parse_place(info)?);
+        let body = &info[INFO_HEADER_BYTES..];
+        match info[0] {
+            libc::FAN_EVENT_INFO_TYPE_DFID_NAME => record.place = Some(parse_place(body)?),
+            libc::FAN_EVENT_INFO_TYPE_FID => record.inode = Some(parse_key(body)?.0),
+            _ => {}
         }
         infos = next;
     }
     Some((record, rest))
 }
 
-fn parse_place(info: &[u8]) -> Option<Place<'_>> {
-    let body = &info[INFO_HEADER_BYTES..];
+fn parse_key(body: &[u8]) -> Option<(InodeKey<'_>, &[u8])> {
     let handle_length = read_u32(body, FSID_BYTES)? as usize;
     let key_length = handle_length.checked_add(FSID_BYTES + HANDLE_HEADER_BYTES)?;
-    let (key, padded) = body.split_at_checked(key_length)?;
+    let (key, rest) = body.split_at_checked(key_length)?;
+    Some((InodeKey(key), rest))
+}
+
+fn parse_place(body: &[u8]) -> Option<Place<'_>> {
+    let (directory, padded) = parse_key(body)?;
     let end = padded.iter().position(|&byte| byte == 0)?;
     if end == 0 {
         return None;
     }
     Some(Place {
-        directory: DirectoryKey(key),
+        directory,
         name: &padded[..end],
-        whole: &body[..key_length + end],
+        whole: &body[..directory.0.len() + end],
     })
 }
 
@@ -161,15 +171,24 @@ mod tests {
     fn records_are_read_as_the_kernel_writes_them() {
         let mut buffer = event(
             libc::FAN_MODIFY,
-            &[info(
-                libc::FAN_EVENT_INFO_TYPE_DFID_NAME,
-                b"handle",
-                b"n\xffme",
-            )],
+            &[
+                info(libc::FAN_EVENT_INFO_TYPE_DFID_NAME, b"handle", b"n\xffme"),
+                info(libc::FAN_EVENT_INFO_TYPE_FID, b"file", b""),
+            ],
         );
+        buffer.extend(event(
+            libc::FAN_ATTRIB,
+            &[info(libc::FAN_EVENT_INFO_TYPE_FID, b"alone", b"")],
+        ));
         buffer.extend(event(libc::FAN_Q_OVERFLOW, &[]));
         let records: Vec<_> = Records::new(&buffer).map(|r| r.expect("valid")).collect();
-        assert_eq!(records.len(), 2);
+        assert_eq!(records.len(), 3);
+        let handles = [0, 1].map(|number: usize| {
+            let inode = records[number].inode.expect("inode");
+            &inode.handle()[HANDLE_HEADER_BYTES..]
+        });
+        assert_eq!(handles, [&b"file"[..], b"alone"]);
+        assert_eq!(records[1].place, None);
         let place = records[0].place.expect("place");
         assert_eq!(place.name, b"n\xffme");
         assert_eq!(place.directory.file_system(), b"fsidfsid");
@@ -179,7 +198,7 @@ mod tests {
             (records[0].mask, records[0].process),
             (libc::FAN_MODIFY, 77)
         );
-        assert_eq!(records[1].place, None);
+        assert_eq!((records[2].place, records[2].inode), (None, None));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A path means something only within one mount, so handles are opened in each mount in which a root is; and only
 //! while every root stands where it stood, so that "outside" is never said of what is merely elsewhere for a moment.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -15,8 +15,8 @@ use rustix::io::Errno;
 use understudy_protocol::RelPath;
 
 use super::mounts;
-use super::records::{DirectoryKey, Place};
-use super::standing::{FileSystemId, Part, Standing, identify, path_of};
+use super::records::{InodeKey, Place};
+use super::standing::{FileSystemId, Part, Standing, identify, identify_with_names, path_of};
 use crate::raw;
 use crate::stat::Identity;
 
@@ -62,6 +62,8 @@ pub(super) struct Resolver {
     views: Vec<View>,
     ancestors: Vec<Ancestor>,
     cache: HashMap<Box<[u8]>, Located>,
+    /// Files with one name. The kernel tells of each that gets another, so it is known of most without a look.
+    single: HashSet<Box<[u8]>>,
     pub(super) trouble: Trouble,
 }
 
@@ -147,6 +149,12 @@ impl Resolver {
         self.cache.clear();
     }
 
+    /// Events were lost: nothing that they keep true is.
+    pub(super) fn forget(&mut self) {
+        self.purge();
+        self.single.clear();
+    }
+
     /// Lets go of the file systems.
     pub(super) fn end_batch(&mut self) -> Trouble {
         for view in &mut self.views {
@@ -156,7 +164,7 @@ impl Resolver {
         std::mem::take(&mut self.trouble)
     }
 
-    pub(super) fn locate(&mut self, key: DirectoryKey<'_>, ignored: &[Vec<u8>]) -> Located {
+    pub(super) fn locate(&mut self, key: InodeKey<'_>, ignored: &[Vec<u8>]) -> Located {
         if let Some(known) = self.cache.get(key.0) {
             return known.clone();
         }
@@ -171,7 +179,7 @@ impl Resolver {
     }
 
     /// Asks the kernel. An error was noted as trouble, and is not remembered.
-    fn resolve(&mut self, key: DirectoryKey<'_>, ignored: &[Vec<u8>]) -> Result<Located, Errno> {
+    fn resolve(&mut self, key: InodeKey<'_>, ignored: &[Vec<u8>]) -> Result<Located, Errno> {
         let mut inside: Option<Inside> = None;
         for view in &mut self.views {
             if view.file_system != key.file_system() {
@@ -210,6 +218,57 @@ impl Resolver {
             }
         }
         Ok(inside.map_or(Located::Outside, |inside| Located::Inside(Arc::new(inside))))
+    }
+
+    /// The same as [`Self::find_file`], for a file with several names.
+    pub(super) fn find_shared(&mut self, key: InodeKey<'_>) -> Option<(Identity, Vec<u32>)> {
+        if self.single.contains(key.0) {
+            return None;
+        }
+        let (identity, names, roots) = self.look_at(key)?;
+        if names > 1 {
+            return Some((identity, roots));
+        }
+        if self.single.len() >= CACHE_ENTRIES {
+            self.single.clear();
+        }
+        self.single.insert(key.0.into());
+        None
+    }
+
+    /// A file that got or lost a name, if it still has one, and the roots on its file system: by itself it is in none.
+    /// An error was noted as trouble.
+    pub(super) fn find_file(&mut self, key: InodeKey<'_>) -> Option<(Identity, Vec<u32>)> {
+        self.single.remove(key.0);
+        let (identity, _, roots) = self.look_at(key)?;
+        Some((identity, roots))
+    }
+
+    /// Also how many names it has.
+    fn look_at(&mut self, key: InodeKey<'_>) -> Option<(Identity, u32, Vec<u32>)> {
+        let mut roots = Vec::new();
+        let mut found = None;
+        for view in &mut self.views {
+            if view.file_system != key.file_system() {
+                continue;
+            }
+            roots.extend(view.anchors.iter().map(|anchor| anchor.root));
+            if found.is_some() {
+                continue;
+            }
+            let looked = view
+                .hold(&mut self.trouble)
+                .and_then(|mount| open(mount, key.handle()))
+                .and_then(|inode| identify_with_names(inode.as_fd()));
+            match looked {
+                Ok(looked) => found = Some(looked),
+                Err(Errno::STALE) => return None,
+                Err(error) => view.fail(error, &mut self.trouble),
+            }
+        }
+        roots.sort_unstable();
+        roots.dedup();
+        found.map(|(identity, names)| (identity, names, roots))
     }
 
     /// A directory got another name. If a root is below it, its paths were others for a while.

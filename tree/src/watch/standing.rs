@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, StatxFlags, fstatfs, fstatvfs, openat, readlinkat, statx,
+    AtFlags, CWD, Mode, OFlags, Statx, StatxFlags, fstatfs, fstatvfs, openat, readlinkat, statx,
 };
 use rustix::io::Errno;
 use understudy_protocol::escape;
@@ -154,26 +154,31 @@ impl Part {
     /// Whether the same directory in the same mount is at its path. Cheaper than opening it, and asked of every
     /// root in most batches.
     pub(super) fn still_stands(&self) -> bool {
-        identify_at(CWD, OsStr::from_bytes(&self.path), AtFlags::empty())
-            == Ok((self.identity, self.mount))
+        statx_at(CWD, OsStr::from_bytes(&self.path), AtFlags::empty()).is_ok_and(|raw| {
+            Stat::from_statx(&raw).identity == self.identity && raw.stx_mnt_id == self.mount
+        })
     }
 }
 
 /// The identity of an open inode, and the number of its mount.
 pub(super) fn identify(descriptor: BorrowedFd<'_>) -> Result<(Identity, u64), Errno> {
-    identify_at(descriptor, OsStr::new(""), AtFlags::EMPTY_PATH)
+    let raw = statx_at(descriptor, OsStr::new(""), AtFlags::EMPTY_PATH)?;
+    Ok((Stat::from_statx(&raw).identity, raw.stx_mnt_id))
 }
 
-fn identify_at(
-    directory: BorrowedFd<'_>,
-    path: &OsStr,
-    flags: AtFlags,
-) -> Result<(Identity, u64), Errno> {
+/// The identity of an open inode, and how many names it has.
+pub(super) fn identify_with_names(descriptor: BorrowedFd<'_>) -> Result<(Identity, u32), Errno> {
+    let raw = statx_at(descriptor, OsStr::new(""), AtFlags::EMPTY_PATH)?;
+    Ok((Stat::from_statx(&raw).identity, raw.stx_nlink))
+}
+
+/// An inode without a name is gone.
+fn statx_at(directory: BorrowedFd<'_>, path: &OsStr, flags: AtFlags) -> Result<Statx, Errno> {
     let raw = statx(directory, path, flags, stat::WANTED | StatxFlags::MNT_ID)?;
     if raw.stx_nlink == 0 {
         return Err(Errno::STALE);
     }
-    Ok((Stat::from_statx(&raw).identity, raw.stx_mnt_id))
+    Ok(raw)
 }
 
 /// The path by which the kernel knows an open directory now.

@@ -115,7 +115,7 @@ fn places(events: &[Event], key: u32) -> BTreeSet<String> {
                     Touched::Name(name, Reach::Below) => format!("{path}/{name}/"),
                 });
             }
-            Event::Touched { .. } => {}
+            Event::Touched { .. } | Event::Inode { .. } => {}
             Event::Gap { root, reason } => assert_ne!(*root, key, "gap: {reason}"),
         }
     }
@@ -226,6 +226,41 @@ fn every_change_of_a_file_is_told_with_its_name() {
 }
 
 #[test]
+fn files_are_told_by_inode_where_other_names_stand_for_them() {
+    let Some(scene) = Scene::new(Mounts::Stay) else {
+        return;
+    };
+    let (here, there) = (scene.root.join("file"), scene.outside.join("other"));
+    fs::write(&here, "x").expect("write");
+    let inode = fs::metadata(&here).expect("stat").ino();
+    let told = || {
+        let events = scene.drained();
+        let mut told = events.iter().filter_map(|event| match event {
+            Event::Inode { root: 1, inode } => Some(inode.inode),
+            _ => None,
+        });
+        told.any(|told| told == inode)
+    };
+    assert!(!told(), "one name says it all");
+    fs::hard_link(&here, &there).expect("link");
+    assert!(told(), "a name more, outside");
+    fs::write(&there, "y").expect("write");
+    assert!(told(), "written by the name outside");
+    fs::write(&here, "y").expect("write");
+    assert!(told(), "written by the name inside");
+    fs::remove_file(&there).expect("unlink");
+    assert!(told(), "a name less");
+    fs::write(&here, "z").expect("write");
+    assert!(!told(), "one name says it all again");
+    fs::hard_link(&here, &there).expect("link");
+    fs::write(&there, "short").expect("write");
+    fs::remove_file(&there).expect("unlink");
+    assert!(told(), "what came and went");
+    fs::remove_file(&here).expect("unlink");
+    assert!(!told(), "what is gone is told by its name");
+}
+
+#[test]
 fn directories_are_told_with_all_they_were_made_with() {
     let Some(scene) = Scene::new(Mounts::Stay) else {
         return;
@@ -244,7 +279,7 @@ fn directories_are_told_with_all_they_were_made_with() {
         .iter()
         .filter_map(|event| match event {
             Event::Touched { directory, .. } => Some(directory.inode),
-            Event::Gap { .. } => None,
+            Event::Inode { .. } | Event::Gap { .. } => None,
         })
         .collect();
     assert_eq!(identities, BTreeSet::from([inode]));
