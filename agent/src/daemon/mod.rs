@@ -5,7 +5,8 @@ mod status;
 mod watched;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use understudy_protocol::transport::Channel;
@@ -14,7 +15,9 @@ use understudy_tree::watch::Method;
 
 use crate::clock::Moment;
 use crate::config::{Config, Scheduled};
+use crate::db;
 use crate::error::AgentError;
+use crate::lock::try_lock;
 use crate::scan::Trust;
 use crate::sync::{LookedAt, Patience, Reliance, SyncReport, Telling, cycle};
 use crate::{Context, Pace, Source};
@@ -32,6 +35,8 @@ const SAVE: Duration = Duration::from_secs(10);
 const REWRITE: Duration = Duration::from_secs(60);
 /// How often an entry of the configuration that leads to no dataset is told.
 const TELL_AGAIN: Duration = Duration::from_secs(15 * 60);
+/// The file in the state directory that a daemon holds.
+const LOCK: &str = "agent.lock";
 /// A dataset of up to so many entries is compared as a whole in every cycle: that costs next to nothing.
 const SMALL: u64 = 10_000;
 
@@ -113,7 +118,8 @@ pub fn once(
 ///
 /// The source trees are watched from the first moment on by a thread that keeps the priority of the caller; the
 /// calling thread takes that of the configuration. A cycle that fails is tried again at the next interval, one
-/// that did not reach the spare sooner. [`crate::Cancel::reload`] makes it read its configuration again.
+/// that did not reach the spare sooner. [`crate::Cancel::reload`] makes it read its configuration again. Fails with
+/// [`AgentError::AgentRunning`] if another daemon has the state directory.
 pub fn forever(
     config: Config,
     only: &[DatasetName],
@@ -123,6 +129,7 @@ pub fn forever(
     listener: &mut dyn Listener,
 ) -> Result<(), AgentError> {
     wanted(&config, only)?;
+    let _alone = alone(&context.state)?;
     let context = context.clone();
     let watched = Watched::start(&context, config.watch)?;
     context.pace.lower_priority();
@@ -141,6 +148,14 @@ pub fn forever(
         listener,
     };
     daemon.run()
+}
+
+/// Holds the state directory against other daemons: journals and status have one writer.
+fn alone(state: &Path) -> Result<File, AgentError> {
+    db::ensure_state_directory(state)?;
+    try_lock(&state.join(LOCK))?.ok_or_else(|| AgentError::AgentRunning {
+        state: state.to_owned(),
+    })
 }
 
 struct Daemon<'a, C> {
