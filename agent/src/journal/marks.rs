@@ -207,11 +207,22 @@ impl Marks {
         directory.names.get(name).map(|mark| mark.doubt)
     }
 
-    /// Each directory, for writing it down.
-    pub(super) fn directories(&self) -> impl Iterator<Item = (Identity, &Directory)> {
+    /// A copy of everything with an event after `number`, for writing it down.
+    pub(super) fn copy_since(&self, number: u64) -> Vec<(Identity, Directory)> {
+        let copy = |directory: &Directory| Directory {
+            names: directory
+                .names
+                .iter()
+                .filter(|(_, mark)| mark.number > number)
+                .map(|(name, mark)| (name.clone(), *mark))
+                .collect(),
+            ..*directory
+        };
         self.directories
             .iter()
-            .map(|(identity, directory)| (*identity, directory))
+            .filter(|(_, directory)| directory.number > number)
+            .map(|(identity, directory)| (*identity, copy(directory)))
+            .collect()
     }
 
     /// Puts back what was written down.
