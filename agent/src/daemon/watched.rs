@@ -1,7 +1,7 @@
 //! The watcher of a daemon, and the journals that it fills.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use understudy_protocol::{DatasetName, RelPath};
 use understudy_tree::Excludes;
@@ -17,6 +17,34 @@ use crate::{Context, Source};
 struct Ear {
     journal: Arc<Journal>,
     excludes: Excludes,
+    /// The directory of the last event, and whether it is left out: goes with the patterns that say so.
+    last: Mutex<Option<(RelPath, bool)>>,
+}
+
+impl Ear {
+    fn new(journal: &Arc<Journal>, excludes: &Excludes) -> Self {
+        Self {
+            journal: Arc::clone(journal),
+            excludes: excludes.clone(),
+            last: Mutex::default(),
+        }
+    }
+
+    /// Whether a directory is excluded: what happens there is nobody's business.
+    fn leaves_out(&self, path: RelPath) -> bool {
+        if self.excludes.is_empty() {
+            return false;
+        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((last_path, is_left_out)) = &*last
+            && *last_path == path
+        {
+            return *is_left_out;
+        }
+        let is_left_out = self.excludes.covers(&path);
+        *last = Some((path, is_left_out));
+        is_left_out
+    }
 }
 
 /// By the watcher's numbers.
@@ -51,9 +79,8 @@ impl Watched {
                 Watch::Never => Prefer::Periodic,
             },
         };
-        let mut listener = Listener {
+        let listener = Listener {
             ears: Arc::clone(&ears),
-            last: None,
         };
         let watcher = Watcher::start(options, move |event| listener.hear(event))?;
         Ok(Self {
@@ -117,10 +144,7 @@ impl Watched {
             }
         };
         // The patterns may be others than before: what they let through now is found by a look at everything.
-        let ear = Ear {
-            journal: Arc::clone(&journal),
-            excludes: source.excludes.clone(),
-        };
+        let ear = Ear::new(&journal, &source.excludes);
         self.ears
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -185,14 +209,11 @@ fn tell_method(dataset: &DatasetName, method: &Method) {
 /// Turns events into marks, on the watcher's thread.
 struct Listener {
     ears: Ears,
-    /// The directory of the last event, and whether it is left out.
-    last: Option<(u32, RelPath, bool)>,
 }
 
 impl Listener {
-    fn hear(&mut self, event: Event) {
-        let ears = Arc::clone(&self.ears);
-        let ears = ears.read().unwrap_or_else(PoisonError::into_inner);
+    fn hear(&self, event: Event) {
+        let ears = self.ears.read().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Gap { root, reason } => {
                 if let Some(ear) = ears.get(&root) {
@@ -206,7 +227,7 @@ impl Listener {
                 what,
             } => {
                 let Some(ear) = ears.get(&root) else { return };
-                if self.is_left_out(root, ear, path) {
+                if ear.leaves_out(path) {
                     return;
                 }
                 let name = match what {
@@ -217,22 +238,6 @@ impl Listener {
             }
         }
     }
-
-    /// Whether a directory is excluded: what happens there is nobody's business.
-    fn is_left_out(&mut self, root: u32, ear: &Ear, path: RelPath) -> bool {
-        if ear.excludes.is_empty() {
-            return false;
-        }
-        if let Some((last_root, last_path, is_left_out)) = &self.last
-            && *last_root == root
-            && *last_path == path
-        {
-            return *is_left_out;
-        }
-        let is_left_out = ear.excludes.covers(&path);
-        self.last = Some((root, path, is_left_out));
-        is_left_out
-    }
 }
 
 fn doubt(reach: Reach) -> Doubt {
@@ -240,5 +245,47 @@ fn doubt(reach: Reach) -> Doubt {
         Reach::Entry => Doubt::Entry,
         Reach::Content => Doubt::Content,
         Reach::Below => Doubt::Below,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use understudy_protocol::Name;
+    use understudy_tree::Identity;
+
+    use super::*;
+
+    fn touched(root: u32, inode: u64, path: &[u8], name: &str) -> Event {
+        Event::Touched {
+            root,
+            directory: Identity { inode, born: None },
+            path: RelPath::new(path).expect("path"),
+            what: Touched::Name(Name::new(name).expect("name"), Reach::Entry),
+        }
+    }
+
+    #[test]
+    fn new_patterns_count_from_the_next_event_on() {
+        let scratch = tempfile::tempdir().expect("tempdir");
+        let journals = Journals::open(scratch.path()).expect("journals");
+        let dataset = DatasetName::new("test").expect("name");
+        let journal = journals.journal(&dataset, Arc::new(|| {}));
+        let journal = Arc::new(journal.expect("journal"));
+        let ears = Ears::default();
+        let listener = Listener {
+            ears: Arc::clone(&ears),
+        };
+        let excluding = |patterns: &[&str]| {
+            let excludes = Excludes::new(patterns).expect("patterns");
+            ears.write()
+                .expect("ears")
+                .insert(1, Ear::new(&journal, &excludes));
+        };
+        excluding(&["/cache/"]);
+        listener.hear(touched(1, 7, b"cache", "a"));
+        assert_eq!(journal.count(), 0);
+        excluding(&["/other/"]);
+        listener.hear(touched(1, 7, b"cache", "a"));
+        assert_eq!(journal.count(), 2, "a directory with a name");
     }
 }
