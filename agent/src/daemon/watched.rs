@@ -12,6 +12,12 @@ use crate::error::AgentError;
 use crate::journal::{Doubt, Journal, Journals};
 use crate::{Context, Source};
 
+/// Marks of all datasets together beyond which the journal with the most is shrunk: about 20 MB, and room for four that
+/// are full.
+const MARKS: usize = 200_000;
+/// After so many events the marks are counted: seldom enough to cost nothing, and no more than so many are too many.
+const COUNT_EVENTS: u32 = 1_000;
+
 /// One dataset that is watched.
 #[derive(Debug)]
 struct Ear {
@@ -79,9 +85,7 @@ impl Watched {
                 Watch::Never => Prefer::Periodic,
             },
         };
-        let listener = Listener {
-            ears: Arc::clone(&ears),
-        };
+        let mut listener = Listener::new(&ears);
         let watcher = Watcher::start(options, move |event| listener.hear(event))?;
         Ok(Self {
             journals,
@@ -209,11 +213,25 @@ fn tell_method(dataset: &DatasetName, method: &Method) {
 /// Turns events into marks, on the watcher's thread.
 struct Listener {
     ears: Ears,
+    /// Events since the marks were counted.
+    events: u32,
 }
 
 impl Listener {
-    fn hear(&self, event: Event) {
+    fn new(ears: &Ears) -> Self {
+        Self {
+            ears: Arc::clone(ears),
+            events: 0,
+        }
+    }
+
+    fn hear(&mut self, event: Event) {
         let ears = self.ears.read().unwrap_or_else(PoisonError::into_inner);
+        self.events += 1;
+        if self.events >= COUNT_EVENTS {
+            self.events = 0;
+            keep_within_budget(&ears);
+        }
         match event {
             Event::Gap { root, reason } => {
                 if let Some(ear) = ears.get(&root) {
@@ -240,6 +258,19 @@ impl Listener {
     }
 }
 
+fn keep_within_budget(ears: &HashMap<u32, Ear>) {
+    loop {
+        let count = |ear: &Ear| ear.journal.count();
+        if ears.values().map(count).sum::<usize>() <= MARKS {
+            return;
+        }
+        // Each time its marks are halved, so that this ends.
+        if let Some(largest) = ears.values().max_by_key(|ear| count(ear)) {
+            largest.journal.shrink();
+        }
+    }
+}
+
 fn doubt(reach: Reach) -> Doubt {
     match reach {
         Reach::Entry => Doubt::Entry,
@@ -254,13 +285,67 @@ mod tests {
     use understudy_tree::Identity;
 
     use super::*;
+    use crate::journal::Covered;
 
-    fn touched(root: u32, inode: u64, path: &[u8], name: &str) -> Event {
+    fn event(root: u32, inode: u64, path: &[u8], what: Touched) -> Event {
         Event::Touched {
             root,
             directory: Identity { inode, born: None },
             path: RelPath::new(path).expect("path"),
-            what: Touched::Name(Name::new(name).expect("name"), Reach::Entry),
+            what,
+        }
+    }
+
+    fn touched(root: u32, inode: u64, path: &[u8], name: &str) -> Event {
+        let name = Name::new(name).expect("name");
+        event(root, inode, path, Touched::Name(name, Reach::Entry))
+    }
+
+    fn journal(journals: &Journals, name: &str) -> Arc<Journal> {
+        let dataset = DatasetName::new(name).expect("name");
+        let journal = journals.journal(&dataset, Arc::new(|| {}));
+        Arc::new(journal.expect("journal"))
+    }
+
+    #[test]
+    fn all_journals_together_have_a_budget_and_the_largest_pays_for_it() {
+        let scratch = tempfile::tempdir().expect("tempdir");
+        let journals = Journals::open(scratch.path()).expect("journals");
+        let ears = Ears::default();
+        let journals: Vec<_> = (0..8)
+            .map(|key| journal(&journals, &format!("j{key}")))
+            .collect();
+        for (key, journal) in (0..).zip(&journals) {
+            let up_to = journal.take_since(0).up_to;
+            journal.acknowledge(up_to, Covered::Everything);
+            let ear = Ear::new(journal, &Excludes::none());
+            ears.write().expect("ears").insert(key, ear);
+        }
+        let mut listener = Listener::new(&ears);
+        for number in 0..100 {
+            listener.hear(touched(0, 1, b"", &number.to_string()));
+        }
+        for inode in 0..48_000 {
+            listener.hear(event(1, inode, b"", Touched::Itself));
+        }
+        for key in 2..8 {
+            for number in 0..45_000 {
+                listener.hear(touched(key, number % 10, b"", &number.to_string()));
+            }
+        }
+        let total: usize = journals.iter().map(|journal| journal.count()).sum();
+        assert!(total <= MARKS + 2 * COUNT_EVENTS as usize, "{total}");
+        assert_eq!(journals[0].count(), 101, "a small one pays nothing");
+        assert_eq!(journals[1].count(), 0, "single directories cannot be wider");
+        let has_gap = |journal: &Arc<Journal>| journal.open_gap().is_some();
+        assert!(has_gap(&journals[1]));
+        for journal in &journals[2..] {
+            assert!(!has_gap(journal));
+            assert_eq!(
+                journal.take_since(0).marked.len(),
+                10,
+                "wider, never forgotten"
+            );
         }
     }
 
@@ -268,13 +353,9 @@ mod tests {
     fn new_patterns_count_from_the_next_event_on() {
         let scratch = tempfile::tempdir().expect("tempdir");
         let journals = Journals::open(scratch.path()).expect("journals");
-        let dataset = DatasetName::new("test").expect("name");
-        let journal = journals.journal(&dataset, Arc::new(|| {}));
-        let journal = Arc::new(journal.expect("journal"));
+        let journal = journal(&journals, "test");
         let ears = Ears::default();
-        let listener = Listener {
-            ears: Arc::clone(&ears),
-        };
+        let mut listener = Listener::new(&ears);
         let excluding = |patterns: &[&str]| {
             let excludes = Excludes::new(patterns).expect("patterns");
             ears.write()

@@ -116,6 +116,11 @@ impl Marks {
             return Added::Kept;
         }
         // Half of the room is made at once, so that this is rare.
+        self.shrink_to(MARKS / 2)
+    }
+
+    /// Makes marks wider, those of the largest directories first, until no more than `most` are left.
+    pub(super) fn shrink_to(&mut self, most: usize) -> Added {
         let mut by_size: Vec<(usize, Identity)> = self
             .directories
             .iter()
@@ -123,12 +128,12 @@ impl Marks {
             .collect();
         by_size.sort_unstable_by_key(|(size, _)| std::cmp::Reverse(*size));
         for (_, identity) in by_size {
-            if self.count <= MARKS / 2 {
+            if self.count <= most {
                 return Added::Widened;
             }
             self.widen(identity);
         }
-        if self.count > MARKS / 2 {
+        if self.count > most {
             self.clear();
             return Added::TooMany;
         }

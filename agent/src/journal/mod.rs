@@ -255,6 +255,17 @@ impl Journal {
         self.inner().marks.count()
     }
 
+    /// Makes marks wider until at most half of them are left, or opens a gap.
+    pub(crate) fn shrink(&self) {
+        let mut inner = self.inner();
+        let most = inner.marks.count() / 2;
+        inner.is_rewritten = true;
+        if inner.marks.shrink_to(most) == Added::TooMany {
+            inner.last += 1;
+            inner.open_gap("more changed than the journals hold together");
+        }
+    }
+
     /// Why marks are not enough, if they are not.
     pub(crate) fn open_gap(&self) -> Option<String> {
         self.inner().gap.as_ref().map(|gap| gap.reason.clone())
