@@ -162,6 +162,32 @@ fn run_once(
 }
 
 #[test]
+fn a_cycle_that_takes_long_is_shown_as_running() {
+    let stage = Stage::new();
+    stage.write("file", "content");
+    let (config, context) = (config(&stage, "1h"), stage.context());
+    let cancel = context.cancel.clone();
+    let mut script = Script::default();
+    script.steps.push(Box::new(|_| cancel.cancel()));
+    let began = Moment::now();
+    let is_running = || {
+        let told = AgentStatus::read(&context.state).expect("read");
+        told.is_some_and(|told| told.datasets[0].running_since_seconds.is_some())
+    };
+    let connect = || {
+        while !is_running() {
+            assert!(began.elapsed() < Duration::from_secs(60), "it is not told");
+            thread::yield_now();
+        }
+        connect(&stage.spare)
+    };
+    let only = [DatasetName::new("test").expect("name")];
+    let ended = forever(config, &only, Trust::Times, &context, connect, &mut script);
+    assert!(matches!(ended, Err(AgentError::Interrupted)));
+    assert!(script.steps.is_empty());
+}
+
+#[test]
 fn a_configuration_is_read_again_and_a_wrong_one_changes_nothing() {
     let stage = Stage::new();
     stage.write("file", "content");
