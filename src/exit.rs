@@ -209,6 +209,11 @@ impl From<&AgentError> for CommandError {
                 Code::Failed,
                 "wait until the other run has ended, or give this one another --state DIR",
             ),
+            AgentError::AgentRunning { .. } => (
+                Code::Failed,
+                "`systemctl status understudy-agent` may tell of it; for a single cycle beside it add --once, for \
+                 another daemon another --state DIR",
+            ),
             AgentError::IndexDamaged { .. } => (
                 Code::Failed,
                 "delete that file and run it again: only what differs is sent",

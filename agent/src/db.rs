@@ -2,8 +2,9 @@
 //!
 //! The index and the journal are the only users of rusqlite in this crate.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{DirBuilder, OpenOptions, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -12,6 +13,9 @@ use crate::error::AgentError;
 
 /// SQLite before 3.51.3 can lose a commit when a WAL is reset at the wrong moment.
 const OLDEST_SQLITE: i32 = 3_051_003;
+
+/// For the owner only.
+const PRIVATE: u32 = 0o600;
 
 /// Makes the state directory if it is missing, for its owner only.
 pub(crate) fn ensure_state_directory(state: &Path) -> Result<(), AgentError> {
@@ -34,6 +38,7 @@ pub(crate) fn connect(path: &Path) -> Result<Connection, AgentError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    keep_private(path)?;
     let connect = || {
         let connection = open(path, flags)?;
         connection.execute_batch(
@@ -43,6 +48,38 @@ pub(crate) fn connect(path: &Path) -> Result<Connection, AgentError> {
         Ok(connection)
     };
     connect().map_err(|error| explain(path, &error))
+}
+
+/// Makes the file unless it is there, and takes it away from everybody but its owner: it tells what the sources hold.
+/// SQLite gives the files beside it the same mode, and those that it left behind are changed here.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a database is opened by its path, and so is its mode"
+)]
+fn keep_private(path: &Path) -> Result<(), AgentError> {
+    let made = OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(PRIVATE)
+        .open(path);
+    match made {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            return Err(AgentError::state("make", path, &error));
+        }
+        _ => {}
+    }
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        // Never opened here: closing it would take away the locks that SQLite has on it in this process.
+        match std::fs::set_permissions(&file, Permissions::from_mode(PRIVATE)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(AgentError::state("take from other users", file, &error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Opens a database.
@@ -76,5 +113,35 @@ pub(crate) fn explain(path: &Path, error: &rusqlite::Error) -> AgentError {
         }
     } else {
         AgentError::state("use the index", path, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "prepares files")]
+    fn databases_are_for_their_owner_also_those_that_were_not() {
+        let scratch = tempfile::tempdir().expect("tempdir");
+        let path = scratch.path().join("index.db");
+        let files =
+            ["index.db", "index.db-wal", "index.db-shm"].map(|name| scratch.path().join(name));
+        let fill = || {
+            let connection = connect(&path).expect("open");
+            let sql = "CREATE TABLE IF NOT EXISTS t (a); INSERT INTO t VALUES (1);";
+            connection.execute_batch(sql).expect("write");
+            for file in &files {
+                let mode = file.metadata().expect("there").permissions().mode();
+                assert_eq!(mode & 0o777, PRIVATE, "{}", file.display());
+            }
+            connection
+        };
+        // As if the process had died: nobody tidies up.
+        std::mem::forget(fill());
+        for file in &files {
+            std::fs::set_permissions(file, Permissions::from_mode(0o644)).expect("chmod");
+        }
+        fill();
     }
 }

@@ -67,6 +67,16 @@ pub enum AgentError {
         /// The lock file.
         path: PathBuf,
     },
+    /// Another daemon works with the same state directory.
+    #[error(
+        "another agent is running with the state directory `{}`, and two would take each other's notes of what \
+         changed; stop that one, or give this one a state directory of its own",
+        shown(state)
+    )]
+    AgentRunning {
+        /// The state directory.
+        state: PathBuf,
+    },
     /// The index cannot be used any more; it can be rebuilt.
     #[error(
         "the index `{}` is damaged: {reason}; it is safe to delete it, the next run rebuilds it from the spare \

@@ -12,6 +12,7 @@ mod db;
 mod error;
 mod index;
 mod journal;
+mod lock;
 mod outbox;
 pub mod pace;
 mod progress;

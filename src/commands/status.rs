@@ -55,7 +55,8 @@ fn agent_lines(agent: &AgentStatus, now_seconds: i64) -> Vec<String> {
             words::span(age)
         ),
     ];
-    let rows: Vec<Vec<String>> = agent.datasets.iter().map(agent_row).collect();
+    let row = |dataset| agent_row(dataset, agent.written_seconds);
+    let rows: Vec<Vec<String>> = agent.datasets.iter().map(row).collect();
     lines.extend(words::table(
         &[
             "DATASET",
@@ -73,7 +74,7 @@ fn agent_lines(agent: &AgentStatus, now_seconds: i64) -> Vec<String> {
     lines
 }
 
-fn agent_row(dataset: &DatasetState) -> Vec<String> {
+fn agent_row(dataset: &DatasetState, written_seconds: i64) -> Vec<String> {
     let compared = dataset.swept_seconds_ago.map_or_else(
         || "-".to_owned(),
         |ago| format!("{} ago", words::span(ago.cast_signed())),
@@ -86,6 +87,13 @@ fn agent_row(dataset: &DatasetState) -> Vec<String> {
         (Some(_), _) => "FAILED".to_owned(),
         (None, Some(_)) => format!("{:.1} s", dataset.took_seconds),
         (None, None) => "none yet".to_owned(),
+    };
+    let last = match dataset.running_since_seconds {
+        Some(since) => {
+            let span = words::span(written_seconds.saturating_sub(since).max(0));
+            format!("{last}; one runs for {span}")
+        }
+        None => last,
     };
     vec![
         dataset.name.clone(),

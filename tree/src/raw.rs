@@ -50,7 +50,7 @@ pub(crate) fn fanotify_init() -> Result<OwnedFd, Errno> {
     owned(descriptor)
 }
 
-/// Whether a mark is set or taken away.
+/// Whether events are added to a mark or taken away from it; one without events is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mark {
     Set,

@@ -1,11 +1,13 @@
 //! Cycles again and again: one dataset after another, each in its own rhythm, guided by what the watcher heard.
 
+mod once;
 mod schedule;
 mod status;
 mod watched;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use understudy_protocol::transport::Channel;
@@ -14,14 +16,18 @@ use understudy_tree::watch::Method;
 
 use crate::clock::Moment;
 use crate::config::{Config, Scheduled};
+use crate::db;
 use crate::error::AgentError;
+use crate::lock::try_lock;
 use crate::scan::Trust;
 use crate::sync::{LookedAt, Patience, Reliance, SyncReport, Telling, cycle};
 use crate::{Context, Pace, Source};
 
+use once::wanted;
 use schedule::{Ended, Schedule};
 use watched::Watched;
 
+pub use once::once;
 pub use status::{AgentStatus, DatasetState};
 
 /// How often the list of datasets is made anew while none is due: directories may have come.
@@ -30,8 +36,12 @@ const RELIST: Duration = Duration::from_secs(60);
 const SAVE: Duration = Duration::from_secs(10);
 /// How often the state is written down although there is nothing new: it shows that the agent is there.
 const REWRITE: Duration = Duration::from_secs(60);
+/// A cycle that takes longer than this is shown as running.
+const SHOW_RUNNING: Duration = Duration::from_secs(1);
 /// How often an entry of the configuration that leads to no dataset is told.
 const TELL_AGAIN: Duration = Duration::from_secs(15 * 60);
+/// The file in the state directory that a daemon holds.
+const LOCK: &str = "agent.lock";
 /// A dataset of up to so many entries is compared as a whole in every cycle: that costs next to nothing.
 const SMALL: u64 = 10_000;
 
@@ -67,53 +77,12 @@ pub enum Reload<'a> {
     Refused(&'a AgentError),
 }
 
-/// Runs one cycle for all datasets of `config`, or for those named in `only`; waits for a daemon that is just
-/// running one of its own.
-///
-/// `connect` opens a new connection for each cycle. An error of one dataset keeps no other from its cycle and is
-/// not an error of this function. `trust` says what proves that a file did not change.
-pub fn once(
-    config: &Config,
-    only: &[DatasetName],
-    trust: Trust,
-    context: &Context,
-    mut connect: impl FnMut() -> Result<Channel, ProtocolError>,
-    mut ended: impl FnMut(&Outcome),
-) -> Result<Vec<Outcome>, AgentError> {
-    let reliance = Reliance {
-        journal: None,
-        sweep: None,
-        trust,
-        patience: Patience::Wait,
-        telling: Telling::Nobody,
-    };
-    let mut outcomes = Vec::new();
-    for scheduled in wanted(config, only)? {
-        context.cancel.check()?;
-        let outcome = match scheduled {
-            Err(error) => nowhere(error),
-            Ok(Scheduled { source, .. }) => {
-                context.pace.begin_cycle();
-                let result = connect()
-                    .map_err(AgentError::from)
-                    .and_then(|channel| cycle(channel, &source, context, reliance));
-                outcome(source, result)
-            }
-        };
-        if matches!(outcome.result, Err(AgentError::Interrupted)) {
-            return Err(AgentError::Interrupted);
-        }
-        ended(&outcome);
-        outcomes.push(outcome);
-    }
-    Ok(outcomes)
-}
-
 /// Runs cycles until cancelled; fails with [`AgentError::Interrupted`] then.
 ///
 /// The source trees are watched from the first moment on by a thread that keeps the priority of the caller; the
 /// calling thread takes that of the configuration. A cycle that fails is tried again at the next interval, one
-/// that did not reach the spare sooner. [`crate::Cancel::reload`] makes it read its configuration again.
+/// that did not reach the spare sooner. [`crate::Cancel::reload`] makes it read its configuration again. Fails with
+/// [`AgentError::AgentRunning`] if another daemon has the state directory.
 pub fn forever(
     config: Config,
     only: &[DatasetName],
@@ -123,6 +92,7 @@ pub fn forever(
     listener: &mut dyn Listener,
 ) -> Result<(), AgentError> {
     wanted(&config, only)?;
+    let _alone = alone(&context.state)?;
     let context = context.clone();
     let watched = Watched::start(&context, config.watch)?;
     context.pace.lower_priority();
@@ -143,6 +113,14 @@ pub fn forever(
     daemon.run()
 }
 
+/// Holds the state directory against other daemons: journals and status have one writer.
+fn alone(state: &Path) -> Result<File, AgentError> {
+    db::ensure_state_directory(state)?;
+    try_lock(&state.join(LOCK))?.ok_or_else(|| AgentError::AgentRunning {
+        state: state.to_owned(),
+    })
+}
+
 struct Daemon<'a, C> {
     config: Config,
     only: &'a [DatasetName],
@@ -156,7 +134,7 @@ struct Daemon<'a, C> {
     /// Errors of the configuration that were told, and when.
     told: HashMap<String, Moment>,
     started: AgentStatus,
-    /// What was written down last, and when.
+    /// What was written down last, and when; nothing that counts after a cycle, which writes its own.
     written: Option<(AgentStatus, Moment)>,
 }
 
@@ -198,7 +176,7 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
                 .min_by_key(|(due, _)| *due)
                 .map(|((due, _), one)| (due, one));
             match next {
-                Some((due, scheduled)) if due <= now => self.cycle(&scheduled.clone())?,
+                Some((due, scheduled)) if due <= now => self.cycle(scheduled, &sources)?,
                 next => {
                     let until = next.map_or(RELIST, |(due, _)| due.since(now));
                     self.show(&sources);
@@ -257,8 +235,9 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
         }
     }
 
-    fn cycle(&mut self, scheduled: &Scheduled) -> Result<(), AgentError> {
+    fn cycle(&mut self, scheduled: &Scheduled, sources: &[Scheduled]) -> Result<(), AgentError> {
         let Scheduled { source, interval } = scheduled;
+        let status = self.status(sources);
         let began = Moment::now();
         self.context.pace.begin_cycle();
         let method = self.watched.method(&source.dataset);
@@ -276,9 +255,14 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
             patience: Patience::None,
             telling: Telling::Spare,
         };
-        let result = (self.connect)()
-            .map_err(AgentError::from)
-            .and_then(|channel| cycle(channel, source, &self.context, reliance));
+        let (connect, context) = (&mut self.connect, &self.context);
+        let rhythm = [SHOW_RUNNING, REWRITE];
+        let result = status.tell_while(&source.dataset, &context.state, rhythm, || {
+            connect()
+                .map_err(AgentError::from)
+                .and_then(|channel| cycle(channel, source, context, reliance))
+        });
+        self.written = None;
         if matches!(result, Err(AgentError::Interrupted)) {
             self.watched.save();
             return Err(AgentError::Interrupted);
@@ -303,8 +287,8 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
         Ok(())
     }
 
-    /// Tells the state of everything, and writes it down for `understudy status`.
-    fn show(&mut self, sources: &[Scheduled]) {
+    /// The state of everything.
+    fn status(&mut self, sources: &[Scheduled]) -> AgentStatus {
         let now = Moment::now();
         let mut datasets = Vec::new();
         for Scheduled { source, .. } in sources {
@@ -318,7 +302,12 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
             }
             datasets.push(shown);
         }
-        let status = self.started.with(datasets);
+        self.started.with(datasets)
+    }
+
+    /// Tells the state of everything, and writes it down for `understudy status`.
+    fn show(&mut self, sources: &[Scheduled]) {
+        let status = self.status(sources);
         self.listener.waits(&status);
         let is_news = self.written.as_ref().is_none_or(|(written, at)| {
             written.tells_less_than(&status) || at.elapsed() >= REWRITE
@@ -327,7 +316,7 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
             if let Err(error) = status.write(&self.context.state) {
                 tracing::warn!("{error}");
             }
-            self.written = Some((status, now));
+            self.written = Some((status, Moment::now()));
         }
     }
 }
@@ -371,33 +360,6 @@ fn nowhere(error: AgentError) -> Outcome {
         path: None,
         result: Err(error),
     }
-}
-
-fn wanted(
-    config: &Config,
-    only: &[DatasetName],
-) -> Result<Vec<Result<Scheduled, AgentError>>, AgentError> {
-    let mut sources = config.sources();
-    if only.is_empty() {
-        return Ok(sources);
-    }
-    let has = |name: &DatasetName| {
-        sources
-            .iter()
-            .flatten()
-            .any(|one| one.source.dataset == *name)
-    };
-    if let Some(unknown) = only.iter().find(|name| !has(name)) {
-        let file = config.file.display();
-        return Err(AgentError::Configuration(format!(
-            "{file}: there is no dataset `{unknown}`"
-        )));
-    }
-    sources.retain(|one| {
-        one.as_ref()
-            .is_ok_and(|one| only.contains(&one.source.dataset))
-    });
-    Ok(sources)
 }
 
 #[cfg(test)]

@@ -1,15 +1,19 @@
-//! The state of a daemon, for people: written down after each change, so that anybody can ask at any time.
+//! The state of a daemon, for people: written down after each change and while it works, so that anybody can ask at any
+//! time.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use understudy_protocol::Name;
+use understudy_protocol::{DatasetName, Name};
 use understudy_tree::durable::{self, Durability};
 use understudy_tree::watch::Method;
 use understudy_tree::{Directory, Mounts};
 
+use crate::clock::Moment;
 use crate::error::AgentError;
 use crate::sync::{LookedAt, SyncReport};
 use crate::{Source, clock};
@@ -46,6 +50,8 @@ pub struct DatasetState {
     pub watched_by: String,
     /// Why not by something better.
     pub because: Option<String>,
+    /// Since when a cycle is running, if one is and has been for a moment.
+    pub running_since_seconds: Option<i64>,
     /// When the last cycle ended, however it did.
     pub attempt_seconds: Option<i64>,
     /// When the last cycle ended well.
@@ -92,6 +98,53 @@ impl AgentStatus {
             datasets,
             ..self.clone()
         }
+    }
+
+    /// The same some time later, while nothing but the work on it went on.
+    fn later(&self, by: Duration) -> Self {
+        let mut later = self.with(self.datasets.clone());
+        for swept in later
+            .datasets
+            .iter_mut()
+            .filter_map(|one| one.swept_seconds_ago.as_mut())
+        {
+            *swept += by.as_secs();
+        }
+        later
+    }
+
+    /// Does some work, and meanwhile shows `dataset` as running: after `soon`, and then every `again`.
+    pub(super) fn tell_while<T>(
+        mut self,
+        dataset: &DatasetName,
+        state: &Path,
+        [soon, again]: [Duration; 2],
+        work: impl FnOnce() -> T,
+    ) -> T {
+        for one in &mut self.datasets {
+            if one.name == dataset.as_str() {
+                one.running_since_seconds = Some(clock::now().seconds);
+            }
+        }
+        let began = Moment::now();
+        let (working, has_ended) = sync_channel::<()>(0);
+        let tell = move || {
+            let mut pause = soon;
+            while has_ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                if let Err(error) = self.later(began.elapsed()).write(state) {
+                    tracing::warn!("{error}");
+                }
+                pause = again;
+            }
+        };
+        thread::scope(|scope| {
+            let teller = thread::Builder::new().name("status".to_owned());
+            if let Err(error) = teller.spawn_scoped(scope, tell) {
+                tracing::warn!("the state is not told during this cycle: {error}");
+            }
+            let _working = working;
+            work()
+        })
     }
 
     /// Whether `newer` has anything to tell beyond the time that went by.
@@ -184,5 +237,41 @@ impl DatasetState {
     pub(super) fn hear(&mut self, in_doubt: u64, gap: Option<String>) {
         self.in_doubt = in_doubt;
         self.gap = gap;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "takes files away")]
+    fn a_long_cycle_is_told_again_and_again() {
+        const SOON: Duration = Duration::from_millis(1);
+        const DEADLINE: Duration = Duration::from_secs(60);
+        let scratch = tempfile::tempdir().expect("tempdir");
+        let state = scratch.path();
+        let dataset = DatasetName::new("test").expect("name");
+        let shown = ["other", "test"].map(|name| DatasetState {
+            name: name.to_owned(),
+            ..DatasetState::default()
+        });
+        let status = AgentStatus::started("fake").with(shown.into());
+        let began = Moment::now();
+        status.tell_while(&dataset, state, [SOON, SOON], || {
+            for _ in 0..3 {
+                let told = loop {
+                    if let Some(told) = AgentStatus::read(state).expect("read") {
+                        break told;
+                    }
+                    assert!(began.elapsed() < DEADLINE, "it is not told");
+                    thread::yield_now();
+                };
+                let running = |one: &DatasetState| one.running_since_seconds.is_some();
+                let running: Vec<bool> = told.datasets.iter().map(running).collect();
+                assert_eq!(running, [false, true]);
+                std::fs::remove_file(state.join(FILE)).expect("remove");
+            }
+        });
     }
 }

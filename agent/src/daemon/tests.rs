@@ -1,6 +1,5 @@
 #![expect(clippy::disallowed_methods, reason = "changes trees")]
 
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -117,6 +116,75 @@ fn a_daemon_finds_what_changes_and_ends_when_it_is_told_to() {
         .expect("written");
     assert_eq!(status.datasets[0].name, "test");
     assert!(status.datasets[0].success_seconds.is_some());
+}
+
+#[test]
+fn a_second_daemon_on_one_state_directory_is_refused_and_a_single_cycle_is_not() {
+    let stage = Stage::new();
+    stage.write("file", "content");
+    let (config, context) = (config(&stage, "1h"), stage.context());
+    let cancel = context.cancel.clone();
+    let only = [DatasetName::new("test").expect("name")];
+    let connect = || connect(&stage.spare);
+    let mut script = Script::default();
+    script.steps.push(Box::new(|_| {
+        let other = stage.context();
+        let silent = &mut Script::default();
+        // Were it not refused, it would end at once.
+        other.cancel.cancel();
+        let refused = forever(config.clone(), &only, Trust::Times, &other, connect, silent);
+        let refused = refused.expect_err("one is running");
+        assert!(matches!(refused, AgentError::AgentRunning { .. }));
+        let shown = other.state.display().to_string();
+        assert!(refused.to_string().contains(&shown), "{refused}");
+        let outcomes = run_once(&config, &stage.context(), connect);
+        assert!(outcomes[1].result.is_ok(), "{outcomes:?}");
+        cancel.cancel();
+    }));
+    let ended = forever(
+        config.clone(),
+        &only,
+        Trust::Times,
+        &context,
+        connect,
+        &mut script,
+    );
+    assert!(matches!(ended, Err(AgentError::Interrupted)));
+    assert!(script.steps.is_empty());
+}
+
+fn run_once(
+    config: &Config,
+    context: &Context,
+    connect: impl FnMut() -> Result<Channel, ProtocolError>,
+) -> Vec<Outcome> {
+    once(config, &[], Trust::Times, context, connect, |_| {}).expect("run")
+}
+
+#[test]
+fn a_cycle_that_takes_long_is_shown_as_running() {
+    let stage = Stage::new();
+    stage.write("file", "content");
+    let (config, context) = (config(&stage, "1h"), stage.context());
+    let cancel = context.cancel.clone();
+    let mut script = Script::default();
+    script.steps.push(Box::new(|_| cancel.cancel()));
+    let began = Moment::now();
+    let is_running = || {
+        let told = AgentStatus::read(&context.state).expect("read");
+        told.is_some_and(|told| told.datasets[0].running_since_seconds.is_some())
+    };
+    let connect = || {
+        while !is_running() {
+            assert!(began.elapsed() < Duration::from_secs(60), "it is not told");
+            thread::yield_now();
+        }
+        connect(&stage.spare)
+    };
+    let only = [DatasetName::new("test").expect("name")];
+    let ended = forever(config, &only, Trust::Times, &context, connect, &mut script);
+    assert!(matches!(ended, Err(AgentError::Interrupted)));
+    assert!(script.steps.is_empty());
 }
 
 #[test]

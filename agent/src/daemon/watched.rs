@@ -1,7 +1,7 @@
 //! The watcher of a daemon, and the journals that it fills.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use understudy_protocol::{DatasetName, RelPath};
 use understudy_tree::Excludes;
@@ -12,11 +12,45 @@ use crate::error::AgentError;
 use crate::journal::{Doubt, Journal, Journals};
 use crate::{Context, Source};
 
+/// Marks of all datasets together beyond which the journal with the most is shrunk: about 20 MB, and room for four that
+/// are full.
+const MARKS: usize = 200_000;
+/// After so many events the marks are counted: seldom enough to cost nothing, and no more than so many are too many.
+const COUNT_EVENTS: u32 = 1_000;
+
 /// One dataset that is watched.
 #[derive(Debug)]
 struct Ear {
     journal: Arc<Journal>,
     excludes: Excludes,
+    /// The directory of the last event, and whether it is left out: goes with the patterns that say so.
+    last: Mutex<Option<(RelPath, bool)>>,
+}
+
+impl Ear {
+    fn new(journal: &Arc<Journal>, excludes: &Excludes) -> Self {
+        Self {
+            journal: Arc::clone(journal),
+            excludes: excludes.clone(),
+            last: Mutex::default(),
+        }
+    }
+
+    /// Whether a directory is excluded: what happens there is nobody's business.
+    fn leaves_out(&self, path: RelPath) -> bool {
+        if self.excludes.is_empty() {
+            return false;
+        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((last_path, is_left_out)) = &*last
+            && *last_path == path
+        {
+            return *is_left_out;
+        }
+        let is_left_out = self.excludes.covers(&path);
+        *last = Some((path, is_left_out));
+        is_left_out
+    }
 }
 
 /// By the watcher's numbers.
@@ -51,10 +85,7 @@ impl Watched {
                 Watch::Never => Prefer::Periodic,
             },
         };
-        let mut listener = Listener {
-            ears: Arc::clone(&ears),
-            last: None,
-        };
+        let mut listener = Listener::new(&ears);
         let watcher = Watcher::start(options, move |event| listener.hear(event))?;
         Ok(Self {
             journals,
@@ -117,10 +148,7 @@ impl Watched {
             }
         };
         // The patterns may be others than before: what they let through now is found by a look at everything.
-        let ear = Ear {
-            journal: Arc::clone(&journal),
-            excludes: source.excludes.clone(),
-        };
+        let ear = Ear::new(&journal, &source.excludes);
         self.ears
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -185,14 +213,25 @@ fn tell_method(dataset: &DatasetName, method: &Method) {
 /// Turns events into marks, on the watcher's thread.
 struct Listener {
     ears: Ears,
-    /// The directory of the last event, and whether it is left out.
-    last: Option<(u32, RelPath, bool)>,
+    /// Events since the marks were counted.
+    events: u32,
 }
 
 impl Listener {
+    fn new(ears: &Ears) -> Self {
+        Self {
+            ears: Arc::clone(ears),
+            events: 0,
+        }
+    }
+
     fn hear(&mut self, event: Event) {
-        let ears = Arc::clone(&self.ears);
-        let ears = ears.read().unwrap_or_else(PoisonError::into_inner);
+        let ears = self.ears.read().unwrap_or_else(PoisonError::into_inner);
+        self.events += 1;
+        if self.events >= COUNT_EVENTS {
+            self.events = 0;
+            keep_within_budget(&ears);
+        }
         match event {
             Event::Gap { root, reason } => {
                 if let Some(ear) = ears.get(&root) {
@@ -211,7 +250,7 @@ impl Listener {
                 what,
             } => {
                 let Some(ear) = ears.get(&root) else { return };
-                if self.is_left_out(root, ear, path) {
+                if ear.leaves_out(path) {
                     return;
                 }
                 let name = match what {
@@ -222,21 +261,18 @@ impl Listener {
             }
         }
     }
+}
 
-    /// Whether a directory is excluded: what happens there is nobody's business.
-    fn is_left_out(&mut self, root: u32, ear: &Ear, path: RelPath) -> bool {
-        if ear.excludes.is_empty() {
-            return false;
+fn keep_within_budget(ears: &HashMap<u32, Ear>) {
+    loop {
+        let count = |ear: &Ear| ear.journal.count();
+        if ears.values().map(count).sum::<usize>() <= MARKS {
+            return;
         }
-        if let Some((last_root, last_path, is_left_out)) = &self.last
-            && *last_root == root
-            && *last_path == path
-        {
-            return *is_left_out;
+        // Each time its marks are halved, so that this ends.
+        if let Some(largest) = ears.values().max_by_key(|ear| count(ear)) {
+            largest.journal.shrink();
         }
-        let is_left_out = ear.excludes.covers(&path);
-        self.last = Some((root, path, is_left_out));
-        is_left_out
     }
 }
 
@@ -245,5 +281,97 @@ fn doubt(reach: Reach) -> Doubt {
         Reach::Entry => Doubt::Entry,
         Reach::Content => Doubt::Content,
         Reach::Below => Doubt::Below,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use understudy_protocol::Name;
+    use understudy_tree::Identity;
+
+    use super::*;
+    use crate::journal::Covered;
+
+    fn event(root: u32, inode: u64, path: &[u8], what: Touched) -> Event {
+        Event::Touched {
+            root,
+            directory: Identity { inode, born: None },
+            path: RelPath::new(path).expect("path"),
+            what,
+        }
+    }
+
+    fn touched(root: u32, inode: u64, path: &[u8], name: &str) -> Event {
+        let name = Name::new(name).expect("name");
+        event(root, inode, path, Touched::Name(name, Reach::Entry))
+    }
+
+    fn journal(journals: &Journals, name: &str) -> Arc<Journal> {
+        let dataset = DatasetName::new(name).expect("name");
+        let journal = journals.journal(&dataset, Arc::new(|| {}));
+        Arc::new(journal.expect("journal"))
+    }
+
+    #[test]
+    fn all_journals_together_have_a_budget_and_the_largest_pays_for_it() {
+        let scratch = tempfile::tempdir().expect("tempdir");
+        let journals = Journals::open(scratch.path()).expect("journals");
+        let ears = Ears::default();
+        let journals: Vec<_> = (0..8)
+            .map(|key| journal(&journals, &format!("j{key}")))
+            .collect();
+        for (key, journal) in (0..).zip(&journals) {
+            let up_to = journal.take_since(0).up_to;
+            journal.acknowledge(up_to, Covered::Everything);
+            let ear = Ear::new(journal, &Excludes::none());
+            ears.write().expect("ears").insert(key, ear);
+        }
+        let mut listener = Listener::new(&ears);
+        for number in 0..100 {
+            listener.hear(touched(0, 1, b"", &number.to_string()));
+        }
+        for inode in 0..48_000 {
+            listener.hear(event(1, inode, b"", Touched::Itself));
+        }
+        for key in 2..8 {
+            for number in 0..45_000 {
+                listener.hear(touched(key, number % 10, b"", &number.to_string()));
+            }
+        }
+        let total: usize = journals.iter().map(|journal| journal.count()).sum();
+        assert!(total <= MARKS + 2 * COUNT_EVENTS as usize, "{total}");
+        assert_eq!(journals[0].count(), 101, "a small one pays nothing");
+        assert_eq!(journals[1].count(), 0, "single directories cannot be wider");
+        let has_gap = |journal: &Arc<Journal>| journal.open_gap().is_some();
+        assert!(has_gap(&journals[1]));
+        for journal in &journals[2..] {
+            assert!(!has_gap(journal));
+            assert_eq!(
+                journal.take_since(0).marked.len(),
+                10,
+                "wider, never forgotten"
+            );
+        }
+    }
+
+    #[test]
+    fn new_patterns_count_from_the_next_event_on() {
+        let scratch = tempfile::tempdir().expect("tempdir");
+        let journals = Journals::open(scratch.path()).expect("journals");
+        let journal = journal(&journals, "test");
+        let ears = Ears::default();
+        let mut listener = Listener::new(&ears);
+        let excluding = |patterns: &[&str]| {
+            let excludes = Excludes::new(patterns).expect("patterns");
+            ears.write()
+                .expect("ears")
+                .insert(1, Ear::new(&journal, &excludes));
+        };
+        excluding(&["/cache/"]);
+        listener.hear(touched(1, 7, b"cache", "a"));
+        assert_eq!(journal.count(), 0);
+        excluding(&["/other/"]);
+        listener.hear(touched(1, 7, b"cache", "a"));
+        assert_eq!(journal.count(), 2, "a directory with a name");
     }
 }

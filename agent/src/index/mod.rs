@@ -11,15 +11,12 @@ mod reader;
 mod row;
 
 use std::fmt::Display;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use understudy_protocol::{DatasetName, Position, StateDigest};
@@ -27,6 +24,7 @@ use understudy_tree::Identity;
 
 use crate::db::{self, explain};
 use crate::error::AgentError;
+use crate::lock::try_lock;
 
 pub(crate) use adopt::Adoption;
 pub(crate) use attention::{Attended, Reason};
@@ -94,7 +92,10 @@ impl Index {
     ) -> Result<Self, AgentError> {
         db::ensure_state_directory(state)?;
         let path = state.join(file_name(source, dataset, spare));
-        let lock = lock(&path.with_extension("lock"))?;
+        let lock_path = path.with_extension("lock");
+        let Some(lock) = try_lock(&lock_path)? else {
+            return Err(AgentError::IndexLocked { path: lock_path });
+        };
         let connection = db::connect(&path)?;
         let index = Self {
             connection: Mutex::new(connection),
@@ -279,23 +280,6 @@ fn file_name(source: &Path, dataset: &DatasetName, spare: &str) -> String {
     hasher.update(spare.as_bytes());
     hasher.update(source.as_os_str().as_bytes());
     format!("{dataset}-{}.db", &hasher.finalize().to_hex()[..16])
-}
-
-fn lock(path: &Path) -> Result<File, AgentError> {
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|error| AgentError::state("open the lock", path, &error))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(AgentError::IndexLocked {
-            path: path.to_owned(),
-        }),
-        Err(error) => Err(AgentError::state("lock", path, &error)),
-    }
 }
 
 #[cfg(test)]

@@ -116,12 +116,8 @@ impl Marks {
 
     /// Marks a file by whatever names it has.
     pub(super) fn add_file(&mut self, identity: Identity, number: u64) -> Added {
-        if self.files.len() >= MARKS && !self.files.contains_key(&identity) {
-            self.clear();
-            return Added::TooMany;
-        }
         self.files.insert(identity, number);
-        Added::Kept
+        self.within_limit()
     }
 
     /// Files with an event after `number`.
@@ -136,10 +132,16 @@ impl Marks {
     }
 
     fn within_limit(&mut self) -> Added {
-        if self.count <= MARKS {
+        if self.count() <= MARKS {
             return Added::Kept;
         }
         // Half of the room is made at once, so that this is rare.
+        self.shrink_to(MARKS / 2)
+    }
+
+    /// Makes marks wider, those of the largest directories first, until no more than `most` are left. Those of files
+    /// by themselves cannot be wider.
+    pub(super) fn shrink_to(&mut self, most: usize) -> Added {
         let mut by_size: Vec<(usize, Identity)> = self
             .directories
             .iter()
@@ -147,12 +149,12 @@ impl Marks {
             .collect();
         by_size.sort_unstable_by_key(|(size, _)| std::cmp::Reverse(*size));
         for (_, identity) in by_size {
-            if self.count <= MARKS / 2 {
+            if self.count() <= most {
                 return Added::Widened;
             }
             self.widen(identity);
         }
-        if self.count > MARKS / 2 {
+        if self.count() > most {
             self.clear();
             return Added::TooMany;
         }
@@ -232,11 +234,22 @@ impl Marks {
         directory.names.get(name).map(|mark| mark.doubt)
     }
 
-    /// Each directory, for writing it down.
-    pub(super) fn directories(&self) -> impl Iterator<Item = (Identity, &Directory)> {
+    /// A copy of everything with an event after `number`, for writing it down.
+    pub(super) fn copy_since(&self, number: u64) -> Vec<(Identity, Directory)> {
+        let copy = |directory: &Directory| Directory {
+            names: directory
+                .names
+                .iter()
+                .filter(|(_, mark)| mark.number > number)
+                .map(|(name, mark)| (name.clone(), *mark))
+                .collect(),
+            ..*directory
+        };
         self.directories
             .iter()
-            .map(|(identity, directory)| (*identity, directory))
+            .filter(|(_, directory)| directory.number > number)
+            .map(|(identity, directory)| (*identity, copy(directory)))
+            .collect()
     }
 
     /// Puts back what was written down.

@@ -20,7 +20,7 @@ use crate::db;
 use crate::error::AgentError;
 
 use marks::{Added, Marks};
-use store::Store;
+use store::{Former, Store};
 
 pub(crate) use marks::{Doubt, Marked};
 
@@ -74,21 +74,29 @@ impl Journals {
         Ok(journal)
     }
 
-    /// Writes down what came since the last call.
+    /// Writes down what came since the last call. The journal is free meanwhile, for the watcher must not wait for a
+    /// disk: what it notes then is written by the next call.
     pub(crate) fn save(&self, journal: &Journal) -> Result<(), AgentError> {
+        let mut store = self.store();
+        let (marks, former, up_to) = {
+            let mut inner = journal.inner();
+            if inner.saved == inner.last && !inner.is_rewritten {
+                return Ok(());
+            }
+            let (former, after) = if std::mem::take(&mut inner.is_rewritten) {
+                (Former::Dropped, 0)
+            } else {
+                (Former::Kept, inner.saved)
+            };
+            (inner.marks.copy_since(after), former, inner.last)
+        };
+        let result = store.save(&journal.dataset, &marks, former);
         let mut inner = journal.inner();
-        if inner.saved == inner.last && !inner.is_rewritten {
-            return Ok(());
+        match result {
+            Ok(()) => inner.saved = up_to,
+            Err(_) => inner.is_rewritten |= former == Former::Dropped,
         }
-        self.store().save(
-            &journal.dataset,
-            &inner.marks,
-            inner.is_rewritten,
-            inner.saved,
-        )?;
-        inner.saved = inner.last;
-        inner.is_rewritten = false;
-        Ok(())
+        result
     }
 
     /// Forgets datasets that are not among these.
@@ -169,11 +177,8 @@ impl Journal {
         let mut inner = self.inner();
         inner.last += 1;
         let number = inner.last;
-        match inner.marks.add(directory, name, number) {
-            Added::Kept => {}
-            Added::Widened => inner.is_rewritten = true,
-            Added::TooMany => inner.open_gap("more changed than the journal holds"),
-        }
+        let added = inner.marks.add(directory, name, number);
+        inner.take_note(added);
     }
 
     /// A file may have changed, and be known by other names than the one that was told.
@@ -181,10 +186,8 @@ impl Journal {
         let mut inner = self.inner();
         inner.last += 1;
         let number = inner.last;
-        if inner.marks.add_file(file, number) == Added::TooMany {
-            inner.is_rewritten = true;
-            inner.open_gap("more changed than the journal holds");
-        }
+        let added = inner.marks.add_file(file, number);
+        inner.take_note(added);
     }
 
     /// From here back to the last look at everything nothing is certain.
@@ -266,6 +269,17 @@ impl Journal {
         self.inner().marks.count()
     }
 
+    /// Makes marks wider until at most half of them are left, or opens a gap.
+    pub(crate) fn shrink(&self) {
+        let mut inner = self.inner();
+        let most = inner.marks.count() / 2;
+        inner.is_rewritten = true;
+        if inner.marks.shrink_to(most) == Added::TooMany {
+            inner.last += 1;
+            inner.open_gap("more changed than the journals hold together");
+        }
+    }
+
     /// Why marks are not enough, if they are not.
     pub(crate) fn open_gap(&self) -> Option<String> {
         self.inner().gap.as_ref().map(|gap| gap.reason.clone())
@@ -277,6 +291,14 @@ impl Journal {
 }
 
 impl Inner {
+    fn take_note(&mut self, added: Added) {
+        match added {
+            Added::Kept => {}
+            Added::Widened => self.is_rewritten = true,
+            Added::TooMany => self.open_gap("more changed than the journal holds"),
+        }
+    }
+
     /// The first reason stands: later ones are mostly its consequences.
     fn open_gap(&mut self, reason: &str) {
         let number = self.last;
@@ -295,6 +317,8 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
 
     fn journals(state: &Path) -> Journals {
@@ -380,6 +404,50 @@ mod tests {
         );
         note(&again, "new", Doubt::Entry);
         assert_eq!(again.take_since(taken.up_to).marked[0].names.len(), 1);
+    }
+
+    thread_local! {
+        /// What SQLite waits for in the next test, and the journal that is being saved.
+        static BLOCKER: RefCell<Option<(rusqlite::Connection, Arc<Journal>)>> = RefCell::default();
+    }
+
+    /// Whether SQLite shall try again: it has to write now, and cannot.
+    fn note_while_saving(_tries: i32) -> bool {
+        let Some((_blocker, journal)) = BLOCKER.take() else {
+            return false;
+        };
+        assert!(journal.inner.try_lock().is_ok(), "the watcher would wait");
+        let taken = journal.take_since(0);
+        note(&journal, "meanwhile", Doubt::Content);
+        journal.acknowledge(taken.up_to, Covered::Marks);
+        true
+    }
+
+    #[test]
+    fn a_journal_hears_and_forgets_while_it_is_saved() {
+        let scratch = tempfile::tempdir().expect("tempdir");
+        {
+            let journals = journals(scratch.path());
+            let journal = Arc::new(journal(&journals));
+            note(&journal, "before", Doubt::Entry);
+            let blocker = db::connect(&scratch.path().join("journal.db")).expect("connect");
+            blocker.execute_batch("BEGIN IMMEDIATE").expect("lock");
+            let handled = journals
+                .store()
+                .connection
+                .busy_handler(Some(note_while_saving));
+            handled.expect("handler");
+            BLOCKER.set(Some((blocker, Arc::clone(&journal))));
+            journals.save(&journal).expect("save");
+            assert!(BLOCKER.take().is_none(), "it had to wait");
+            journals.save(&journal).expect("save the rest");
+        }
+        let again = journal(&journals(scratch.path())).take_since(0);
+        let [marked] = &again.marked[..] else {
+            unreachable!("one directory")
+        };
+        let names: Vec<_> = marked.names.keys().map(Name::to_string).collect();
+        assert_eq!(names, ["meanwhile"]);
     }
 
     #[test]

@@ -23,10 +23,17 @@ const SCHEMA: &str = "
     ) WITHOUT ROWID;
 ";
 
+/// What becomes of the marks that are written down already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Former {
+    Kept,
+    Dropped,
+}
+
 /// An open database.
 #[derive(Debug)]
 pub(super) struct Store {
-    connection: Connection,
+    pub(super) connection: Connection,
     path: PathBuf,
 }
 
@@ -124,25 +131,21 @@ impl Store {
         Ok((marks, last))
     }
 
-    /// Writes marks down: those after `saved`, or all of them anew.
+    /// Writes these marks down, beside or in the place of those that are.
     pub(super) fn save(
         &mut self,
         dataset: &DatasetName,
-        marks: &Marks,
-        is_rewritten: bool,
-        saved: u64,
+        marks: &[(Identity, Directory)],
+        former: Former,
     ) -> Result<(), AgentError> {
         let path = self.path.clone();
         let mut write = || -> rusqlite::Result<()> {
             let transaction = self.connection.transaction()?;
-            if is_rewritten {
+            if former == Former::Dropped {
                 transaction.execute("DELETE FROM marks WHERE dataset = ?1", [dataset.as_str()])?;
             }
-            let after = if is_rewritten { 0 } else { saved };
-            for (identity, directory) in marks.directories() {
-                if directory.number > after {
-                    write_directory(&transaction, dataset, identity, directory, after)?;
-                }
+            for (identity, directory) in marks {
+                write_directory(&transaction, dataset, *identity, directory)?;
             }
             transaction.commit()
         };
@@ -202,7 +205,6 @@ fn write_directory(
     dataset: &DatasetName,
     identity: Identity,
     directory: &Directory,
-    after: u64,
 ) -> rusqlite::Result<()> {
     let sql = "INSERT OR REPLACE INTO marks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
     let mut statement = connection.prepare_cached(sql)?;
@@ -219,9 +221,7 @@ fn write_directory(
     };
     write(b"", Doubt::Entry, directory.number, listed)?;
     for (name, mark) in &directory.names {
-        if mark.number > after {
-            write(name.as_bytes(), mark.doubt, mark.number, None)?;
-        }
+        write(name.as_bytes(), mark.doubt, mark.number, None)?;
     }
     Ok(())
 }

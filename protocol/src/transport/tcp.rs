@@ -1,12 +1,14 @@
 //! Frames over TCP. Until peers are authenticated, on the loopback interface only.
 
+use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
 use super::{Channel, FRAMES, Incoming, Outgoing};
@@ -17,6 +19,13 @@ use crate::frame::{Compression, Deframer, Frame};
 const CONNECT: Duration = Duration::from_secs(10);
 /// A peer that has not greeted within this time is no peer.
 const GREET: Duration = Duration::from_secs(10);
+/// A spare that takes not one byte for this long is away: one that hangs must not keep all datasets from their
+/// cycles. It reads on while it catches up and commits only when it was sent everything, so this is what one write to
+/// its disk may take.
+const SPARE_STALL: Duration = Duration::from_secs(5 * 60);
+/// As long as an agent waits for a word of its spare: one that hangs keeps nobody from anything but its own datasets,
+/// and a restore to a slow disk, or one that somebody suspends, must not be lost early.
+const AGENT_STALL: Duration = Duration::from_secs(60 * 60);
 const READ_BYTES: usize = 256 * 1024;
 const LEVEL: i32 = 1;
 
@@ -28,7 +37,7 @@ pub fn connect(runtime: &Handle, address: &str) -> Result<Channel, ProtocolError
             ProtocolError::Address(format!("cannot reach the spare at {address}: {why}"))
         };
         match timeout(CONNECT, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => Ok(channel(stream)),
+            Ok(Ok(stream)) => Ok(over(stream, SPARE_STALL)),
             Ok(Err(error)) => Err(unreachable(error.to_string())),
             Err(_) => Err(unreachable(format!(
                 "no answer within {} s",
@@ -62,7 +71,7 @@ impl Listener {
     /// Waits for the next connection.
     pub async fn accept(&self) -> Result<(Channel, SocketAddr), ProtocolError> {
         let (stream, peer) = self.listener.accept().await?;
-        Ok((channel(stream), peer))
+        Ok((over(stream, AGENT_STALL), peer))
     }
 }
 
@@ -87,54 +96,36 @@ async fn resolve(address: &str) -> Result<SocketAddr, ProtocolError> {
     }
 }
 
-/// Starts the two tasks of a connection; they end when the channel is dropped or the peer is gone.
-fn channel(stream: TcpStream) -> Channel {
+fn over(stream: TcpStream, stall: Duration) -> Channel {
     // Frames are written whole; waiting to fill packets only adds delay. A failure costs speed alone.
     let _ = stream.set_nodelay(true);
-    let (mut reading, mut writing) = stream.into_split();
-    let (outgoing, mut to_send) = mpsc::channel::<Result<Frame, ProtocolError>>(FRAMES);
+    let (reading, writing) = stream.into_split();
+    channel(reading, writing, stall)
+}
+
+/// Starts the two tasks of a connection; they end when the channel is dropped, or the peer is gone or takes nothing
+/// for as long as `stall` says.
+fn channel(
+    reading: impl AsyncRead + Unpin + Send + 'static,
+    writing: impl AsyncWrite + Unpin + Send + 'static,
+    stall: Duration,
+) -> Channel {
+    let (outgoing, to_send) = mpsc::channel(FRAMES);
     let (received, incoming) = mpsc::channel(FRAMES);
+    let stalled = Arc::new(Notify::new());
+    let ends = Arc::clone(&stalled);
     tokio::spawn(async move {
-        while let Some(Ok(frame)) = to_send.recv().await {
-            let sent = async {
-                writing.write_all(&frame.wire_length()).await?;
-                writing.write_all(frame.payload()).await
-            };
-            if sent.await.is_err() {
-                return;
-            }
+        let written = write(to_send, writing, stall).await;
+        if written.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+            tracing::warn!("the other side took nothing for {} s", stall.as_secs());
+            stalled.notify_one();
         }
-        // The peer reads an end of file after the last frame; it may be gone already.
-        let _ = writing.shutdown().await;
     });
     tokio::spawn(async move {
-        let mut deframer = Deframer::default();
-        let mut buffer = vec![0; READ_BYTES];
-        let mut greeted = false;
-        loop {
-            let read = tokio::select! {
-                read = reading.read(&mut buffer) => read,
-                () = received.closed() => return,
-                () = tokio::time::sleep(GREET), if !greeted => return,
-            };
-            match read {
-                Ok(0) if deframer.is_empty() => return,
-                Ok(0) => return give(&received, Err(ProtocolError::Cut)).await,
-                Ok(length) => deframer.push(&buffer[..length]),
-                Err(error) => return give(&received, Err(error.into())).await,
-            }
-            loop {
-                match deframer.next_frame() {
-                    Ok(Some(frame)) => {
-                        greeted = true;
-                        if received.send(Ok(frame)).await.is_err() {
-                            return;
-                        }
-                    }
-                    Ok(None) => break,
-                    Err(error) => return give(&received, Err(error)).await,
-                }
-            }
+        tokio::select! {
+            () = read(reading, &received) => {}
+            // It has no last words either.
+            () = ends.notified() => {}
         }
     });
     Channel {
@@ -150,6 +141,70 @@ fn channel(stream: TcpStream) -> Channel {
     }
 }
 
+/// Writes frames until there are no more.
+async fn write(
+    mut to_send: mpsc::Receiver<Result<Frame, ProtocolError>>,
+    mut writing: impl AsyncWrite + Unpin,
+    stall: Duration,
+) -> io::Result<()> {
+    while let Some(Ok(frame)) = to_send.recv().await {
+        write_all(&mut writing, &frame.wire_length(), stall).await?;
+        write_all(&mut writing, frame.payload(), stall).await?;
+    }
+    // The peer reads an end of file after the last frame; it may be gone already.
+    writing.shutdown().await
+}
+
+/// Fails if `stall` goes by without a single byte taken: how long all of them take is the network's business.
+async fn write_all(
+    writing: &mut (impl AsyncWrite + Unpin),
+    mut bytes: &[u8],
+    stall: Duration,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match timeout(stall, writing.write(bytes)).await?? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            taken => bytes = &bytes[taken..],
+        }
+    }
+    Ok(())
+}
+
+/// Reads frames until the peer is gone or nobody wants them.
+async fn read(
+    mut reading: impl AsyncRead + Unpin,
+    received: &mpsc::Sender<Result<Frame, ProtocolError>>,
+) {
+    let mut deframer = Deframer::default();
+    let mut buffer = vec![0; READ_BYTES];
+    let mut greeted = false;
+    loop {
+        let read = tokio::select! {
+            read = reading.read(&mut buffer) => read,
+            () = received.closed() => return,
+            () = tokio::time::sleep(GREET), if !greeted => return,
+        };
+        match read {
+            Ok(0) if deframer.is_empty() => return,
+            Ok(0) => return give(received, Err(ProtocolError::Cut)).await,
+            Ok(length) => deframer.push(&buffer[..length]),
+            Err(error) => return give(received, Err(error.into())).await,
+        }
+        loop {
+            match deframer.next_frame() {
+                Ok(Some(frame)) => {
+                    greeted = true;
+                    if received.send(Ok(frame)).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => return give(received, Err(error)).await,
+            }
+        }
+    }
+}
+
 async fn give(
     received: &mpsc::Sender<Result<Frame, ProtocolError>>,
     result: Result<Frame, ProtocolError>,
@@ -161,6 +216,8 @@ async fn give(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Message;
+    use crate::version::Hello;
 
     #[test]
     fn only_loopback_addresses_are_allowed() {
@@ -173,6 +230,36 @@ mod tests {
             assert!(runtime.block_on(Listener::bind(address)).is_err());
         }
         assert!(connect(runtime.handle(), "nonsense").is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_is_away_and_one_that_is_slow_is_not() {
+        let (near, mut far) = tokio::io::duplex(16);
+        let (reading, writing) = tokio::io::split(near);
+        let mut channel = channel(reading, writing, SPARE_STALL);
+        let frame = || {
+            let hello = Message::Hello(Hello::ours());
+            channel.outgoing.encoder().encode(&hello).expect("short")
+        };
+        let bytes = [&frame().wire_length()[..], frame().payload()].concat();
+        far.write_all(&bytes).await.expect("greeting");
+        assert!(matches!(channel.incoming.frames.recv().await, Some(Ok(_))));
+
+        let to_send = channel.outgoing.frames.clone();
+        to_send.send(Ok(frame())).await.expect("sent");
+        let mut taken = vec![0; bytes.len()];
+        for part in taken.chunks_mut(5) {
+            tokio::time::sleep(SPARE_STALL - Duration::from_secs(1)).await;
+            far.read_exact(part).await.expect("read");
+        }
+        assert_eq!(taken, bytes);
+
+        let began = tokio::time::Instant::now();
+        let until_refused = async { while to_send.send(Ok(frame())).await.is_ok() {} };
+        let refused = timeout(2 * SPARE_STALL, until_refused).await;
+        refused.expect("it was given up");
+        assert_eq!(began.elapsed(), SPARE_STALL);
+        assert!(channel.incoming.frames.recv().await.is_none());
     }
 
     #[test]

@@ -28,6 +28,9 @@ const MOVES: u64 = libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO;
 const WRITES: u64 = libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE | libc::FAN_ATTRIB;
 const MASK: u64 = WRITES | libc::FAN_CREATE | libc::FAN_DELETE | MOVES | libc::FAN_ONDIR;
 
+/// An event that is not in [`MASK`].
+const UNUSED: u64 = libc::FAN_ACCESS;
+
 /// The group, its marks and what it knows of directories.
 pub(super) struct Group {
     descriptor: OwnedFd,
@@ -81,6 +84,24 @@ impl Group {
                 .map_err(|error| explain_handles(error, &place))?;
         }
         Ok(())
+    }
+
+    /// Whether the file systems of a tree still carry the marks that they were given. A mark goes with its file system,
+    /// and one that was unmounted and mounted again may look the same in every other way.
+    pub(super) fn is_armed(&self, standing: &Standing) -> bool {
+        standing.parts.iter().all(|part| {
+            let opened = Part::open(Path::new(OsStr::from_bytes(&part.path)));
+            // Taking away an event that no mark here has changes nothing, and fails where there is no mark.
+            opened.is_ok_and(|(directory, _)| {
+                raw::fanotify_mark_file_system(
+                    self.as_fd(),
+                    Mark::Remove,
+                    UNUSED,
+                    directory.as_fd(),
+                )
+                .is_ok()
+            })
+        })
     }
 
     /// From now on these are the roots: forgets what it knew of directories, and the file systems that none of
@@ -306,7 +327,25 @@ fn explain_handles(error: Errno, place: &str) -> String {
 mod tests {
     use super::super::records::InodeKey;
     use super::*;
+    use crate::directory::Mounts;
     use understudy_protocol::RelPath;
+
+    #[test]
+    fn a_tree_is_armed_until_its_mark_goes() {
+        let scratch = tempfile::tempdir().expect("scratch");
+        let Ok(mut group) = Group::new(None, Arc::default()) else {
+            return;
+        };
+        let all = super::super::mounts::read().expect("mounts");
+        let standing = Standing::look(scratch.path(), Mounts::Stay, &all).expect("look");
+        assert!(!group.is_armed(&standing));
+        if group.arm(&standing).is_err() {
+            return;
+        }
+        assert!(group.is_armed(&standing) && group.is_armed(&standing));
+        group.set_roots(std::iter::empty());
+        assert!(!group.is_armed(&standing), "nobody needs it any more");
+    }
 
     #[test]
     fn a_batch_tells_each_name_once_to_each_root() {

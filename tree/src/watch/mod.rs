@@ -14,6 +14,7 @@ mod paths;
 mod records;
 mod resolve;
 mod service;
+mod sleep;
 mod standing;
 #[cfg(test)]
 mod tests;

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::time::{ClockId, clock_gettime};
 
 use super::fanotify::{Group, Progress};
 use super::inotify;
 use super::mounts::{self, Mount};
 use super::resolve::Trouble;
+use super::sleep::Sleep;
 use super::standing::Standing;
 use super::watched::{State, Watched};
 use super::{Command, Ended, Event, Options, Prefer, Root, Shared, reset};
@@ -24,8 +24,6 @@ const REST: Duration = Duration::from_millis(50);
 const CALM_EVENTS: u64 = 1024;
 /// Batches read in one go; more would let a flood keep commands waiting.
 const BATCHES: usize = 16;
-/// A clock that was read later differs by less than this, unless the machine slept.
-const SLEPT: Duration = Duration::from_millis(100);
 
 /// The thread's state.
 pub(super) struct Service<S> {
@@ -39,8 +37,7 @@ pub(super) struct Service<S> {
     mountinfo: File,
     mounts: Vec<Mount>,
     watched: Vec<Watched>,
-    /// How long the machine had slept since it started, when the thread last looked.
-    slept: Duration,
+    sleep: Sleep,
 }
 
 /// What the thread woke up for.
@@ -89,7 +86,7 @@ impl<S: FnMut(Event) + Send + 'static> Service<S> {
             mountinfo,
             mounts: mounts::read()?,
             watched: Vec::new(),
-            slept: slept(),
+            sleep: Sleep::new(),
         })
     }
 
@@ -170,7 +167,7 @@ impl<S: FnMut(Event) + Send + 'static> Service<S> {
     }
 
     fn watch(&mut self, roots: Vec<Root>) {
-        self.read_mounts();
+        self.look_again();
         let mut before = std::mem::take(&mut self.watched);
         let mut gaps = Vec::new();
         for root in roots {
@@ -284,12 +281,18 @@ impl<S: FnMut(Event) + Send + 'static> Service<S> {
     /// Arms what does not stand where it stood.
     fn look_again(&mut self) {
         self.read_mounts();
+        // All of them before any is armed: trees of one file system share a mark.
+        let is_armed = |watched: &Watched| watched.state.is_armed(&self.group);
+        let armed: Vec<bool> = self.watched.iter().map(is_armed).collect();
         let mut gaps = Vec::new();
-        for position in 0..self.watched.len() {
+        for (position, is_armed) in armed.into_iter().enumerate() {
             let watched = &self.watched[position];
             let now = Standing::look(&watched.root.path, watched.root.mounts, &self.mounts);
             let difference = match (watched.state.standing(), &now) {
-                (Some(before), Ok(now)) if before == now => continue,
+                (Some(before), Ok(now)) if before == now && is_armed => continue,
+                (Some(before), Ok(now)) if before == now => {
+                    "its file system was unmounted and mounted again"
+                }
                 (None, Err(_)) => continue,
                 (Some(before), Ok(now)) => before.difference(now),
                 (Some(_), Err(_)) => "it is not there any more",
@@ -385,18 +388,8 @@ impl<S: FnMut(Event) + Send + 'static> Service<S> {
 
     /// While the machine sleeps, disks may be changed from outside.
     fn notice_sleep(&mut self) {
-        let now = slept();
-        if now.saturating_sub(self.slept) > SLEPT {
+        if self.sleep.has_slept() {
             self.gap_everywhere("the machine was suspended");
         }
-        self.slept = now;
     }
-}
-
-/// How long the machine has slept since it started.
-fn slept() -> Duration {
-    let read = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
-    // This order, for the later clock of the two is then ahead by what it took, not behind.
-    let awake = read(ClockId::Monotonic);
-    read(ClockId::Boottime).saturating_sub(awake)
 }

@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
+use std::sync::mpsc::sync_channel;
 use std::sync::{RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,16 @@ impl Scene {
     }
 
     fn start(options: Options, mounts: Mounts, own_process: Option<u32>) -> Option<Self> {
+        Self::start_with(options, mounts, own_process, |_| {})
+    }
+
+    /// With something to do for the watcher's thread before it tells an event.
+    fn start_with(
+        options: Options,
+        mounts: Mounts,
+        own_process: Option<u32>,
+        mut before: impl FnMut(&Event) + Send + 'static,
+    ) -> Option<Self> {
         let scratch = tempfile::tempdir().expect("scratch");
         let root = scratch.path().join("root");
         let outside = scratch.path().join("outside");
@@ -52,6 +63,7 @@ impl Scene {
         let sink = Arc::clone(&events);
         let prefer = options.prefer;
         let watcher = Watcher::start_as(options, own_process, move |event| {
+            before(&event);
             sink.lock().expect("events").push(event);
         })
         .expect("start");
@@ -510,6 +522,82 @@ fn a_watched_file_system_can_be_unmounted_and_comes_back() {
     assert_eq!(gaps(&scene.drained(), 2).len(), 1);
     fs::write(scene.outside.join("g"), "x").expect("write");
     assert_eq!(places(&scene.drained(), 2), set(&["./g"]));
+}
+
+/// Everything that a path tells of may then be as before, the number of the mount too; only what was watched is gone.
+#[test]
+fn a_file_system_that_is_mounted_again_at_once_is_watched_again() {
+    for prefer in [Prefer::Best, Prefer::Inotify] {
+        let options = Options {
+            prefer,
+            ..Options::default()
+        };
+        let (stands, has_stopped) = sync_channel(1);
+        let (go_on, is_to_go_on) = sync_channel::<()>(1);
+        let stop = move |event: &Event| {
+            let is_told = |what: &Touched| matches!(what, Touched::Name(name, _) if name.as_bytes() == b"stop");
+            if matches!(event, Event::Touched { what, .. } if is_told(what)) {
+                // Whoever asked for it may have gone, and then it is over.
+                let _ = stands.send(());
+                let _ = is_to_go_on.recv();
+            }
+        };
+        let _limit = QUEUE_LIMIT.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(scene) = Scene::start_with(options, Mounts::Stay, None, stop) else {
+            return;
+        };
+        let Some(disk) = Disk::new(&scene.outside.join("image")) else {
+            return;
+        };
+        let point = scene.outside.join("point");
+        fs::create_dir(&point).expect("mkdir");
+        let mounted = Mounted::new(&[disk.0.as_ref()], &point);
+        let roots = [(1, &scene.root), (2, &point)].map(|(key, path)| Root {
+            key,
+            path: path.clone(),
+            mounts: Mounts::Stay,
+        });
+        scene.watcher.watch(roots.into());
+        assert_eq!(gaps(&scene.drained(), 2).len(), 1);
+        // Between two looks of the watcher's thread.
+        fs::write(scene.root.join("stop"), "").expect("write");
+        has_stopped.recv().expect("stopped");
+        let again = format!("umount '{0}'; mount '{1}' '{0}'", point.display(), disk.0);
+        shell(&again, &scene.root);
+        drop((has_stopped, go_on));
+        assert!(!gaps(&scene.drained(), 2).is_empty(), "{prefer:?}");
+        fs::write(point.join("f"), "x").expect("write");
+        assert!(places(&scene.drained(), 2).contains("./f"), "{prefer:?}");
+        scene.watcher.watch(Vec::new());
+        drop(mounted);
+    }
+}
+
+/// A block device made of a file, with an ext4 file system; its path.
+struct Disk(String);
+
+impl Disk {
+    fn new(image: &Path) -> Option<Self> {
+        let image = image.display();
+        let script = format!(
+            "truncate -s 64M '{image}'; mkfs.ext4 -qF '{image}'; losetup -f --show '{image}'"
+        );
+        let made = Process::new("sh").args(["-ec", &script]).output();
+        let made = made.expect("run sh");
+        if !made.status.success() {
+            skip(&format!("no loop device: {made:?}"));
+            return None;
+        }
+        let path = String::from_utf8(made.stdout).expect("a path");
+        Some(Self(path.trim().to_owned()))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // In a test that failed there is nothing more to say.
+        let _ = Process::new("losetup").args(["-d", &self.0]).output();
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! How each root is watched.
 
+use super::fanotify::Group;
 use super::standing::Standing;
 use super::{Method, Root, inotify};
 
@@ -32,6 +33,14 @@ impl State {
         match self {
             Self::Fanotify(standing) | Self::Inotify { standing, .. } => Some(standing),
             Self::Unwatched { standing, .. } => standing.as_ref(),
+        }
+    }
+
+    /// Whether what carries marks still has them.
+    pub(super) fn is_armed(&self, group: &Result<Group, String>) -> bool {
+        match (self, group) {
+            (Self::Fanotify(standing), Ok(group)) => group.is_armed(standing),
+            _ => true,
         }
     }
 
