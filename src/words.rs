@@ -88,16 +88,27 @@ pub(crate) fn snapshot(snapshot: &Snapshot) -> Value {
     })
 }
 
-/// A path for programs, with what goes with it under `key`. Where escaping changed the path, its bytes are
-/// added in hexadecimal digits.
+/// A path for programs, with what goes with it under `key`.
 pub(crate) fn path_with(path: &RelPath, key: &str, text: &str) -> Value {
-    let mut value = json!({ "path": path.to_string(), key: text });
+    let mut value = path_value(path);
+    value[key] = text.into();
+    value
+}
+
+/// A path for programs. Where escaping changed it, its bytes are added in hexadecimal digits.
+fn path_value(path: &RelPath) -> Value {
+    let mut value = json!({ "path": path.to_string() });
     let bytes = path.as_bytes();
     if !bytes.is_empty() && escape(bytes).as_bytes() != bytes {
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         value["path_bytes"] = hex.into();
     }
     value
+}
+
+/// Paths for programs.
+pub(crate) fn paths<'a>(paths: impl IntoIterator<Item = &'a RelPath>) -> Vec<Value> {
+    paths.into_iter().map(path_value).collect()
 }
 
 /// Rows under headings, columns aligned; the first to the left, `right` ones to the right.

@@ -1,24 +1,95 @@
 //! Questions to the spare that need no tree and no index.
 
-use understudy_protocol::message::{Datasets, Finding, List, Trouble, Verified, Verify};
+use std::collections::HashMap;
+
+use understudy_protocol::message::{
+    Datasets, Finding, FuzzyFile, List, ListFuzzy, Trouble, Verified, Verify,
+};
 use understudy_protocol::transport::Channel;
-use understudy_protocol::{DatasetName, Message, version};
+use understudy_protocol::{DatasetName, Message, RelPath, version};
 
 use crate::Cancel;
 use crate::conversation::{Conversation, told, unexpected};
 use crate::error::AgentError;
 
-/// The datasets of the spare with their snapshots; only `dataset` if one is named.
-pub fn list(channel: Channel, dataset: Option<DatasetName>) -> Result<Datasets, AgentError> {
+/// What the spare has, with the files that may be torn.
+#[derive(Debug)]
+pub struct Survey {
+    /// The datasets with their snapshots.
+    pub listed: Datasets,
+    /// Fuzzy files of each dataset; nothing of one that the spare could not look into, and `None` if the spare is too
+    /// old to know of any.
+    pub fuzzy: Option<HashMap<DatasetName, Vec<FuzzyFile>>>,
+}
+
+impl Survey {
+    /// The fuzzy files of one snapshot, by path; `None` if nobody knows.
+    pub fn fuzzy_in(&self, dataset: &DatasetName, number: u64) -> Option<Vec<&RelPath>> {
+        let files = self.fuzzy.as_ref()?.get(dataset)?;
+        let files = files.iter().filter(|file| file.is_in(number));
+        let mut paths: Vec<&RelPath> = files.map(|file| &file.path).collect();
+        paths.sort_unstable();
+        Some(paths)
+    }
+}
+
+/// Whose fuzzy files are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FuzzyOf {
+    /// Those of the newest snapshot.
+    Newest,
+    /// Those of all snapshots.
+    All,
+}
+
+/// The datasets of the spare with their snapshots and fuzzy files; only `dataset` if one is named.
+pub fn survey(
+    channel: Channel,
+    dataset: Option<DatasetName>,
+    which: FuzzyOf,
+) -> Result<Survey, AgentError> {
     let conversation = Conversation::open(channel, &Cancel::default())?;
     let ask = || {
         conversation.tell(&Message::List(List { dataset }))?;
-        match conversation.hear()? {
-            Message::Datasets(datasets) => Ok(datasets),
-            other => Err(unexpected(&other, "Datasets")),
-        }
+        let listed = match conversation.hear()? {
+            Message::Datasets(datasets) => datasets,
+            other => return Err(unexpected(&other, "Datasets")),
+        };
+        let fuzzy = if conversation.version >= version::FUZZY {
+            Some(fuzzy_of(&conversation, &listed, which)?)
+        } else {
+            None
+        };
+        Ok(Survey { listed, fuzzy })
     };
     ask().map_err(|error| conversation.explain(error))
+}
+
+fn fuzzy_of(
+    conversation: &Conversation,
+    listed: &Datasets,
+    which: FuzzyOf,
+) -> Result<HashMap<DatasetName, Vec<FuzzyFile>>, AgentError> {
+    let mut all = HashMap::new();
+    // One that is in trouble would end the session, and hide the others.
+    for one in listed.datasets.iter().filter(|one| one.trouble.is_none()) {
+        let Some(newest) = one.snapshots.last() else {
+            continue;
+        };
+        let dataset = one.name.clone();
+        let number = (which == FuzzyOf::Newest).then_some(newest.position.number);
+        conversation.tell(&Message::ListFuzzy(ListFuzzy { dataset, number }))?;
+        let mut files = Vec::new();
+        loop {
+            match conversation.hear()? {
+                Message::FuzzyFiles(more) => files.extend(more.files),
+                Message::FuzzyEnd(_) => break,
+                other => return Err(unexpected(&other, "FuzzyFiles")),
+            }
+        }
+        all.insert(one.name.clone(), files);
+    }
+    Ok(all)
 }
 
 /// Has the spare read everything again and compare; calls `on_finding` for each difference as it is found.

@@ -31,7 +31,7 @@ use serde::Deserialize;
 use understudy_protocol::DatasetName;
 use understudy_tree::{Excludes, Mounts};
 
-pub use ask::{list, verify};
+pub use ask::{FuzzyOf, Survey, survey, verify};
 pub use error::AgentError;
 pub use pace::Pace;
 pub use progress::{Phase, Progress};

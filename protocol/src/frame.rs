@@ -213,8 +213,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::message::{Noted, StreamBlock, Trouble, VerifyEnd};
-    use crate::name::DatasetName;
+    use crate::message::{
+        Fuzzy, FuzzyEnd, FuzzyFile, FuzzyFiles, ListFuzzy, Noted, StreamBlock, Trouble, VerifyEnd,
+    };
+    use crate::name::{DatasetName, Name};
+    use crate::place::{DirectoryId, Place, RelPath};
 
     fn wire(frame: &Frame) -> Vec<u8> {
         [&frame.wire_length()[..], frame.payload()].concat()
@@ -285,11 +288,49 @@ mod tests {
             }),
             Message::Noted(Noted {}),
         ];
+        assert_golden(&golden, &messages);
+    }
+
+    #[test]
+    fn the_frames_of_fuzzy_files_are_still_read() {
+        // Version 2, kept for ever: the place `x` of directory 1; those of snapshot 3 of dataset `a`; `d/x` since
+        // snapshot 2 and `y` from 1 to 4; the end.
+        let golden = [
+            &[0, 0, 0, 6, 6, 0, 1, 1, 1, b'x'][..],
+            &[0, 0, 0, 6, 19, 0, 1, b'a', 1, 3],
+            &[0, 0, 0, 14, 42, 0, 2, 3, b'd', b'/', b'x', 2, 0],
+            &[1, b'y', 1, 1, 5],
+            &[0, 0, 0, 2, 43, 0],
+        ]
+        .concat();
+        let file = |path: &[u8], since, until| FuzzyFile {
+            path: RelPath::new(path).expect("path"),
+            since,
+            until,
+        };
+        let messages = [
+            Message::Fuzzy(Fuzzy {
+                places: vec![Place::new(DirectoryId(1), Name::new("x").expect("name"))],
+            }),
+            Message::ListFuzzy(ListFuzzy {
+                dataset: DatasetName::fit(b"a"),
+                number: Some(3),
+            }),
+            Message::FuzzyFiles(FuzzyFiles {
+                files: vec![file(b"d/x", 2, None), file(b"y", 1, Some(5))],
+            }),
+            Message::FuzzyEnd(FuzzyEnd {}),
+        ];
+        assert_golden(&golden, &messages);
+    }
+
+    /// The messages are written as `golden`, and read from it.
+    fn assert_golden(golden: &[u8], messages: &[Message]) {
         let mut encoder = Encoder::new(Compression::Off);
         let mut deframer = Deframer::default();
-        deframer.push(&golden);
+        deframer.push(golden);
         let mut written = Vec::new();
-        for message in &messages {
+        for message in messages {
             written.extend(wire(&encoder.encode(message).expect("encode")));
             let read = deframer.next_frame().expect("valid").expect("whole");
             assert_eq!(read.decode().expect("decode"), *message);

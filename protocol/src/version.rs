@@ -10,6 +10,8 @@ pub const OLDEST: u32 = 1;
 pub const NEWEST: u32 = 2;
 /// The version that brought [`Trouble`](crate::message::Trouble); a receiver of an older one is not sent it.
 pub const TROUBLE: u32 = 2;
+/// The version in which both sides tell which files are fuzzy; see [`Fuzzy`](crate::message::Fuzzy).
+pub const FUZZY: u32 = 2;
 /// Opens every greeting, so that a stray connection is recognised at once.
 pub const MAGIC: [u8; 4] = *b"USTY";
 

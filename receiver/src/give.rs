@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use understudy_protocol::message::{
-    Given, GivenStream, Manifest, ManifestEnd, ReadManifest, StreamBlock, StreamEnd, Want,
+    Fuzzy, Given, GivenStream, Manifest, ManifestEnd, ReadManifest, StreamBlock, StreamEnd, Want,
 };
 use understudy_protocol::transport::{Incoming, Outgoing};
 use understudy_protocol::{
@@ -12,7 +12,7 @@ use understudy_protocol::{
 use understudy_tree::Directory;
 use understudy_tree::content::{self, HoleyHasher};
 
-use crate::catalog::{Catalog, Recorded, Row};
+use crate::catalog::{Catalog, Recorded, Row, Telling};
 use crate::cycle;
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
@@ -24,6 +24,7 @@ use crate::resolve::Handles;
 pub(crate) fn manifest(
     dataset: &Dataset,
     request: &ReadManifest,
+    telling: Telling,
     outgoing: &Outgoing,
 ) -> Result<Recorded, ReceiverError> {
     let nothing =
@@ -53,6 +54,13 @@ pub(crate) fn manifest(
         }
     }
     batch.send(&mut encoder, outgoing)?;
+    if telling == Telling::All {
+        let ranges = catalog.fuzzy_at(at)?;
+        for part in ranges.chunks(limits::BATCH_RECORDS) {
+            let places = part.iter().map(|range| range.place.clone()).collect();
+            outgoing.send(encoder.encode(&Message::Fuzzy(Fuzzy { places }))?)?;
+        }
+    }
     outgoing.send_message(&Message::ManifestEnd(ManifestEnd {
         snapshot: cycle::told(&snapshot),
     }))?;

@@ -9,6 +9,7 @@ mod catalog;
 mod cycle;
 mod dataset;
 mod error;
+mod fuzzy;
 mod give;
 mod history;
 mod housekeeping;

@@ -6,10 +6,11 @@ use understudy_protocol::message::{DatasetStatus, Datasets, List, Noted};
 use understudy_protocol::transport::{Channel, Outgoing};
 use understudy_protocol::{DatasetName, Message, ProtocolError, version};
 
+use crate::catalog::Telling;
 use crate::dataset::{Dataset, now_seconds};
 use crate::error::ReceiverError;
 use crate::store::Store;
-use crate::{give, upload, verify};
+use crate::{fuzzy, give, upload, verify};
 
 /// What the receiver does with a change set that removes everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,6 +68,7 @@ fn converse(
     options: SessionOptions,
 ) -> Result<(), ReceiverError> {
     let spoken = channel.greet()?;
+    let telling = telling(spoken);
     let Channel { outgoing, incoming } = channel;
     loop {
         let message = match incoming.receive_message() {
@@ -75,12 +77,15 @@ fn converse(
         };
         match message {
             Message::Begin(begin) => {
-                return upload::serve(store, &begin, incoming, outgoing, &options);
+                return upload::serve(store, &begin, telling, incoming, outgoing, &options);
             }
             Message::List(list) => {
                 outgoing.send_message(&Message::Datasets(datasets(store, &list)?))?;
             }
             Message::Verify(request) => verify::serve(store, &request, outgoing)?,
+            Message::ListFuzzy(request) if spoken >= version::FUZZY => {
+                fuzzy::serve(store, &request, outgoing)?;
+            }
             Message::Trouble(trouble) if spoken >= version::TROUBLE => {
                 store.ensure_dataset(&trouble.dataset)?;
                 store.cycles.failed(&trouble.dataset, &trouble.reason);
@@ -88,7 +93,7 @@ fn converse(
             }
             Message::ReadManifest(request) => {
                 let dataset = existing(store, &request.dataset)?;
-                let snapshot = give::manifest(&dataset, &request, outgoing)?;
+                let snapshot = give::manifest(&dataset, &request, telling, outgoing)?;
                 return give::serve(&dataset, &snapshot, incoming, outgoing);
             }
             other => {
@@ -99,6 +104,15 @@ fn converse(
                 .into());
             }
         }
+    }
+}
+
+/// Whether both sides tell which files are fuzzy.
+fn telling(spoken: u32) -> Telling {
+    if spoken >= version::FUZZY {
+        Telling::All
+    } else {
+        Telling::None
     }
 }
 

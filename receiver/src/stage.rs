@@ -133,6 +133,8 @@ impl Numbers {
 pub(crate) struct Staged {
     pub(crate) puts: Vec<Put>,
     pub(crate) removals: Vec<Place>,
+    /// Files that are fuzzy, put now or not.
+    pub(crate) fuzzy: Vec<Place>,
     /// Sum over `puts`.
     pub(crate) digest: StateDigest,
 }
@@ -194,17 +196,20 @@ impl<'a> Stager<'a> {
         self.lacking
     }
 
-    /// Stages everything that a `Changes` frame carries; `number` counts the frames of the upload.
+    /// Stages everything that a `Changes` or `Fuzzy` frame carries; `number` counts the frames of the upload.
     pub(crate) fn stage(&mut self, frame: &Frame, number: u64) -> Result<Staged, ReceiverError> {
-        let Message::Changes(changes) = frame.decode()? else {
-            return Err(ReceiverError::Worker);
+        let (records, fuzzy) = match frame.decode()? {
+            Message::Changes(changes) => (changes.records, Vec::new()),
+            Message::Fuzzy(fuzzy) => (Vec::new(), fuzzy.places),
+            _ => return Err(ReceiverError::Worker),
         };
         let mut staged = Staged {
-            puts: Vec::with_capacity(changes.records.len()),
+            puts: Vec::with_capacity(records.len()),
             removals: Vec::new(),
+            fuzzy,
             digest: StateDigest::empty(),
         };
-        for record in changes.records {
+        for record in records {
             match record {
                 Change::Remove { place } => staged.removals.push(place),
                 Change::Put {

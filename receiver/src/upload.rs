@@ -8,7 +8,7 @@ use understudy_protocol::{Frame, Message, Position, ProtocolError, Snapshot};
 use understudy_tree::crash_point;
 
 use crate::alert::Observed;
-use crate::catalog::{Catalog, Recorded, Upload};
+use crate::catalog::{Catalog, Recorded, Telling, Upload};
 use crate::cycle::{self, Stopwatch};
 use crate::dataset::now_seconds;
 use crate::error::ReceiverError;
@@ -25,12 +25,13 @@ const ONLY_ROOTS: u64 = 2;
 pub(crate) fn serve(
     store: &Store,
     begin: &Begin,
+    telling: Telling,
     incoming: &mut Incoming,
     outgoing: &Outgoing,
     options: &SessionOptions,
 ) -> Result<(), ReceiverError> {
     let observed = store.cycles.begin(&begin.dataset);
-    let result = converse(store, &observed, incoming, outgoing, options);
+    let result = converse(store, &observed, telling, incoming, outgoing, options);
     observed.end(&result);
     result
 }
@@ -38,6 +39,7 @@ pub(crate) fn serve(
 fn converse(
     store: &Store,
     observed: &Observed<'_>,
+    telling: Telling,
     incoming: &mut Incoming,
     outgoing: &Outgoing,
     options: &SessionOptions,
@@ -66,17 +68,18 @@ fn converse(
                 dataset: &dataset,
                 catalog: &catalog,
                 locked: &locked,
+                telling,
             },
             options,
             observed,
         };
-        if workers::is_change(&frame) {
+        if workers::is_change(&frame, telling) {
             let committed = session.receive(frame, incoming)?;
             return session.acknowledge(committed, outgoing, &mut tidying);
         }
         match frame.decode()? {
             Message::ReadManifest(request) => {
-                give::manifest(&dataset, &request, outgoing).map(drop)?;
+                give::manifest(&dataset, &request, telling, outgoing).map(drop)?;
             }
             Message::Confirm(confirm) => confirm_newest(&catalog, observed, &confirm, outgoing)?,
             Message::Commit(commit) => {
@@ -177,6 +180,7 @@ impl<'s> Session<'s, '_> {
             dataset,
             catalog,
             locked,
+            telling,
         } = self.ground;
         let base = upload.base().map(|base| base.snapshot.position);
         if commit.base != base {
@@ -203,7 +207,7 @@ impl<'s> Session<'s, '_> {
             as_of_seconds: as_of(now, commit.elapsed_milliseconds),
             first_entry: 0,
         };
-        let pending = stopwatch.time("log", || upload.seal(pending))?;
+        let pending = stopwatch.time("log", || upload.seal(pending, telling))?;
         drop(upload);
         crash_point!("receiver.sealed");
         match cycle::commit(dataset, catalog, locked, &pending, &mut stopwatch) {
@@ -234,6 +238,7 @@ impl<'s> Session<'s, '_> {
             dataset,
             catalog,
             locked,
+            ..
         } = self.ground;
         let is_first = committed.snapshot.position.number == 1;
         let stop = tidying

@@ -11,7 +11,7 @@ use understudy_protocol::transport::Incoming;
 use understudy_protocol::{Frame, Message, ProtocolError};
 use understudy_tree::{Directory, Lacking};
 
-use crate::catalog::{Catalog, Upload};
+use crate::catalog::{Catalog, Telling, Upload};
 use crate::cycle::{self, Stopwatch};
 use crate::dataset::{Dataset, Locked};
 use crate::error::ReceiverError;
@@ -25,8 +25,9 @@ const FLUSH_BYTES: u64 = 64 * 1024 * 1024;
 const FLUSH_PAUSE: Duration = Duration::from_millis(20);
 /// Frames that wait for one worker; each is at most about 1 MiB.
 const QUEUE: usize = 4;
-/// Numbers of the messages that are handed to workers: streams, and changes.
+/// Numbers of the messages that are handed to workers: streams, what is fuzzy, and changes.
 const STREAM_NUMBERS: std::ops::RangeInclusive<u8> = 3..=5;
+const FUZZY: u8 = 6;
 const CHANGES: u8 = 11;
 
 /// What an upload works on.
@@ -34,11 +35,17 @@ pub(crate) struct Ground<'a> {
     pub(crate) dataset: &'a Dataset,
     pub(crate) catalog: &'a Catalog,
     pub(crate) locked: &'a Locked,
+    pub(crate) telling: Telling,
 }
 
 /// Whether a frame is part of a change set.
-pub(crate) fn is_change(frame: &Frame) -> bool {
-    frame.number() == CHANGES || STREAM_NUMBERS.contains(&frame.number())
+pub(crate) fn is_change(frame: &Frame, telling: Telling) -> bool {
+    is_staged(frame, telling) || STREAM_NUMBERS.contains(&frame.number())
+}
+
+/// Whether a frame becomes rows.
+fn is_staged(frame: &Frame, telling: Telling) -> bool {
+    frame.number() == CHANGES || frame.number() == FUZZY && telling == Telling::All
 }
 
 /// Stages everything from the frame `first` until the agent says `Commit`, while the shadow catches up.
@@ -52,6 +59,7 @@ pub(crate) fn stage(
     let (streams, trouble) = (Streams::default(), Trouble::default());
     let staged_bytes = StagedBytes::default();
     let numbers = Numbers::new(upload.first_entry());
+    let telling = ground.telling;
     let live = ground.dataset.live()?;
     let base = upload.base().map(|base| base.snapshot.position.number);
     let workers = std::thread::available_parallelism()
@@ -90,7 +98,7 @@ pub(crate) fn stage(
             drop(catching_up);
             (result, started.elapsed())
         });
-        let router = scope.spawn(|| route(first, incoming, queues, &streams, &trouble));
+        let router = scope.spawn(|| route(first, incoming, telling, queues, &streams, &trouble));
         scope.spawn(|| flush(ground.dataset, &staged_bytes, &streams, &trouble));
         write_rows(upload, &staged, &streams, &trouble);
         staged_bytes.ended.store(true, Ordering::Release);
@@ -108,7 +116,7 @@ pub(crate) fn stage(
 /// What a worker gets.
 enum Job {
     /// With the number of the frame within the upload.
-    Changes(Frame, u64),
+    Rows(Frame, u64),
     Stream(Message),
 }
 
@@ -147,11 +155,12 @@ impl Trouble {
 fn route(
     first: Frame,
     incoming: &mut Incoming,
+    telling: Telling,
     queues: Vec<SyncSender<Job>>,
     streams: &Streams,
     trouble: &Trouble,
 ) -> Result<Commit, ReceiverError> {
-    let result = route_frames(first, incoming, &queues, streams, trouble);
+    let result = route_frames(first, incoming, telling, &queues, streams, trouble);
     if result.is_err() {
         // Wakes workers that wait for streams which will not come.
         trouble.is_there.store(true, Ordering::Release);
@@ -163,6 +172,7 @@ fn route(
 fn route_frames(
     first: Frame,
     incoming: &mut Incoming,
+    telling: Telling,
     queues: &[SyncSender<Job>],
     streams: &Streams,
     trouble: &Trouble,
@@ -173,10 +183,10 @@ fn route_frames(
         if trouble.is_there() {
             return Err(ReceiverError::Worker);
         }
-        if frame.number() == CHANGES {
+        if is_staged(&frame, telling) {
             turn = (turn + 1) % queues.len();
             queues[turn]
-                .send(Job::Changes(frame, number))
+                .send(Job::Rows(frame, number))
                 .map_err(|_| ReceiverError::Worker)?;
         } else {
             let message = frame.decode()?;
@@ -280,7 +290,7 @@ impl Worker<'_> {
                 continue;
             }
             match job {
-                Job::Changes(frame, number) => {
+                Job::Rows(frame, number) => {
                     self.staged_bytes
                         .sum
                         .fetch_add(frame.wire_bytes(), Ordering::Relaxed);
@@ -322,7 +332,10 @@ fn write_rows(
                 .try_for_each(|place| upload.remove(place))?;
             batch.puts.iter().try_for_each(|put| upload.put(put))?;
             upload.add_digest(&batch.digest);
-            Ok(())
+            batch
+                .fuzzy
+                .iter()
+                .try_for_each(|place| upload.tell_fuzzy(place))
         })();
         if let Err(error) = written {
             trouble.report(error, streams);

@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use understudy_agent::{Cancel, Context, Pace, Progress};
-use understudy_protocol::{DatasetName, message::Datasets};
+use understudy_agent::{Cancel, Context, FuzzyOf, Pace, Progress, Survey};
+use understudy_protocol::DatasetName;
 
 use crate::address::Address;
 use crate::arguments::{Command, Output, Places};
@@ -77,9 +77,15 @@ impl Session {
     }
 
     /// What the spare has: all of it, or one dataset, which must be there.
-    fn list(&self, dataset: Option<&DatasetName>) -> Result<Datasets, CommandError> {
+    fn survey(
+        &self,
+        dataset: Option<&DatasetName>,
+        which: FuzzyOf,
+    ) -> Result<Survey, CommandError> {
         let spare = self.existing_spare()?;
-        let listed = spare.talk(|channel| understudy_agent::list(channel, dataset.cloned()))?;
+        let survey =
+            spare.talk(|channel| understudy_agent::survey(channel, dataset.cloned(), which))?;
+        let listed = &survey.listed;
         match dataset {
             Some(name) if !listed.datasets.iter().any(|listed| listed.name == *name) => {
                 Err(CommandError::new(
@@ -88,7 +94,7 @@ impl Session {
                     "`understudy status` lists the datasets that it has",
                 ))
             }
-            _ => Ok(listed),
+            _ => Ok(survey),
         }
     }
 }

@@ -66,6 +66,11 @@ pub(crate) fn run(arguments: Restore, session: &Session) -> Result<Report, Comma
         );
     }
     report.notes.extend(lacks(restored.lacking));
+    let torn = words::counted(restored.fuzzy.len() as u64, "file");
+    report.note_all(
+        &format!("{torn} may be torn, for the main sent what never stood still:"),
+        restored.fuzzy.iter().map(ToString::to_string),
+    );
     Ok(report)
 }
 
@@ -86,6 +91,7 @@ fn value(restored: &RestoreReport, action: Action) -> Value {
         "files_fetched": restored.files_fetched,
         "bytes_fetched": restored.bytes_fetched,
         "files_reused": restored.files_reused,
+        "fuzzy": words::paths(&restored.fuzzy),
         "kept": restored.kept.as_deref().map(shown),
         "lacking": {
             "owner": lacking.owner,

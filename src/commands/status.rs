@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 use understudy_agent::daemon::{AgentStatus, DatasetState};
-use understudy_protocol::escape;
-use understudy_protocol::message::{DatasetStatus, Datasets};
+use understudy_agent::{FuzzyOf, Survey};
+use understudy_protocol::message::DatasetStatus;
+use understudy_protocol::{RelPath, escape};
 
 use super::Session;
 use crate::exit::CommandError;
@@ -12,14 +13,16 @@ use crate::{paths, words};
 
 /// Tells where each dataset stands.
 pub(crate) fn run(session: &Session) -> Result<Report, CommandError> {
-    let listed = session.list(None)?;
-    let datasets: Vec<Value> = listed
-        .datasets
-        .iter()
-        .map(|dataset| value(dataset, listed.now_seconds))
-        .collect();
+    let survey = session.survey(None, FuzzyOf::Newest)?;
+    let listed = &survey.listed;
+    let told = |dataset: &DatasetStatus| {
+        let mut value = value(dataset, listed.now_seconds);
+        value["fuzzy"] = fuzzy(dataset, &survey).map(words::paths).into();
+        value
+    };
+    let datasets: Vec<Value> = listed.datasets.iter().map(told).collect();
     let agent = agent_status(session);
-    let mut lines = lines(&listed);
+    let mut lines = lines(&survey);
     if let Some(agent) = &agent {
         lines.extend(agent_lines(agent, words::now_seconds()));
     }
@@ -156,7 +159,14 @@ fn value(dataset: &DatasetStatus, now_seconds: i64) -> Value {
     })
 }
 
-fn lines(listed: &Datasets) -> Vec<String> {
+/// The fuzzy files of the newest snapshot; `None` if nobody knows.
+fn fuzzy<'a>(dataset: &DatasetStatus, survey: &'a Survey) -> Option<Vec<&'a RelPath>> {
+    let newest = dataset.snapshots.last()?;
+    survey.fuzzy_in(&dataset.name, newest.position.number)
+}
+
+fn lines(survey: &Survey) -> Vec<String> {
+    let listed = &survey.listed;
     let mut lines = if listed.datasets.is_empty() {
         vec!["the spare has no datasets yet".to_owned()]
     } else {
@@ -176,6 +186,14 @@ fn lines(listed: &Datasets) -> Vec<String> {
     for dataset in &listed.datasets {
         if let Some(trouble) = &dataset.trouble {
             lines.push(format!("{}: {}", dataset.name, escape(trouble.as_bytes())));
+        }
+        let torn = fuzzy(dataset, survey).map_or(0, |files| files.len() as u64);
+        if torn > 0 {
+            lines.push(format!(
+                "{}: {} of the newest snapshot may be torn, for the main sent what never stood still (--json names them)",
+                dataset.name,
+                words::counted(torn, "file")
+            ));
         }
     }
     lines.push(format!(

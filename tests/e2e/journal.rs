@@ -4,13 +4,13 @@ use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{XattrFlags, lsetxattr};
 use serde_json::Value;
 
 use crate::support::agent::{Agent, Scene, is_by_journal, is_quiet};
+use crate::support::busy::while_busy;
 use crate::support::command::binary;
 use crate::support::disks::Mounted;
 use crate::support::facts::facts;
@@ -26,34 +26,6 @@ const AS_USER: [&str; 4] = [
     "--regid=65534",
     "--clear-groups",
 ];
-
-/// Does `busy` again and again on a thread of its own while `meanwhile` runs.
-fn while_busy<T>(busy: impl FnMut(u64) + Send, meanwhile: impl FnOnce() -> T) -> T {
-    let (mut busy, is_over) = (busy, AtomicBool::new(false));
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for round in 0.. {
-                if is_over.load(Ordering::Relaxed) {
-                    break;
-                }
-                busy(round);
-            }
-        });
-        let over = Over(&is_over);
-        let result = meanwhile();
-        drop(over);
-        result
-    })
-}
-
-/// Ends the thread even if the test fails.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 /// Gives a tree to the ordinary user.
 fn own(path: &Path) {
@@ -269,6 +241,9 @@ fn a_file_rewritten_without_pause_arrives_marked_and_later_exactly() {
     let cycles = scene.settle(&mut agent);
     let last = cycles.0.last().unwrap();
     assert_eq!(last["fuzzy"].as_array().unwrap().len(), 0, "{last}");
+    let status = scene.stage.ask("status").data();
+    let newest = &status["datasets"][0]["fuzzy"];
+    assert_eq!(*newest, serde_json::json!([]), "the spare knows: {status}");
 }
 
 #[test]

@@ -23,6 +23,7 @@ mod bad_input;
 mod crashes;
 mod daemon;
 mod every_kind;
+mod fuzzy;
 mod journal;
 mod mounts;
 mod ordinary_user;

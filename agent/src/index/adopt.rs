@@ -1,5 +1,7 @@
 //! Making the index equal to a snapshot of the spare, keeping what was seen of entries that are the same.
 
+use std::collections::BTreeSet;
+
 use understudy_protocol::{Entry, Place, Snapshot, StateDigest};
 
 use super::{Index, Meta, Update};
@@ -11,6 +13,7 @@ pub(crate) struct Adoption<'a> {
     index: &'a Index,
     digest: StateDigest,
     next_directory: u64,
+    fuzzy: BTreeSet<Place>,
 }
 
 impl<'a> Adoption<'a> {
@@ -29,6 +32,7 @@ impl<'a> Adoption<'a> {
             index,
             digest: StateDigest::empty(),
             next_directory: former.next_directory,
+            fuzzy: BTreeSet::new(),
         })
     }
 
@@ -51,6 +55,19 @@ impl<'a> Adoption<'a> {
             .write(&self.index.connection(), "adopted", &update)
     }
 
+    /// Takes places whose files may be mixtures: whatever was seen of them, they are read again.
+    pub(crate) fn add_fuzzy(&mut self, places: Vec<Place>) -> Result<(), AgentError> {
+        let connection = self.index.connection();
+        let sql = "UPDATE adopted SET changed = NULL WHERE parent = ?1 AND name = ?2";
+        let mut statement = self.index.check(connection.prepare_cached(sql))?;
+        for place in places {
+            let updated = statement.execute((place.parent.0 as i64, place.name.as_bytes()));
+            self.index.check(updated)?;
+            self.fuzzy.insert(place);
+        }
+        Ok(())
+    }
+
     /// Makes it the base; returns its description. Fails if the entries are not those of `snapshot`.
     pub(crate) fn finish(self, snapshot: &Snapshot, former: &Meta) -> Result<Meta, AgentError> {
         if self.digest.fingerprint() != snapshot.position.fingerprint {
@@ -70,6 +87,7 @@ impl<'a> Adoption<'a> {
             .connection()
             .execute_batch("DROP TABLE entries; ALTER TABLE adopted RENAME TO entries;");
         self.index.check(swapped)?;
+        self.index.set_fuzzy(&self.fuzzy)?;
         self.index.ensure_lookups()?;
         self.index.commit(&meta)?;
         Ok(meta)

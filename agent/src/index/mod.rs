@@ -6,6 +6,7 @@
 
 mod adopt;
 mod attention;
+mod fuzzy;
 mod pending;
 mod reader;
 mod row;
@@ -33,7 +34,7 @@ pub(crate) use reader::{Raw, Reader, Side};
 pub(crate) use row::{Known, Seen};
 
 /// The version of the schema, in `user_version`.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 const SCHEMA: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -51,6 +52,11 @@ const ATTENTION: &str = "
         directory INTEGER NOT NULL, name BLOB NOT NULL, reason INTEGER NOT NULL, since INTEGER NOT NULL,
         PRIMARY KEY (directory, name)
     ) WITHOUT ROWID;
+";
+
+/// Places whose files may be mixtures of several states on the spare.
+const FUZZY: &str = "
+    CREATE TABLE fuzzy (parent INTEGER NOT NULL, name BLOB NOT NULL, PRIMARY KEY (parent, name)) WITHOUT ROWID;
 ";
 
 /// Made after the first commit: filling a table is faster without them.
@@ -117,8 +123,9 @@ impl Index {
         };
         match version {
             VERSION => Ok(()),
-            0 => make(&format!("{SCHEMA} {ATTENTION}")),
-            1 => make(ATTENTION),
+            0 => make(&format!("{SCHEMA} {ATTENTION} {FUZZY}")),
+            1 => make(&format!("{ATTENTION} {FUZZY}")),
+            2 => make(FUZZY),
             found => Err(AgentError::IndexNewer {
                 path: self.path.clone(),
                 found,

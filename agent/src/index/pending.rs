@@ -204,7 +204,7 @@ impl Index {
     pub(crate) fn clear(&self) -> Result<(), AgentError> {
         self.check(self.connection().execute_batch(
             "DROP INDEX IF EXISTS by_inode; DROP INDEX IF EXISTS by_hash; DROP INDEX IF EXISTS by_directory;
-             DROP INDEX IF EXISTS unproven; DELETE FROM attention; DELETE FROM entries; DELETE FROM meta WHERE key = 'position';",
+             DROP INDEX IF EXISTS unproven; DELETE FROM attention; DELETE FROM fuzzy; DELETE FROM entries; DELETE FROM meta WHERE key = 'position';",
         ))
     }
 }

@@ -340,6 +340,25 @@ fn a_newer_index_is_refused_by_name() {
 }
 
 #[test]
+fn an_index_of_the_version_before_fuzzy_files_is_upgraded() {
+    let state = tempfile::tempdir().expect("tempdir");
+    let index = open(state.path()).expect("open");
+    fill(&index, &[(place(1, "a"), file("a"))], None);
+    let downgraded = index
+        .connection()
+        .execute_batch("DROP TABLE fuzzy; PRAGMA user_version = 2");
+    downgraded.expect("downgrade");
+    drop(index);
+    let index = open(state.path()).expect("upgrade");
+    assert!(index.fuzzy().expect("places").is_empty());
+    let places = std::collections::BTreeSet::from([place(1, "a")]);
+    assert!(index.set_fuzzy(&places).expect("set"));
+    assert!(!index.set_fuzzy(&places).expect("set again"));
+    assert_eq!(index.fuzzy().expect("places"), places);
+    assert!(index.meta().expect("meta").position.is_some());
+}
+
+#[test]
 fn times_beyond_what_nanoseconds_count_are_told_apart() {
     let at = |seconds, nanoseconds| {
         row::folded(Timestamp {

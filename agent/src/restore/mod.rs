@@ -9,7 +9,7 @@ mod switch;
 use std::path::PathBuf;
 
 use understudy_protocol::transport::Channel;
-use understudy_protocol::{DatasetName, Snapshot};
+use understudy_protocol::{DatasetName, RelPath, Snapshot};
 use understudy_tree::{Lacking, Privileges};
 
 use crate::Context;
@@ -75,6 +75,8 @@ pub struct RestoreReport {
     pub bytes_fetched: u64,
     /// Files whose content was here already: from an interrupted restore or in the tree that was replaced.
     pub files_reused: u64,
+    /// Files that may be torn: they never stood still while the main read them.
+    pub fuzzy: Vec<RelPath>,
     /// Where the tree that was replaced is now.
     pub kept: Option<PathBuf>,
     /// What could not be set here.
@@ -120,6 +122,7 @@ fn bring_back(
         files_fetched: 0,
         bytes_fetched: 0,
         files_reused: 0,
+        fuzzy: plan.fuzzy.clone(),
         kept: None,
         lacking: Lacking::default(),
         seconds: 0.0,

@@ -42,6 +42,8 @@ pub(super) struct Plan {
     pub(super) branches: Vec<Branch>,
     /// Everything else, by directory and name.
     pub(super) leaves: Vec<Leaf>,
+    /// Paths of files that may be torn.
+    pub(super) fuzzy: Vec<RelPath>,
 }
 
 impl Plan {
@@ -61,24 +63,37 @@ impl Plan {
                         .into_iter()
                         .try_for_each(|(place, entry)| gathered.add(place, entry))?;
                 }
+                Message::Fuzzy(fuzzy) => gathered.fuzzy.extend(fuzzy.places),
                 Message::ManifestEnd(end) => break end.snapshot,
                 other => return Err(unexpected(&other, "Manifest")),
             }
         };
         let Gathered {
             branches,
+            numbers,
             mut leaves,
-            ..
+            fuzzy,
         } = gathered;
         if branches.is_empty() {
             return Err(malformed("it has no file tree"));
         }
         leaves.sort_unstable_by(|a, b| (a.branch, &a.place.name).cmp(&(b.branch, &b.place.name)));
-        Ok(Self {
+        let mut plan = Self {
             snapshot,
             branches,
             leaves,
-        })
+            fuzzy: Vec::new(),
+        };
+        for place in fuzzy {
+            let branch = numbers.get(&place.parent);
+            let leaf = branch.and_then(|&branch| plan.leaf(branch, &place.name));
+            let leaf = leaf.filter(|leaf| leaf.entry.content().is_some());
+            let path = leaf.map(|leaf| plan.path(leaf));
+            plan.fuzzy
+                .push(path.ok_or_else(|| malformed(&format!("{place:?} is fuzzy and no file")))?);
+        }
+        plan.fuzzy.sort_unstable();
+        Ok(plan)
     }
 
     /// Entries of every kind.
@@ -125,6 +140,7 @@ struct Gathered {
     branches: Vec<Branch>,
     numbers: HashMap<DirectoryId, usize>,
     leaves: Vec<Leaf>,
+    fuzzy: Vec<Place>,
 }
 
 impl Gathered {

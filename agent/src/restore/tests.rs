@@ -96,6 +96,36 @@ fn a_tree_comes_back_where_nothing_was() {
 }
 
 #[test]
+fn files_that_may_be_torn_are_told() {
+    let stage = filled();
+    let find = |name: &[u8]| {
+        let spare = stage.spare();
+        let mut places = spare.entries.keys();
+        let place = places.find(|place| place.name.as_bytes() == name);
+        place.expect("place").clone()
+    };
+    let (large, first) = (find(b"large"), find(b"f0"));
+    stage.spare().fuzzy.extend([large, first]);
+    let target = stage.beside("target");
+    for action in [Action::DryRun, Action::Write] {
+        let request = RestoreRequest {
+            action,
+            ..request(&stage, &target)
+        };
+        let report = try_restore(&stage, &request).expect("restore");
+        let fuzzy: Vec<String> = report.fuzzy.iter().map(ToString::to_string).collect();
+        assert_eq!(fuzzy, ["d0/f0", "d1/deep/er/large"]);
+    }
+    assert_restored(&stage, &target);
+    // What is no file cannot be.
+    let directory = find(b"d1");
+    stage.spare().fuzzy.insert(directory);
+    let again = request(&stage, &stage.beside("again"));
+    let error = try_restore(&stage, &again).expect_err("malformed");
+    assert!(error.to_string().contains("fuzzy"), "{error}");
+}
+
+#[test]
 fn a_rehearsal_writes_nothing() {
     let stage = filled();
     let request = RestoreRequest {

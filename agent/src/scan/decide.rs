@@ -5,7 +5,7 @@ use understudy_protocol::{Bytes, ContentHash, DirectoryId, Entry, Name, Node, Pl
 use understudy_tree::{Kind, Mounts, Stat, node};
 
 use super::findings::{Deferred, Moved};
-use super::read::{Body, Contents, Reading, Sending};
+use super::read::{Body, Certainty, Contents, Reading, Sending};
 use super::stands::Stand;
 use super::visit::{Open, task};
 use super::worker::{Change, Worker};
@@ -156,6 +156,7 @@ impl Worker<'_> {
                     entry,
                     seen: Some(seen),
                     content,
+                    certainty: Certainty::Whole,
                     is_move: is_moved,
                 })?;
             }
@@ -207,9 +208,10 @@ impl Worker<'_> {
         } else {
             contents.seen
         };
-        let entry = contents.entry(0);
+        let (entry, certainty) = (contents.entry(0), contents.certainty);
         let content = match known {
             Some(known) if known.entry == entry => {
+                self.scan.fuzzy.note(&place, certainty);
                 return self.refresh(place, entry, known.seen, seen);
             }
             // The same inode may be kept; another one may be wanted by a place that the old one moved to.
@@ -233,6 +235,7 @@ impl Worker<'_> {
             entry,
             seen: Some(seen),
             content,
+            certainty,
             is_move: false,
         })
     }
@@ -299,6 +302,7 @@ impl Worker<'_> {
             entry,
             seen: Some(seen),
             content,
+            certainty: Certainty::Whole,
             is_move: false,
         })
     }

@@ -9,6 +9,7 @@ mod again;
 mod decide;
 mod doubts;
 mod findings;
+mod fuzzy;
 mod left;
 mod linked;
 mod marked;
@@ -24,7 +25,7 @@ mod way;
 mod worker;
 mod workers;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +44,7 @@ use crate::{Context, Source};
 use queue::Queue;
 
 use findings::Findings;
+use fuzzy::FuzzyPlaces;
 use marked::Look;
 use parts::Parts;
 use stands::Stands;
@@ -128,6 +130,7 @@ pub(crate) struct Scan<'a> {
     shared: Arc<Shared>,
     next_directory: AtomicU64,
     stands: Stands,
+    fuzzy: FuzzyPlaces,
     /// The digest of what was added less that of what went, of all workers that have ended.
     digest: Mutex<StateDigest>,
 }
@@ -184,6 +187,8 @@ pub(crate) struct Outcome {
     pub(crate) unreadable: Vec<Problem>,
     pub(crate) unsettled: Vec<Problem>,
     pub(crate) fuzzy: Vec<Problem>,
+    /// Where the spare has a file that may be a mixture, those included that were not sent now.
+    pub(crate) fuzzy_places: BTreeSet<Place>,
     /// What the journal should have told but did not.
     pub(crate) missed: Missed,
     /// What is still in doubt.
@@ -226,6 +231,7 @@ pub(crate) fn run(start: Start<'_>, outgoing: &Outgoing) -> Result<Outcome, Agen
         )),
         next_directory: AtomicU64::new(start.next_directory),
         stands: Stands::default(),
+        fuzzy: FuzzyPlaces::new(start.index.fuzzy()?),
         digest: Mutex::new(StateDigest::empty()),
     };
     let mut findings = match start.scope {
@@ -303,7 +309,9 @@ impl Scan<'_> {
             problems.sort_unstable_by(|a, b| a.path.cmp(&b.path));
             problems.dedup_by(|a, b| a.path == b.path);
         }
+        let fuzzy_places = self.fuzzy_places()?;
         Ok(Outcome {
+            fuzzy_places,
             digest: self
                 .digest
                 .into_inner()

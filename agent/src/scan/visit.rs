@@ -8,6 +8,7 @@ use understudy_protocol::{DirectoryId, Entry, Name, Node, Place, Timestamp, limi
 use understudy_tree::{Directory, Kind, Mounts, Stat, node};
 
 use super::findings::{Looked, Spot};
+use super::read::Certainty;
 use super::stands::Stand;
 use super::worker::{Change, Worker};
 use super::{Folder, Look, ROOT_NAME, Task, Trust, is_about_entry};
@@ -169,6 +170,7 @@ impl Worker<'_> {
                     entry,
                     seen: Some(seen),
                     content: Content::Directory,
+                    certainty: Certainty::Whole,
                     is_move: false,
                 })?;
                 Ok(true)

@@ -39,6 +39,8 @@ pub(super) struct Change<'a> {
     pub(super) entry: Entry,
     pub(super) seen: Option<Seen>,
     pub(super) content: Content,
+    /// Whether its content may be a mixture of several states.
+    pub(super) certainty: Certainty,
     /// Whether it stood elsewhere before.
     pub(super) is_move: bool,
 }
@@ -76,8 +78,10 @@ impl<'a> Worker<'a> {
             entry,
             seen,
             content,
+            certainty,
             is_move,
         } = change;
+        self.scan.fuzzy.note(&place, certainty);
         self.scan.note_put(&place);
         if let Some(base) = base {
             self.digest.remove(&place, base);

@@ -3,9 +3,11 @@
 mod prepare;
 mod report;
 
-use understudy_protocol::message::{Begin, Commit, Committed, Confirm, ReadManifest};
+use understudy_protocol::message::{Begin, Commit, Committed, Confirm, Fuzzy, ReadManifest};
 use understudy_protocol::transport::Channel;
-use understudy_protocol::{FailureCode, Message, Position, ProtocolError, Snapshot};
+use understudy_protocol::{
+    FailureCode, Message, Place, Position, ProtocolError, Snapshot, limits, version,
+};
 use understudy_tree::{Directory, Stat, crash_point};
 
 use crate::clock::{self, Moment};
@@ -128,7 +130,7 @@ impl Cycle<'_> {
         };
         let outcome = scan::run(start, &self.conversation.outgoing)?;
         self.context.progress.enter(Phase::Committing);
-        let is_unchanged = outcome.records == 0;
+        let is_unchanged = outcome.records == 0 && !self.is_fuzzy_news(&outcome)?;
         let Committed { snapshot, timings } = match position {
             Some(position) if is_unchanged => self.confirm(position, capture)?,
             _ => self.commit(position, &meta, &outcome, capture)?,
@@ -248,10 +250,30 @@ impl Cycle<'_> {
                         adoption.add(place, entry)?;
                     }
                 }
+                Message::Fuzzy(fuzzy) => adoption.add_fuzzy(fuzzy.places)?,
                 Message::ManifestEnd(end) => return adoption.finish(&end.snapshot, former),
                 other => return Err(unexpected(&other, "Manifest")),
             }
         }
+    }
+
+    /// Whether the spare has to be told that files are fuzzy, or are no longer, though nothing else changed.
+    fn is_fuzzy_news(&self, outcome: &Outcome) -> Result<bool, AgentError> {
+        Ok(self.conversation.version >= version::FUZZY
+            && self.index.fuzzy()? != outcome.fuzzy_places)
+    }
+
+    /// Names the fuzzy files of the snapshot to be.
+    fn tell_fuzzy(&self, outcome: &Outcome) -> Result<(), AgentError> {
+        if self.conversation.version < version::FUZZY {
+            return Ok(());
+        }
+        let all: Vec<Place> = outcome.fuzzy_places.iter().cloned().collect();
+        for places in all.chunks(limits::BATCH_RECORDS) {
+            let places = places.to_vec();
+            self.conversation.tell(&Message::Fuzzy(Fuzzy { places }))?;
+        }
+        Ok(())
     }
 
     fn confirm(&self, position: Position, capture: Moment) -> Result<Committed, AgentError> {
@@ -281,6 +303,7 @@ impl Cycle<'_> {
         #[cfg(test)]
         crate::testing::assert_digest(self.index, &digest);
         let fingerprint = digest.fingerprint();
+        self.tell_fuzzy(outcome)?;
         let elapsed_milliseconds = capture.elapsed_milliseconds();
         self.conversation.tell(&Message::Commit(Commit {
             base,
@@ -318,9 +341,11 @@ impl Cycle<'_> {
             root: Some(self.root_stat.identity),
         };
         let is_attention_changed = self.attend(outcome)?;
+        let is_fuzzy_changed = self.index.set_fuzzy(&outcome.fuzzy_places)?;
         let is_known = meta.position == recorded.position
             && meta.next_directory == recorded.next_directory
-            && !is_attention_changed;
+            && !is_attention_changed
+            && !is_fuzzy_changed;
         if is_known && outcome.tally.rows == 0 && outcome.records == 0 {
             return self.index.roll_back();
         }

@@ -1,13 +1,14 @@
 //! A spare in memory. It panics when the agent breaks a rule of the protocol.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Mutex;
 
 use understudy_protocol::message::{
-    Change, Committed, Confirmed, Content, Given, GivenStream, Manifest, ManifestEnd, Ready,
+    Change, Committed, Confirmed, Content, Fuzzy, Given, GivenStream, Manifest, ManifestEnd, Ready,
     StreamBlock, StreamEnd,
 };
 use understudy_protocol::transport::Channel;
+use understudy_protocol::version::Hello;
 use understudy_protocol::{
     ContentHash, DirectoryId, Entry, Failure, FailureCode, Message, Node, Place, Position,
     ProtocolError, Snapshot, StateDigest,
@@ -23,11 +24,15 @@ pub(crate) struct Spare {
     /// The entries before the last upload.
     pub(crate) before: BTreeMap<Place, (Entry, u64)>,
     pub(crate) contents: HashMap<u64, Vec<u8>>,
+    /// Places of fuzzy files.
+    pub(crate) fuzzy: BTreeSet<Place>,
     next_file: u64,
     /// The records of each committed upload.
     pub(crate) uploads: Vec<Vec<Change>>,
     pub(crate) confirmations: usize,
     pub(crate) manifests: usize,
+    /// The newest version of the protocol that it speaks, if that is not this build's.
+    pub(crate) newest: Option<u32>,
     /// Told instead of committing.
     pub(crate) refuse: Option<Failure>,
 }
@@ -35,13 +40,19 @@ pub(crate) struct Spare {
 #[derive(Default)]
 struct Upload {
     records: Vec<Change>,
+    fuzzy: BTreeSet<Place>,
     open: HashMap<u64, Vec<u8>>,
     ended: HashMap<u64, Vec<u8>>,
 }
 
 /// Serves one connection.
 pub(crate) fn serve(spare: &Mutex<Spare>, mut channel: Channel) {
-    if channel.greet().is_err() {
+    let newest = spare.lock().expect("spare").newest;
+    let greeted = match newest {
+        None => channel.greet().map(drop),
+        Some(newest) => greet_as(newest, &mut channel),
+    };
+    if greeted.is_err() {
         return;
     }
     let mut upload = Upload::default();
@@ -61,6 +72,16 @@ pub(crate) fn serve(spare: &Mutex<Spare>, mut channel: Channel) {
             }
         }
     }
+}
+
+/// Greets as an older version does.
+fn greet_as(newest: u32, channel: &mut Channel) -> Result<(), ProtocolError> {
+    let hello = Hello {
+        newest,
+        ..Hello::ours()
+    };
+    channel.outgoing.send_message(&Message::Hello(hello))?;
+    channel.incoming.receive_message().map(drop)
 }
 
 impl Spare {
@@ -114,12 +135,24 @@ impl Spare {
                 upload.records.extend(changes.records);
                 vec![]
             }
+            Message::Fuzzy(fuzzy) => {
+                assert_eq!(self.newest, None, "an older version does not know it");
+                for place in fuzzy.places {
+                    assert!(upload.fuzzy.insert(place), "a place told to be fuzzy twice");
+                }
+                vec![]
+            }
             Message::Commit(commit) => {
                 assert_eq!(commit.base, self.position, "base");
                 if let Some(failure) = self.refuse.take() {
                     return vec![Message::Failure(failure)];
                 }
+                self.fuzzy = std::mem::take(&mut upload.fuzzy);
                 self.apply(std::mem::take(upload));
+                for place in &self.fuzzy {
+                    let is_file = self.entries[place].0.content().is_some();
+                    assert!(is_file, "{place:?} is told to be fuzzy, and is no file");
+                }
                 let digest = self.digest();
                 if digest.fingerprint() != commit.fingerprint {
                     unreachable!("the agent's digest is another");
@@ -184,7 +217,11 @@ impl Spare {
         let end = Message::ManifestEnd(ManifestEnd {
             snapshot: self.snapshot(),
         });
-        parts.chain([end]).collect()
+        let fuzzy = Message::Fuzzy(Fuzzy {
+            places: self.fuzzy.iter().cloned().collect(),
+        });
+        let fuzzy = self.newest.is_none().then_some(fuzzy);
+        parts.chain(fuzzy).chain([end]).collect()
     }
 
     fn give(&self, place: &Place) -> Vec<Message> {

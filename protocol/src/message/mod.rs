@@ -3,6 +3,7 @@
 //! Numbers and field order are the format of the wire: messages and fields are only ever appended, with a
 //! new protocol version. `docs/protocol.md` describes each; a test holds that document against [`TABLE`].
 
+mod fuzzy;
 mod give;
 mod report;
 mod stream;
@@ -14,6 +15,7 @@ use crate::error::{Failure, ProtocolError};
 use crate::limits;
 use crate::version::Hello;
 
+pub use fuzzy::{Fuzzy, FuzzyEnd, FuzzyFile, FuzzyFiles, ListFuzzy};
 pub use give::{Given, GivenStream, Manifest, ManifestEnd, ReadManifest, Want};
 pub use report::{
     DatasetStatus, Datasets, Finding, List, Noted, Trouble, Verified, Verify, VerifyEnd,
@@ -83,6 +85,7 @@ messages! {
     3 StreamBlock(StreamBlock) from both: "A stretch of a large file's content.";
     4 StreamEnd(StreamEnd) from both: "The content of a stream is complete.";
     5 StreamAbort(StreamAbort) from both: "The content of a stream is given up and forgotten.";
+    6 Fuzzy(Fuzzy) from both: "Places of the snapshot whose files may be mixtures of several states.";
     10 Begin(Begin) from agent: "Opens an upload and locks the dataset.";
     11 Changes(Changes) from agent: "Entries put and removed.";
     12 Commit(Commit) from agent: "The change set is complete: make it the live snapshot.";
@@ -92,6 +95,7 @@ messages! {
     16 List(List) from agent: "Asks for the datasets and their snapshots.";
     17 Verify(Verify) from agent: "Asks the receiver to read everything again and compare.";
     18 Trouble(Trouble) from agent: "Tells that a cycle failed before or outside an upload.";
+    19 ListFuzzy(ListFuzzy) from agent: "Asks which files may be mixtures of several states.";
     30 Ready(Ready) from receiver: "Answers `Begin`: where the dataset stands.";
     31 Committed(Committed) from receiver: "The snapshot is live and durable.";
     32 Confirmed(Confirmed) from receiver: "The confirmation is recorded.";
@@ -104,6 +108,8 @@ messages! {
     39 Verified(Verified) from receiver: "Verification of one dataset has ended.";
     40 VerifyEnd(VerifyEnd) from receiver: "Verification is complete.";
     41 Noted(Noted) from receiver: "Answers `Trouble`: the receiver counts the failed cycle.";
+    42 FuzzyFiles(FuzzyFiles) from receiver: "Some files that may be mixtures of several states.";
+    43 FuzzyEnd(FuzzyEnd) from receiver: "All files that were asked for are told.";
 }
 
 fn decode_all<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, ProtocolError> {
@@ -187,6 +193,18 @@ impl Check for Changes {
     }
 }
 
+impl Check for Fuzzy {
+    fn check(&self) -> Result<(), ProtocolError> {
+        bounded("a list of fuzzy places", self.places.len(), limits::RECORDS)
+    }
+}
+
+impl Check for FuzzyFiles {
+    fn check(&self) -> Result<(), ProtocolError> {
+        bounded("a list of fuzzy files", self.files.len(), limits::RECORDS)
+    }
+}
+
 impl Check for Want {
     fn check(&self) -> Result<(), ProtocolError> {
         bounded("a wish list", self.places.len(), limits::RECORDS)
@@ -217,6 +235,7 @@ unlimited_by_type!(
     ReadManifest,
     List,
     Verify,
+    ListFuzzy,
     Ready,
     Committed,
     Confirmed,
@@ -226,13 +245,15 @@ unlimited_by_type!(
     Finding,
     Verified,
     VerifyEnd,
-    Noted
+    Noted,
+    FuzzyEnd
 );
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::name::DatasetName;
+    use crate::name::{DatasetName, Name};
+    use crate::place::{DirectoryId, Place};
 
     #[test]
     fn the_document_lists_every_message() {
@@ -272,6 +293,23 @@ mod tests {
         assert!(matches!(
             Message::decode(99, &body),
             Err(ProtocolError::UnknownKind(99))
+        ));
+    }
+
+    #[test]
+    fn a_list_of_fuzzy_places_beyond_the_limit_is_refused() {
+        let body = |length: usize| {
+            let name = |number: usize| Name::new(number.to_string()).expect("name");
+            let places = (0..length).map(|number| Place::new(DirectoryId::FILES, name(number)));
+            let message = Message::Fuzzy(Fuzzy {
+                places: places.collect(),
+            });
+            message.encode_into(Vec::new()).expect("encode")
+        };
+        assert!(Message::decode(6, &body(limits::RECORDS)).is_ok());
+        assert!(matches!(
+            Message::decode(6, &body(limits::RECORDS + 1)),
+            Err(ProtocolError::TooLong { .. })
         ));
     }
 

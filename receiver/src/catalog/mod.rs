@@ -4,6 +4,7 @@
 //! An entry row is valid for the snapshots `since <= N < until`. The rows of the next snapshot are written
 //! with its number before it exists; they are the intent. Committing it moves the head, nothing more.
 
+mod fuzzy;
 mod prove;
 mod read;
 mod upload;
@@ -15,16 +16,21 @@ use understudy_protocol::{Fingerprint, Position, Snapshot, StateDigest};
 
 use crate::error::ReceiverError;
 
+pub(crate) use fuzzy::{FuzzyRange, Telling};
 pub(crate) use read::{Directory, Leaf, Row};
 pub(crate) use upload::{Origin, Put, Upload};
 
 /// The schema this build writes.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
+/// The schema that brought the ranges of fuzzy files: who only reads may meet an older one.
+const FORMAT_FUZZY: i64 = 2;
 /// SQLite before 3.51.3 can lose committed pages when two connections checkpoint at once.
 const SQLITE_NEEDED: i32 = 3_051_003;
 
 /// Each step is one transaction, so an interrupted upgrade carries on where it stopped.
-const UPGRADES: [&str; FORMAT as usize] = ["
+const UPGRADES: [&str; FORMAT as usize] = [ENTRIES, FUZZY];
+
+const ENTRIES: &str = "
     CREATE TABLE snapshot (
         number INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, fingerprint BLOB NOT NULL, digest BLOB,
         committed_seconds INTEGER NOT NULL, as_of_seconds INTEGER NOT NULL,
@@ -39,12 +45,22 @@ const UPGRADES: [&str; FORMAT as usize] = ["
     CREATE UNIQUE INDEX entry_directory_once ON entry (directory, since) WHERE directory IS NOT NULL;
     CREATE INDEX entry_until ON entry (until) WHERE until IS NOT NULL;
     CREATE TABLE confirmation (only INTEGER PRIMARY KEY CHECK (only = 1), as_of_seconds INTEGER NOT NULL);
-"];
+";
+
+const FUZZY: &str = "
+    CREATE TABLE fuzzy (
+        parent INTEGER NOT NULL, name BLOB NOT NULL, since INTEGER NOT NULL, until INTEGER,
+        PRIMARY KEY (parent, name, since)) WITHOUT ROWID;
+    CREATE INDEX fuzzy_since ON fuzzy (since);
+    CREATE INDEX fuzzy_until ON fuzzy (until);
+";
 
 /// An open catalog. One connection per dataset writes; any number read.
 pub(crate) struct Catalog {
     connection: Connection,
     path: PathBuf,
+    /// The schema that it has.
+    format: i64,
 }
 
 /// What a snapshot row holds beyond what the protocol tells.
@@ -69,7 +85,7 @@ impl Catalog {
                 reason,
             });
         }
-        let catalog = Self::connect(
+        let mut catalog = Self::connect(
             path,
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
         )?;
@@ -85,9 +101,9 @@ impl Catalog {
 
     /// Opens another connection that only reads: it sees the last committed state, whatever is being written.
     pub(crate) fn open_reading(path: &Path) -> Result<Self, ReceiverError> {
-        let catalog = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let mut catalog = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         catalog.run(|connection| connection.execute_batch("PRAGMA query_only = ON;"))?;
-        catalog.check_format()?;
+        catalog.format = catalog.check_format()?;
         Ok(catalog)
     }
 
@@ -109,6 +125,7 @@ impl Catalog {
         Ok(Self {
             connection,
             path: path.to_owned(),
+            format: 0,
         })
     }
 
@@ -130,7 +147,7 @@ impl Catalog {
         Ok(found)
     }
 
-    fn upgrade(&self) -> Result<(), ReceiverError> {
+    fn upgrade(&mut self) -> Result<(), ReceiverError> {
         let found = self.check_format()?;
         for (step, statements) in UPGRADES
             .iter()
@@ -144,6 +161,7 @@ impl Catalog {
                 ))
             })?;
         }
+        self.format = FORMAT;
         Ok(())
     }
 
@@ -280,6 +298,8 @@ impl Catalog {
                 [pending.first_entry as i64],
             )?;
             connection.execute("UPDATE entry SET until = NULL WHERE until = ?1", [number])?;
+            connection.execute("DELETE FROM fuzzy WHERE since = ?1", [number])?;
+            connection.execute("UPDATE fuzzy SET until = NULL WHERE until = ?1", [number])?;
             connection.execute(
                 "DELETE FROM snapshot WHERE number = ?1 AND committed = 0",
                 [number],

@@ -37,7 +37,7 @@ pub(crate) struct Leaf {
     pub(crate) origin: u64,
 }
 
-const VALID_AT: &str = "since <= ?1 AND (until IS NULL OR until > ?1)";
+pub(super) const VALID_AT: &str = "since <= ?1 AND (until IS NULL OR until > ?1)";
 const ROW: &str = "id, parent, name, since, until, entry";
 const LEAF: &str = "id, parent, name, kind, link_group, origin";
 

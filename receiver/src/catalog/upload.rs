@@ -6,8 +6,11 @@ use rusqlite::{OptionalExtension, params};
 use understudy_protocol::{DirectoryId, Entry, Node, Place, StateDigest};
 
 use super::read::DIRECTORY;
-use super::{Catalog, Recorded};
+use super::{Catalog, Recorded, Telling};
 use crate::error::ReceiverError;
+
+/// `kind` of a file row.
+pub(super) const FILE: i64 = 0;
 
 /// Where the inode of a put entry comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,9 +154,14 @@ impl Upload<'_> {
     }
 
     /// Proves the settled change set and makes it the intent. Durable when it returns.
-    pub(crate) fn seal(&mut self, mut pending: Recorded) -> Result<Recorded, ReceiverError> {
+    pub(crate) fn seal(
+        &mut self,
+        mut pending: Recorded,
+        telling: Telling,
+    ) -> Result<Recorded, ReceiverError> {
         self.check_parents()?;
         self.check_kept()?;
+        self.settle_fuzzy(telling)?;
         if self.digest.fingerprint() != pending.snapshot.position.fingerprint {
             return Err(ReceiverError::OutOfStep(format!(
                 "the change set does not lead to the state that the agent computed (its digest is {}, the spare's {})",
@@ -311,7 +319,7 @@ fn check_root(place: &Place, entry: &Entry) -> Result<(), ReceiverError> {
 
 fn kind_number(node: &Node) -> i64 {
     match node {
-        Node::File { .. } => 0,
+        Node::File { .. } => FILE,
         Node::Directory { .. } => DIRECTORY,
         Node::Symlink { .. } => 2,
         Node::Fifo => 3,

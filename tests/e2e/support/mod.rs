@@ -1,6 +1,7 @@
 //! What every test needs: running the command, spares of both kinds, trees, judges.
 
 pub(crate) mod agent;
+pub(crate) mod busy;
 pub(crate) mod command;
 pub(crate) mod disks;
 pub(crate) mod edits;

@@ -7,7 +7,7 @@ use super::{Inode, Member, Observed};
 use crate::error::AgentError;
 use crate::index::{Known, Seen};
 use crate::scan::is_about_entry;
-use crate::scan::read::Contents;
+use crate::scan::read::{Certainty, Contents};
 use crate::scan::visit::Open;
 use crate::scan::worker::{Change, Worker};
 
@@ -22,6 +22,7 @@ impl Worker<'_> {
         let Observed {
             entry,
             seen,
+            certainty,
             contents,
         } = observed;
         let is_apart = here
@@ -67,7 +68,8 @@ impl Worker<'_> {
                 self.carry_over(inode, here)?;
                 return self.leave(inode, here.iter());
             };
-            self.put_all(inode, &wanting, &entry, seen, &source)?;
+            let put = (&entry, seen, certainty);
+            self.put_all(inode, &wanting, put, &source)?;
         }
         for stray in &strays {
             self.keep_in_doubt(&stray.place)?;
@@ -77,6 +79,7 @@ impl Worker<'_> {
             if let Some(known) = &member.base
                 && !self.give_up(inode, member, known)?
             {
+                self.scan.fuzzy.note(&member.place, certainty);
                 self.refresh(member.place.clone(), entry.clone(), known.seen, seen)?;
             }
         }
@@ -88,8 +91,7 @@ impl Worker<'_> {
         &mut self,
         inode: &Inode<'_>,
         wanting: &[&Member],
-        entry: &Entry,
-        seen: Seen,
+        (entry, seen, certainty): (&Entry, Seen, Certainty),
         source: &Content,
     ) -> Result<(), AgentError> {
         let kept = if let Content::Keep(from) = source {
@@ -113,6 +115,7 @@ impl Worker<'_> {
                 entry,
                 seen,
                 content,
+                certainty,
                 is_move,
             })?;
             is_move = false;
@@ -231,12 +234,14 @@ impl Worker<'_> {
                 self.findings.tally.found_again += u64::from(self.was_removed(Some(from))?);
                 let (place, entry) = (member.place.clone(), base.entry.clone());
                 let content = Content::Keep(from.clone());
+                let certainty = self.scan.fuzzy.of_base(from);
                 return self.put(Change {
                     place,
                     base: None,
                     entry,
                     seen: base.seen.map(Seen::apart),
                     content,
+                    certainty,
                     is_move: true,
                 });
             }
@@ -282,6 +287,7 @@ impl Worker<'_> {
                 entry,
                 seen: None,
                 content,
+                certainty: self.scan.fuzzy.of_base(&member.place),
                 is_move: false,
             })?;
         }

@@ -14,7 +14,7 @@ use understudy_protocol::{Entry, Name, Place};
 use understudy_tree::{Directory, Identity, Kind, Stat};
 
 use super::findings::{Deferred, Findings};
-use super::read::{Contents, Reading, Sending};
+use super::read::{Certainty, Contents, Reading, Sending};
 use super::stands::Stand;
 use super::visit::Open;
 use super::worker::Worker;
@@ -69,6 +69,7 @@ impl Member {
 struct Observed {
     entry: Entry,
     seen: Seen,
+    certainty: Certainty,
     /// Of a file: its contents, and the name they were read by.
     contents: Option<(Box<Contents>, usize)>,
 }
@@ -236,6 +237,7 @@ impl Worker<'_> {
             return Ok(read.map(|(entry, seen)| Observed {
                 entry,
                 seen,
+                certainty: Certainty::Whole,
                 contents: None,
             }));
         }
@@ -251,6 +253,7 @@ impl Worker<'_> {
                 Ok(Some(Observed {
                     entry,
                     seen: contents.seen,
+                    certainty: contents.certainty,
                     contents: Some((contents, number)),
                 }))
             }

@@ -1,5 +1,6 @@
 #![expect(clippy::disallowed_methods, reason = "changes trees")]
 
+mod busy;
 mod marks;
 
 use std::fs::{self, File, FileTimes};
@@ -371,62 +372,6 @@ fn changes_during_the_scan_arrive_in_the_next_cycle() {
     stage.sync();
     stage.sync();
     stage.compare();
-}
-
-const BUSY_BYTES: usize = 64 << 20;
-
-/// Syncs while `d1/f1` is rewritten all the time.
-fn sync_a_busy_file(stage: &Stage) -> crate::SyncReport {
-    // Large enough that the clock that stamps files goes on while it is read.
-    fs::write(stage.path("d1/f1"), vec![1; BUSY_BYTES]).expect("write");
-    let path = stage.path("d1/f1");
-    let (stop, stopped) = std::sync::mpsc::sync_channel::<()>(0);
-    let writer = std::thread::spawn(move || {
-        let file = File::options().write(true).open(&path).expect("open");
-        let mut number = 0_u8;
-        while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
-            number = number.wrapping_add(1);
-            file.write_all_at(&[number], 0).expect("write");
-        }
-    });
-    let report = stage.sync();
-    drop(stop);
-    writer.join().expect("writer");
-    settle();
-    report
-}
-
-#[test]
-fn a_file_that_never_stands_still_is_sent_and_marked() {
-    let stage = filled();
-    let report = sync_a_busy_file(&stage);
-    assert!(report.unsettled.is_empty());
-    let [problem] = &report.fuzzy[..] else {
-        unreachable!("one: {report:?}")
-    };
-    assert_eq!(problem.path.to_string(), "d1/f1");
-    let sent = stage.spare().tree()[&b"d1/f1"[..]].0.size_bytes();
-    assert_eq!(sent, BUSY_BYTES as u64, "nothing busy stays stale");
-    assert!(report.troubled_since_seconds.is_some());
-    let report = stage.sync_and_compare();
-    assert_eq!(
-        (report.fuzzy.len(), report.troubled_since_seconds),
-        (0, None)
-    );
-}
-
-#[test]
-fn a_file_that_never_stands_still_may_keep_what_the_spare_has() {
-    let mut stage = filled();
-    stage.source.unsettled = crate::Unsettled::Keep;
-    let report = sync_a_busy_file(&stage);
-    let [problem] = &report.unsettled[..] else {
-        unreachable!("one: {report:?}")
-    };
-    assert_eq!(problem.path.to_string(), "d1/f1");
-    let sent = stage.spare().tree()[&b"d1/f1"[..]].0.size_bytes();
-    assert_eq!(sent, 9, "the spare's own version");
-    stage.sync_and_compare();
 }
 
 #[test]
