@@ -229,7 +229,11 @@ mod tests {
         let content = content(3 * WINDOW + 5000);
         let signature = summed(&content, content.len() as u64, 300_000).signature;
         let mut whole = Vec::new();
-        append_entries(&content, signature.block_size.unwrap(), &mut whole);
+        append_entries(
+            &content,
+            signature.block_size.expect("has blocks"),
+            &mut whole,
+        );
         assert!(signature.blocks == whole);
         assert_eq!(whole.len(), content.len().div_ceil(8192) * ENTRY);
     }

@@ -89,7 +89,7 @@ mod tests {
                 }
                 let mut entry = Vec::new();
                 append_entries(&data[at..at + block], block as u32, &mut entry);
-                let entry: [u8; ENTRY] = entry.try_into().unwrap();
+                let entry: [u8; ENTRY] = entry.try_into().expect("one entry");
                 prop_assert_eq!(rolling.value(), weak_of(&entry));
             }
         }
