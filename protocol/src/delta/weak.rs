@@ -22,18 +22,21 @@ pub(super) fn append_entries(data: &[u8], block_size: u32, entries: &mut Vec<u8>
 }
 
 /// The sum of one block, which can be moved along by a byte: librsync's, as in the first four bytes of an entry.
+///
+/// Both halves count modulo 2^16; what is above is cut off at the end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rolling {
     /// Sum of all bytes, each with 31 added.
-    plain: u16,
+    plain: u32,
     /// Sum of all values that `plain` went through.
-    weighted: u16,
-    length: u16,
+    weighted: u32,
+    length: u32,
 }
 
 impl Rolling {
-    /// That of `block`. Lengths count modulo 2^16, as they do in librsync.
+    /// That of `block`.
     pub(super) fn of(block: &[u8]) -> Self {
+        // Sixteen bits at a time, for which there are twice as many lanes of SIMD.
         let length = block.len() as u16;
         let (mut plain, mut weighted) = (0_u16, 0_u16);
         for (index, &byte) in block.iter().enumerate() {
@@ -42,27 +45,27 @@ impl Rolling {
             weighted = weighted.wrapping_add(value.wrapping_mul(length.wrapping_sub(index as u16)));
         }
         Self {
-            plain,
-            weighted,
-            length,
+            plain: plain.into(),
+            weighted: weighted.into(),
+            length: length.into(),
         }
     }
 
     /// Moves on by one byte: `out` leaves at the front, `into` joins at the end.
     #[inline]
     pub(super) fn roll(&mut self, out: u8, into: u8) {
-        let out = u16::from(out);
-        self.plain = self.plain.wrapping_add(u16::from(into)).wrapping_sub(out);
+        let out = u32::from(out);
+        self.plain = self.plain.wrapping_add(u32::from(into)).wrapping_sub(out);
         self.weighted = self
             .weighted
-            .wrapping_add(self.plain)
-            .wrapping_sub(self.length.wrapping_mul(out + 31));
+            .wrapping_sub(self.length.wrapping_mul(out + 31))
+            .wrapping_add(self.plain);
     }
 
     /// As a number.
     #[inline]
     pub(super) fn value(self) -> u32 {
-        u32::from(self.weighted) << 16 | u32::from(self.plain)
+        self.weighted << 16 | self.plain & 0xffff
     }
 }
 
