@@ -55,11 +55,10 @@ impl Rolling {
     #[inline]
     pub(super) fn roll(&mut self, out: u8, into: u8) {
         let out = u32::from(out);
-        self.plain = self.plain.wrapping_add(u32::from(into)).wrapping_sub(out);
-        self.weighted = self
-            .weighted
-            .wrapping_sub(self.length.wrapping_mul(out + 31))
-            .wrapping_add(self.plain);
+        // The difference first: only one addition has to wait for the byte before.
+        self.plain = self.plain.wrapping_add(u32::from(into).wrapping_sub(out));
+        let left = self.length.wrapping_mul(out + 31);
+        self.weighted = self.weighted.wrapping_add(self.plain.wrapping_sub(left));
     }
 
     /// As a number.
