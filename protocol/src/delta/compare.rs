@@ -96,6 +96,17 @@ mod tests {
     }
 
     #[test]
+    fn equal_sums_of_groups_that_are_not_equally_long_tell_nothing() {
+        let new = signature(&content(8192), 0);
+        let base = Signature {
+            size: 8191,
+            ..new.clone()
+        };
+        assert_eq!(ends(differing(&base, &new)), [(4096, 8192)]);
+        assert_eq!(ends(differing(&new, &base)), [(4096, 8191)]);
+    }
+
+    #[test]
     fn nothing_is_compared_with_nothing() {
         assert_eq!(compared(b"", b""), []);
         assert_eq!(compared(b"content", b""), []);

@@ -206,6 +206,21 @@ fn ranges_do_not_continue_each_other() {
 }
 
 #[test]
+fn a_range_does_not_follow_what_was_found_in_another() {
+    let mut search = Search::new(&signature(&[0; 6144]), budget_without_end()).expect("blocks");
+    let mut ops = Vec::new();
+    for _ in 0..2 {
+        search.feed(&[0; 2048], &mut ops);
+        search.end(&mut ops);
+    }
+    let first = Op::Copy {
+        from: 0,
+        length: 2048,
+    };
+    assert_eq!(ops, [first, first]);
+}
+
+#[test]
 fn nothing_is_searched_for_in_a_base_without_blocks() {
     assert!(Search::new(&signature(&[1; 100]), budget_without_end()).is_none());
 }
