@@ -1,6 +1,6 @@
-//! Micro benchmarks: what frames, commits and scans cost by themselves.
+//! Micro benchmarks: what frames, deltas, commits and scans cost by themselves.
 //!
-//! `cargo bench --bench micro -- frame | commit [FILES] | scan [FILES]`. Figures are printed, never asserted.
+//! `cargo bench --bench micro -- frame | delta | commit [FILES] | scan [FILES]`. Figures are printed, never asserted.
 
 #![allow(
     clippy::disallowed_methods,
@@ -9,6 +9,7 @@
 )]
 
 mod commit;
+mod delta;
 mod frame;
 mod scan;
 
@@ -26,6 +27,9 @@ fn main() {
         .unwrap_or(20_000);
     if matches!(which.as_str(), "frame" | "all") {
         frame::run();
+    }
+    if matches!(which.as_str(), "delta" | "all") {
+        delta::run();
     }
     if matches!(which.as_str(), "scan" | "all") {
         scan::run(files);

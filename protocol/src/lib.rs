@@ -2,8 +2,10 @@
 //!
 //! Everything outside [`transport`] is sans-IO: bytes in, values out. It owns the format of the wire
 //! (written down in `docs/protocol.md`) and must not know files, databases, clocks or threads.
+//! [`delta`] finds what differs between two versions of a content.
 
 pub mod bytes;
+pub mod delta;
 pub mod digest;
 pub mod entry;
 pub mod error;
