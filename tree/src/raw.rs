@@ -1,4 +1,4 @@
-//! The system calls that neither std nor rustix offers: fanotify, file handles and I/O classes. The only file with `unsafe`;
+//! The system calls that neither std nor rustix offers: fanotify, file handles, leases and I/O classes. The only file with `unsafe`;
 //! everything it gives out is safe to use in any way.
 #![allow(
     unsafe_code,
@@ -38,12 +38,22 @@ impl HandleRoom {
 
 /// A new group that tells of directories by handle, of entries by name and of files by handle too, never blocks, and
 /// takes the system's limit of queued events.
+///
+/// Since Linux 5.17 the handle of a file is told of its creation as well, and so that and the first write are one event.
 pub(crate) fn fanotify_init() -> Result<OwnedFd, Errno> {
+    match fanotify_init_with(libc::FAN_REPORT_TARGET_FID) {
+        Err(Errno::INVAL) => fanotify_init_with(0),
+        result => result,
+    }
+}
+
+fn fanotify_init_with(more: libc::c_uint) -> Result<OwnedFd, Errno> {
     let flags = libc::FAN_CLASS_NOTIF
         | libc::FAN_REPORT_DFID_NAME
         | libc::FAN_REPORT_FID
         | libc::FAN_NONBLOCK
-        | libc::FAN_CLOEXEC;
+        | libc::FAN_CLOEXEC
+        | more;
     let event_flags = libc::O_RDONLY | libc::O_CLOEXEC;
     // SAFETY: takes two integers and touches no memory of this process.
     let descriptor = unsafe { libc::fanotify_init(flags, event_flags as libc::c_uint) };
@@ -137,6 +147,18 @@ pub(crate) fn handle_of(directory: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
     handle.extend_from_slice(&room.header.handle_type.to_ne_bytes());
     handle.extend_from_slice(room.bytes.get(..length).ok_or(Errno::OVERFLOW)?);
     Ok(handle)
+}
+
+/// Takes a write lease on a file that this descriptor, open for writing, is the only one of. It goes with the descriptor.
+pub(crate) fn take_write_lease(file: BorrowedFd<'_>) -> bool {
+    /// `asm-generic/fcntl.h` of Linux; the same on all architectures.
+    const F_SETSIG: libc::c_int = 10;
+    // SAFETY: fcntl with these commands takes integers only and touches no memory of this process. Somebody who waits for
+    // the lease is told by SIGURG, which does nothing unless somebody asks for it.
+    unsafe {
+        libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG) == 0
+            && libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) == 0
+    }
 }
 
 /// Sets the I/O class and level of the calling thread.

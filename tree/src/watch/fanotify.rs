@@ -224,6 +224,7 @@ impl Group {
         };
         if is_news
             && record.mask & WRITES != 0
+            && record.mask & libc::FAN_ONDIR == 0
             && let Some(inode) = record.inode
             && let Some((inode, roots)) = self.resolver.find_shared(inode)
         {
