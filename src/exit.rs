@@ -171,6 +171,10 @@ fn hint_for(code: FailureCode) -> (Code, &'static str) {
             Code::Held,
             "look at the source; if the change is meant, run `understudy sync SRC --accept-deletions` with the spare as a directory",
         ),
+        FailureCode::BadDelta => (
+            Code::Failed,
+            "run it again: large files are sent whole then; if it comes again, run `understudy verify`",
+        ),
         FailureCode::Interrupted => (Code::Unreachable, "run it again when the receiver is back"),
         FailureCode::Internal => (
             Code::Failed,

@@ -45,6 +45,8 @@ pub enum FailureCode {
     Refused,
     /// The side that failed is shutting down.
     Interrupted,
+    /// What a delta and its base come to does not have the hash that was announced: send whole contents.
+    BadDelta,
 }
 
 /// A peer's bytes are not a message, or not one that is allowed here.

@@ -213,8 +213,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::error::{Failure, FailureCode};
     use crate::message::{
-        Fuzzy, FuzzyEnd, FuzzyFile, FuzzyFiles, ListFuzzy, Noted, StreamBlock, Trouble, VerifyEnd,
+        Fuzzy, FuzzyEnd, FuzzyFile, FuzzyFiles, ListFuzzy, Noted, StreamBase, StreamBlock,
+        StreamCopy, Trouble, VerifyEnd,
     };
     use crate::name::{DatasetName, Name};
     use crate::place::{DirectoryId, Place, RelPath};
@@ -320,6 +322,32 @@ mod tests {
                 files: vec![file(b"d/x", 2, None), file(b"y", 1, Some(5))],
             }),
             Message::FuzzyEnd(FuzzyEnd {}),
+        ];
+        assert_golden(&golden, &messages);
+    }
+
+    #[test]
+    fn the_frames_of_deltas_are_still_read() {
+        // Version 3, kept for ever: stream 7 is a version of `x` in directory 1; its 300 bytes from 5 are those of the
+        // base from 4; and they are not.
+        let golden = [
+            &[0, 0, 0, 6, 7, 0, 7, 1, 1, b'x'][..],
+            &[0, 0, 0, 7, 8, 0, 7, 5, 4, 0xac, 2],
+            &[0, 0, 0, 5, 2, 0, 10, 1, b'n'],
+        ]
+        .concat();
+        let messages = [
+            Message::StreamBase(StreamBase {
+                stream: 7,
+                place: Place::new(DirectoryId(1), Name::new("x").expect("name")),
+            }),
+            Message::StreamCopy(StreamCopy {
+                stream: 7,
+                offset: 5,
+                from: 4,
+                length: 300,
+            }),
+            Message::Failure(Failure::new(FailureCode::BadDelta, "n")),
         ];
         assert_golden(&golden, &messages);
     }

@@ -20,7 +20,7 @@ mod weak;
 pub use compare::differing;
 pub use search::{Budget, Op, Search};
 pub use signature::Signature;
-pub use sums::{Summed, Summer};
+pub use sums::{BlockSummer, GroupSummer, Summed, Summer};
 pub use tree::{GROUP, Groups, OutOfOrder};
 
 /// Bytes from storage are not what their writer says.

@@ -97,8 +97,8 @@ impl Search {
 
     /// Takes the next bytes of a range and appends what is known of it by now.
     ///
-    /// From the beginning to [`end`](Self::end) the operations come in order, are together exactly as long as what was fed, and no
-    /// two neighbours could be one.
+    /// From the beginning to [`end`](Self::end) the operations come in order, are together exactly as long as what was fed, and, but
+    /// for those that were [`release`](Self::release)d, no two neighbours could be one.
     pub fn feed(&mut self, data: &[u8], ops: &mut Vec<Op>) {
         self.fed += data.len() as u64;
         let mut pending = std::mem::take(&mut self.carry);
@@ -106,6 +106,11 @@ impl Search {
         let covered = self.cover(&pending, ops);
         pending.drain(..covered);
         self.carry = pending;
+    }
+
+    /// Appends what is known for sure although it may go on in what is fed next, as an operation of its own.
+    pub fn release(&mut self, ops: &mut Vec<Op>) {
+        ops.extend(self.held.take());
     }
 
     /// Ends the range; what is fed next need not follow it.

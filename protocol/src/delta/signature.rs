@@ -11,6 +11,9 @@
 //! blocks    12 bytes for each block, the last of which may be partial: rolling sum (4) and MD4 (8), as librsync has them
 //! ```
 
+use blake3::Hasher;
+use blake3::hazmat::HasherExt;
+
 use super::{Damaged, take};
 
 /// Bytes of a sum: the beginning of a group's chaining value.
@@ -70,6 +73,24 @@ impl Signature {
     /// How many bytes of content each block has, a power of two; `None` where moved content is not searched for.
     pub fn block_size(&self) -> Option<u32> {
         self.block_size
+    }
+
+    /// Whether `data` is the group at `offset`, all of it: the last one may be partial. What is equal is so but by
+    /// collision of 8 bytes.
+    pub fn has_at(&self, offset: u64, data: &[u8]) -> bool {
+        let left = self.size.saturating_sub(offset);
+        if !offset.is_multiple_of(self.group_size)
+            || data.is_empty()
+            || data.len() as u64 != left.min(self.group_size)
+        {
+            return false;
+        }
+        let mut group = Hasher::new();
+        group.set_input_offset(offset).update(data);
+        usize::try_from(offset / self.group_size)
+            .ok()
+            .and_then(|index| self.sums.chunks_exact(SUM).nth(index))
+            .is_some_and(|sum| group.finalize_non_root()[..SUM] == *sum)
     }
 
     /// The form for storage; see the description of this module.
@@ -244,6 +265,23 @@ mod tests {
             bytes[place] = value;
             assert_eq!(Signature::from_bytes(&bytes), Err(damaged(reason)));
         }
+    }
+
+    #[test]
+    fn groups_are_known_by_what_they_hold_and_where() {
+        let content: Vec<u8> = (0..10_000_u32)
+            .map(|number| (number / 4096) as u8)
+            .collect();
+        let signature = signature(&content, 10_000);
+        for (offset, end) in [(0, 4096), (4096, 8192), (8192, 10_000)] {
+            let group = &content[offset..end];
+            assert!(signature.has_at(offset as u64, group));
+            assert!(!signature.has_at(offset as u64, &group[1..]));
+            assert!(!signature.has_at(offset as u64, &vec![9; group.len()]));
+        }
+        assert!(!signature.has_at(4096, &content[..4096]));
+        assert!(!signature.has_at(1, &content[1..4097]));
+        assert!(!signature.has_at(12_288, &[]) && !signature.has_at(1 << 63, &content));
     }
 
     proptest! {

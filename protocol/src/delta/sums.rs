@@ -9,21 +9,37 @@ use super::weak::append_entries;
 use crate::ContentHash;
 
 /// Whole blocks are given to fast_rsync this many bytes at a time, or one by one where they are larger.
-const WINDOW: usize = 1024 * 1024;
+const WINDOW: usize = 512 * 1024;
 /// A content with more entries than this (6 MiB), because it turned out much larger than was said, gets none.
 const MOST_ENTRIES: usize = 524_288;
 /// What holes are hashed as.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
-/// Takes a content piece by piece and gives hash and signature. Holds one window (1 MiB, or one block where that is more) at most, and the signature.
+/// Takes a content piece by piece and gives hash and signature. Holds one window (512 KiB, or one block where that is more) at most, and the signature.
 pub struct Summer {
-    /// Without the group and the window that are still open.
-    signature: Signature,
+    groups: GroupSummer,
+    blocks: BlockSummer,
+}
+
+/// The half of a [`Summer`] that hashes.
+pub struct GroupSummer {
+    size: u64,
+    group_size: u64,
+    /// Without that of the group that is still open.
+    sums: Vec<u8>,
     /// The group that is open. It is closed by the byte after it, because a content of one group has no other tree.
     group: Hasher,
     /// Bytes in `group`.
     filled: u64,
     subtrees: Subtrees,
+}
+
+/// The half of a [`Summer`] that makes what moved content is found by.
+pub struct BlockSummer {
+    size: u64,
+    block_size: Option<u32>,
+    /// Without those of the window that is still open.
+    blocks: Vec<u8>,
     /// What does not fill a window yet.
     window: Vec<u8>,
 }
@@ -40,69 +56,104 @@ pub struct Summed {
 impl Summer {
     /// For a content of about `size` bytes, which chooses the sizes of groups and blocks and nothing else: it may turn out longer or shorter.
     pub fn new(size: u64) -> Self {
+        let empty = Signature::empty(size);
         Self {
-            signature: Signature::empty(size),
-            group: Hasher::new(),
-            filled: 0,
-            subtrees: Subtrees::default(),
-            window: Vec::new(),
+            groups: GroupSummer {
+                size: 0,
+                group_size: empty.group_size,
+                sums: Vec::new(),
+                group: Hasher::new(),
+                filled: 0,
+                subtrees: Subtrees::default(),
+            },
+            blocks: BlockSummer {
+                size: 0,
+                block_size: empty.block_size,
+                blocks: Vec::new(),
+                window: Vec::new(),
+            },
         }
     }
 
     /// Bytes taken so far.
     pub fn length(&self) -> u64 {
-        self.signature.size
+        self.groups.size
     }
 
     /// Takes the next bytes.
     pub fn update(&mut self, data: &[u8]) {
-        self.hash(data);
-        self.enter(data);
-        self.signature.size += data.len() as u64;
+        self.groups.update(data);
+        self.blocks.update(data);
     }
 
     /// Takes `length` zeros, as a hole reads.
     pub fn zeros(&mut self, length: u64) {
-        let mut left = length;
-        while left > 0 {
-            let piece = left.min(ZEROS.len() as u64);
-            self.update(&ZEROS[..piece as usize]);
-            left -= piece;
-        }
+        self.groups.zeros(length);
+        self.blocks.zeros(length);
+    }
+
+    /// Its halves, each of which may have a thread of its own. Both must be given the same bytes.
+    pub fn split(self) -> (GroupSummer, BlockSummer) {
+        (self.groups, self.blocks)
     }
 
     /// Hash and signature of everything taken.
-    pub fn finish(mut self) -> Summed {
-        self.close_group();
-        if let Some(block_size) = self.signature.block_size {
-            append_entries(&self.window, block_size, &mut self.signature.blocks);
+    pub fn finish(self) -> Summed {
+        Summed::of(self.groups, self.blocks)
+    }
+}
+
+impl Summed {
+    /// What the halves of a [`Summer`] come to. Halves that were given different amounts have no blocks.
+    pub fn of(groups: GroupSummer, blocks: BlockSummer) -> Self {
+        let same = groups.size == blocks.size;
+        let (hash, mut signature) = groups.finish();
+        if let Some(block_size) = blocks.block_size.filter(|_| same) {
+            signature.block_size = Some(block_size);
+            signature.blocks = blocks.finish(block_size);
         }
-        // Fewer than two subtrees: the hasher of the first group has seen everything.
-        let root = self.subtrees.root();
-        Summed {
-            hash: root.unwrap_or_else(|| self.group.finalize().into()),
-            signature: self.signature,
-        }
+        Self { hash, signature }
+    }
+}
+
+/// Calls `update` with zeros, `length` bytes in all.
+fn each_zeros(length: u64, mut update: impl FnMut(&[u8])) {
+    let mut left = length;
+    while left > 0 {
+        let piece = left.min(ZEROS.len() as u64);
+        update(&ZEROS[..piece as usize]);
+        left -= piece;
+    }
+}
+
+impl GroupSummer {
+    /// Bytes taken so far.
+    pub fn length(&self) -> u64 {
+        self.size
     }
 
-    fn hash(&mut self, mut data: &[u8]) {
-        let start = self.signature.size;
-        let mut taken = 0;
+    /// Takes the next bytes.
+    pub fn update(&mut self, mut data: &[u8]) {
         while !data.is_empty() {
-            if self.filled == self.signature.group_size {
+            if self.filled == self.group_size {
                 self.close_group();
                 // A new one: an offset can be given once only, also after `reset`.
                 self.group = Hasher::new();
-                self.group.set_input_offset(start + taken);
+                self.group.set_input_offset(self.size);
             }
-            let room = self.signature.group_size - self.filled;
+            let room = self.group_size - self.filled;
             let length = usize::try_from(room).map_or(data.len(), |room| room.min(data.len()));
             let (piece, rest) = data.split_at(length);
             self.group.update(piece);
             self.filled += length as u64;
-            taken += length as u64;
+            self.size += length as u64;
             data = rest;
         }
+    }
+
+    /// Takes `length` zeros, as a hole reads.
+    pub fn zeros(&mut self, length: u64) {
+        each_zeros(length, |zeros| self.update(zeros));
     }
 
     fn close_group(&mut self) {
@@ -110,14 +161,33 @@ impl Summer {
             return;
         }
         let value = self.group.finalize_non_root();
-        self.signature.sums.extend(&value[..SUM]);
+        self.sums.extend(&value[..SUM]);
         self.subtrees.push(value);
         self.filled = 0;
     }
 
-    /// Makes the entries of all windows that `data` fills.
-    fn enter(&mut self, mut data: &[u8]) {
-        let Some(block_size) = self.signature.block_size else {
+    /// The hash, and the signature without blocks.
+    fn finish(mut self) -> (ContentHash, Signature) {
+        self.close_group();
+        let signature = Signature {
+            size: self.size,
+            group_size: self.group_size,
+            sums: self.sums,
+            block_size: None,
+            blocks: Vec::new(),
+        };
+        // Fewer than two subtrees: the hasher of the first group has seen everything.
+        let root = self.subtrees.root();
+        let hash = root.unwrap_or_else(|| self.group.finalize().into());
+        (hash, signature)
+    }
+}
+
+impl BlockSummer {
+    /// Takes the next bytes: makes the entries of all windows that they fill.
+    pub fn update(&mut self, mut data: &[u8]) {
+        self.size += data.len() as u64;
+        let Some(block_size) = self.block_size else {
             return;
         };
         let window = WINDOW.max(block_size as usize);
@@ -125,22 +195,32 @@ impl Summer {
             // What already lies in one piece is not copied.
             if self.window.is_empty() {
                 let (piece, rest) = data.split_at(window);
-                append_entries(piece, block_size, &mut self.signature.blocks);
+                append_entries(piece, block_size, &mut self.blocks);
                 data = rest;
                 continue;
             }
             let (piece, rest) = data.split_at(window - self.window.len());
             self.window.extend(piece);
-            append_entries(&self.window, block_size, &mut self.signature.blocks);
+            append_entries(&self.window, block_size, &mut self.blocks);
             self.window.clear();
             data = rest;
         }
         self.window.extend(data);
-        if self.signature.blocks.len() > MOST_ENTRIES * ENTRY {
-            self.signature.block_size = None;
-            self.signature.blocks = Vec::new();
+        if self.blocks.len() > MOST_ENTRIES * ENTRY {
+            self.block_size = None;
+            self.blocks = Vec::new();
             self.window = Vec::new();
         }
+    }
+
+    /// Takes `length` zeros, as a hole reads.
+    pub fn zeros(&mut self, length: u64) {
+        each_zeros(length, |zeros| self.update(zeros));
+    }
+
+    fn finish(mut self, block_size: u32) -> Vec<u8> {
+        append_entries(&self.window, block_size, &mut self.blocks);
+        self.blocks
     }
 }
 
@@ -193,6 +273,30 @@ mod tests {
     }
 
     #[test]
+    fn halves_come_to_the_same_as_the_whole() {
+        let content = content(700_001);
+        let (mut groups, mut blocks) = Summer::new(900_000).split();
+        for piece in content.chunks(10_000) {
+            groups.update(piece);
+        }
+        groups.zeros(100_000);
+        for piece in content.chunks(70_000) {
+            blocks.update(piece);
+        }
+        blocks.zeros(100_000);
+        let mut whole = Summer::new(900_000);
+        whole.update(&content);
+        whole.zeros(100_000);
+        assert_eq!(Summed::of(groups, blocks), whole.finish());
+        // Without the same bytes nothing is found, and nothing is wrong.
+        let (mut groups, blocks) = Summer::new(900_000).split();
+        groups.update(&content);
+        let summed = Summed::of(groups, blocks);
+        assert_eq!(summed.signature.block_size(), None);
+        assert_eq!(summed.hash, ContentHash::of(&content));
+    }
+
+    #[test]
     fn the_hash_is_blake3_for_large_groups() {
         let content = content(700_001);
         for (size, group) in [(1 << 34, 4096), ((1 << 34) + 1, 8192), (1 << 39, 131_072)] {
@@ -241,7 +345,7 @@ mod tests {
     #[test]
     fn a_content_that_is_far_larger_than_was_said_has_no_blocks() {
         let mut summer = Summer::new(0);
-        summer.signature.blocks = vec![0; MOST_ENTRIES * ENTRY];
+        summer.blocks.blocks = vec![0; MOST_ENTRIES * ENTRY];
         summer.update(&content(WINDOW));
         assert_eq!(summer.finish().signature.block_size(), None);
     }

@@ -20,7 +20,7 @@ pub use give::{Given, GivenStream, Manifest, ManifestEnd, ReadManifest, Want};
 pub use report::{
     DatasetStatus, Datasets, Finding, List, Noted, Trouble, Verified, Verify, VerifyEnd,
 };
-pub use stream::{StreamAbort, StreamBlock, StreamEnd};
+pub use stream::{StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd};
 pub use upload::{
     Begin, Change, Changes, Commit, Committed, Confirm, Confirmed, Content, Ready, Timing,
 };
@@ -86,6 +86,8 @@ messages! {
     4 StreamEnd(StreamEnd) from both: "The content of a stream is complete.";
     5 StreamAbort(StreamAbort) from both: "The content of a stream is given up and forgotten.";
     6 Fuzzy(Fuzzy) from both: "Places of the snapshot whose files may be mixtures of several states.";
+    7 StreamBase(StreamBase) from agent: "A stream is a new version of a file of the base snapshot.";
+    8 StreamCopy(StreamCopy) from agent: "A stretch of a stream that its base has.";
     10 Begin(Begin) from agent: "Opens an upload and locks the dataset.";
     11 Changes(Changes) from agent: "Entries put and removed.";
     12 Commit(Commit) from agent: "The change set is complete: make it the live snapshot.";
@@ -175,6 +177,22 @@ impl Check for StreamBlock {
     }
 }
 
+impl Check for StreamCopy {
+    fn check(&self) -> Result<(), ProtocolError> {
+        let ends_within = |start: u64| {
+            let end = start.checked_add(self.length);
+            end.is_some_and(|end| end <= limits::FILE_BYTES)
+        };
+        if self.length > 0 && ends_within(self.offset) && ends_within(self.from) {
+            return Ok(());
+        }
+        Err(ProtocolError::malformed(
+            "StreamCopy",
+            "it is empty or ends beyond the largest file",
+        ))
+    }
+}
+
 impl Check for StreamEnd {
     fn check(&self) -> Result<(), ProtocolError> {
         if self.size <= limits::FILE_BYTES {
@@ -229,6 +247,7 @@ macro_rules! unlimited_by_type {
 
 unlimited_by_type!(
     StreamAbort,
+    StreamBase,
     Begin,
     Commit,
     Confirm,

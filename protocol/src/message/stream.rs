@@ -6,8 +6,9 @@ use crate::bytes::Bytes;
 use crate::hash::ContentHash;
 #[cfg(doc)]
 use crate::limits;
+use crate::place::Place;
 
-/// A stretch of a large file. What no block covers below the final size is a hole.
+/// A stretch of a large file. What neither a block nor a copy covers below the final size is a hole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamBlock {
     /// Chosen by the sender, one at a time per content.
@@ -16,6 +17,28 @@ pub struct StreamBlock {
     pub offset: u64,
     /// At most [`limits::BLOCK_BYTES`].
     pub data: Bytes,
+}
+
+/// Says that a stream is a new version of a file of the base snapshot, before anything else of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamBase {
+    /// Which stream.
+    pub stream: u64,
+    /// The file of the base snapshot.
+    pub place: Place,
+}
+
+/// A stretch of a stream that its base has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamCopy {
+    /// Which stream.
+    pub stream: u64,
+    /// Where it belongs; not before the end of what came before it.
+    pub offset: u64,
+    /// Where the base has it.
+    pub from: u64,
+    /// How many bytes, at least one; the base has them all.
+    pub length: u64,
 }
 
 /// Ends a stream.

@@ -20,9 +20,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// A peer that has not greeted within this time is no peer.
 const GREET: Duration = Duration::from_secs(10);
 /// A spare that takes not one byte for this long is away: one that hangs must not keep all datasets from their
-/// cycles. It reads on while it catches up and commits only when it was sent everything, so this is what one write to
-/// its disk may take.
-const SPARE_STALL: Duration = Duration::from_secs(5 * 60);
+/// cycles. It reads on while it catches up and commits only when it was sent everything, but it also reads the whole base of a
+/// delta to hash it: this is enough for 250 GB at 150 MB/s.
+const SPARE_STALL: Duration = Duration::from_secs(30 * 60);
 /// As long as an agent waits for a word of its spare: one that hangs keeps nobody from anything but its own datasets,
 /// and a restore to a slow disk, or one that somebody suspends, must not be lost early.
 const AGENT_STALL: Duration = Duration::from_secs(60 * 60);
