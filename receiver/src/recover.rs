@@ -51,6 +51,7 @@ pub(crate) fn recover(
         None if is(&head) => {}
         _ => return Err(disagreement(head.as_ref(), live)),
     }
+    dataset.clean_patches(|id| Ok(catalog.row_by_id(id)?.is_some()))?;
     dataset.clean()
 }
 
@@ -64,8 +65,10 @@ fn roll(
 ) -> Result<(), ReceiverError> {
     // None: nothing of the shadow was changed for it yet, or it is built and on the disk.
     let applying = Applying::read(&dataset.control)?;
-    if applying.is_some_and(|applying| !applying.is_of_this_boot()) {
-        tracing::warn!(dataset = %dataset.name, "dropping an unfinished snapshot after a restart of the machine");
+    // The shadow is being thrown away, and with it maybe what was staged: dropping the intent was interrupted.
+    let is_given_up = |applying: &Applying| applying.to == 0;
+    if applying.is_some_and(|applying| !applying.is_of_this_boot() || is_given_up(&applying)) {
+        tracing::warn!(dataset = %dataset.name, "dropping an unfinished snapshot: the machine was restarted, or dropping it was interrupted");
         return cycle::abandon(dataset, catalog, pending);
     }
     tracing::info!(dataset = %dataset.name, "carrying on with a snapshot that was interrupted");
