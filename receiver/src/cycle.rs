@@ -83,6 +83,11 @@ pub(crate) fn catch_up(
     Applying::new(from, to).write(&dataset.control)?;
     transform(dataset, catalog, &head, from, Contents::Live, stop)?;
     Applying::finish(&dataset.control)?;
+    // Rows of an upload that is just arriving are not there yet, or of a later snapshot.
+    dataset.clean_patches(|id| {
+        let row = catalog.row_by_id(id)?;
+        Ok(row.is_none_or(|row| row.since > to))
+    })?;
     crash_point!("receiver.caught-up");
     Ok(())
 }

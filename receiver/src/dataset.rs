@@ -178,6 +178,22 @@ impl Dataset {
         Ok(())
     }
 
+    /// Removes the patches of rows that are none, or that are of a snapshot that both twins show.
+    pub(crate) fn clean_patches(
+        &self,
+        is_needed: impl Fn(u64) -> Result<bool, ReceiverError>,
+    ) -> Result<(), ReceiverError> {
+        let patches = self.control.ensure_directory(&names::PATCHES)?;
+        for name in patches.names()? {
+            let id = std::str::from_utf8(name.as_bytes()).ok();
+            let id = id.and_then(|text| text.parse().ok());
+            if !id.map_or(Ok(false), &is_needed)? {
+                patches.remove_file(&name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the switch of the twins durable.
     pub(crate) fn sync_switch(&self) -> Result<(), ReceiverError> {
         self.directory.sync()?;

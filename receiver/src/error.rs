@@ -48,6 +48,14 @@ pub enum ReceiverError {
     /// The peer did what the protocol forbids.
     #[error("the other side broke the protocol: {0}")]
     Misbehaved(String),
+    /// A delta does not lead to the content that was announced.
+    #[error(
+        "the delta of stream {stream} does not lead to the content that was announced: the agent sends it whole; if this comes again, run `understudy verify`"
+    )]
+    BadDelta {
+        /// The stream.
+        stream: u64,
+    },
     /// A file operation failed.
     #[error(transparent)]
     Tree(TreeError),
@@ -94,6 +102,7 @@ impl ReceiverError {
             Self::OutOfStep(_) => FailureCode::OutOfStep,
             Self::Refused(_) => FailureCode::Refused,
             Self::Misbehaved(_) | Self::Protocol(_) => FailureCode::Misbehaved,
+            Self::BadDelta { .. } => FailureCode::BadDelta,
             Self::Store { .. }
             | Self::Tree(_)
             | Self::Catalog { .. }

@@ -1,5 +1,6 @@
 //! Giving back: manifests and contents of any snapshot.
 
+use std::collections::HashSet;
 use std::fs::File;
 
 use understudy_protocol::message::{
@@ -248,6 +249,7 @@ pub(crate) struct Library {
     pub(crate) catalog: Catalog,
     head: u64,
     objects: Objects,
+    control: Directory,
     live: Directory,
     shadow: Option<Directory>,
 }
@@ -272,6 +274,7 @@ impl Library {
             catalog,
             head,
             objects: Objects::open(&dataset.control)?,
+            control: dataset.control.try_clone()?,
             live,
             shadow: is_retired.then_some(shadow),
         })
@@ -285,15 +288,21 @@ impl Library {
                 .shadow
                 .as_ref()
                 .map(|shadow| Handles::new(shadow, &self.catalog, self.head - 1)),
+            sound: HashSet::new(),
         }
     }
 }
+
+/// Patches that lead to one another; more are a circle.
+const PATCHES: usize = 100_000;
 
 /// Finds contents by hash: in the live tree, in history, in the retired twin.
 pub(crate) struct Finder<'a> {
     library: &'a Library,
     live: Handles<'a>,
     retired: Option<Handles<'a>>,
+    /// Contents that were found, or can be made.
+    sound: HashSet<ContentHash>,
 }
 
 impl Finder<'_> {
@@ -309,25 +318,91 @@ impl Finder<'_> {
         {
             return Ok(file);
         }
-        for row in library.catalog.rows_with(hash, library.head)? {
-            if let Some(file) = open(&mut self.live, &row.place)? {
-                return Ok(file);
-            }
-        }
-        if let Some(file) = library.objects.open_object(hash)? {
+        let (file, patches) = self.trace(hash)?;
+        if patches.is_empty() {
             return Ok(file);
         }
-        if let Some(retired) = &mut self.retired {
-            for row in library.catalog.rows_with(hash, library.head - 1)? {
-                if let Some(file) = open(retired, &row.place)? {
-                    return Ok(file);
-                }
+        let rebuilt = library.control.create_unnamed()?;
+        content::copy(&file, &rebuilt, content::size(&file)?)?;
+        for hash in patches.iter().rev() {
+            let patch = library.objects.open_patch(*hash)?;
+            patch.ok_or_else(|| missing(*hash))?.apply(&rebuilt)?;
+        }
+        Ok(rebuilt)
+    }
+
+    /// Fails unless a content is there, or can be made of what is.
+    pub(crate) fn check(&mut self, hash: ContentHash) -> Result<(), ReceiverError> {
+        let (mut wanted, mut passed) = (hash, Vec::new());
+        // What was found before is not traced again: many versions lead through one another.
+        while !self.sound.contains(&wanted) && passed.len() < PATCHES {
+            passed.push(wanted);
+            if self.whole(wanted)?.is_some() {
+                break;
+            }
+            match self.library.objects.open_patch(wanted)? {
+                Some(patch) => wanted = patch.about().base,
+                None if self.retired(wanted)?.is_some() => break,
+                None => return Err(missing(hash)),
             }
         }
-        Err(ReceiverError::Damaged(format!(
-            "the content {hash} is neither live nor in history; `understudy verify` tells what is missing"
-        )))
+        self.sound.extend(passed);
+        Ok(())
     }
+
+    /// A file with the content, or one with a later content and those to which patches lead back from there, the last
+    /// one first.
+    fn trace(&mut self, hash: ContentHash) -> Result<(File, Vec<ContentHash>), ReceiverError> {
+        let (mut wanted, mut patches) = (hash, Vec::new());
+        while patches.len() < PATCHES {
+            if let Some(file) = self.whole(wanted)? {
+                return Ok((file, patches));
+            }
+            // Asked before the retired twin, whose file a patch may just be changing.
+            let Some(patch) = self.library.objects.open_patch(wanted)? else {
+                break;
+            };
+            patches.push(wanted);
+            wanted = patch.about().base;
+        }
+        match self.retired(wanted)? {
+            Some(file) => Ok((file, patches)),
+            None => Err(missing(hash)),
+        }
+    }
+
+    /// A file with the content as it is, in the live twin or in history.
+    fn whole(&mut self, hash: ContentHash) -> Result<Option<File>, ReceiverError> {
+        let library = self.library;
+        for row in library.catalog.rows_with(hash, library.head)? {
+            if let Some(file) = open(&mut self.live, &row.place)? {
+                return Ok(Some(file));
+            }
+        }
+        library.objects.open_object(hash)
+    }
+
+    /// A file with the content in the retired twin, if that still is what it was.
+    fn retired(&mut self, hash: ContentHash) -> Result<Option<File>, ReceiverError> {
+        let library = self.library;
+        let (Some(retired), Some(shadow)) = (&mut self.retired, &library.shadow) else {
+            return Ok(None);
+        };
+        for row in library.catalog.rows_with(hash, library.head - 1)? {
+            if let Some(file) = open(retired, &row.place)? {
+                // Whoever changes the twin removes its marker first, and no file that is open.
+                let shows = marker::read(shadow)?.map(|position| position.number);
+                return Ok((shows == Some(library.head - 1)).then_some(file));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn missing(hash: ContentHash) -> ReceiverError {
+    ReceiverError::Damaged(format!(
+        "the content {hash} is neither live nor in history; `understudy verify` tells what is missing"
+    ))
 }
 
 fn open(handles: &mut Handles<'_>, place: &Place) -> Result<Option<File>, ReceiverError> {

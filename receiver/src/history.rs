@@ -1,4 +1,6 @@
-//! Superseded contents, kept as files named by their hash.
+//! Superseded contents, kept as files named by their hash: whole, or as patches that lead back from what came after them.
+
+use std::fs::File;
 
 use understudy_protocol::{ContentHash, Name};
 use understudy_tree::Directory;
@@ -6,6 +8,19 @@ use understudy_tree::Directory;
 use crate::catalog::Leaf;
 use crate::error::ReceiverError;
 use crate::names;
+use crate::patch::Patch;
+
+/// Follows the name of an object that is a patch.
+const PATCH_SUFFIX: &[u8] = b".patch";
+
+/// What an object is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// The content itself.
+    Whole,
+    /// The way to it from a later content.
+    Patch,
+}
 
 /// The objects of one dataset.
 pub(crate) struct Objects {
@@ -42,6 +57,53 @@ impl Objects {
         }
     }
 
+    /// Whether the content is there, whole or as a patch.
+    pub(crate) fn has(&self, hash: ContentHash) -> Result<bool, ReceiverError> {
+        Ok(self.open_object(hash)?.is_some() || self.open_patch(hash)?.is_some())
+    }
+
+    /// Opens the patch that leads to a content; `None` if there is none, or it is damaged.
+    pub(crate) fn open_patch(&self, hash: ContentHash) -> Result<Option<Patch>, ReceiverError> {
+        let (shelf, name) = names_of(hash)?;
+        match self
+            .root
+            .open_directory(&shelf)
+            .and_then(|shelf| shelf.open_file(&patch_name(&name)))
+        {
+            Ok(file) => Patch::open(file),
+            Err(error) if error.is_gone() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Keeps `base`, a file of `size` bytes for which `patch` is made, as the way back from what that leads to. It is
+    /// durable when this returns.
+    pub(crate) fn keep_reverse(
+        &self,
+        patch: &Patch,
+        base: &File,
+        size: u64,
+        run: (u32, u64),
+    ) -> Result<(), ReceiverError> {
+        let (shelf, name) = self.place(patch.about().base)?;
+        let unfinished = names::PATCHES.clone();
+        match shelf.remove_file(&unfinished) {
+            Err(error) if !error.is_gone() => return Err(error.into()),
+            _ => {}
+        }
+        let file = shelf.create_file(&unfinished)?;
+        let written = patch
+            .reverse(base, size, file, run)
+            .and_then(|patch| patch.sync());
+        if let Err(error) = written {
+            shelf.remove_file(&unfinished)?;
+            return Err(error);
+        }
+        shelf.rename(&unfinished, &shelf, &patch_name(&name))?;
+        shelf.sync()?;
+        Ok(self.root.sync()?)
+    }
+
     /// Opens an object; `None` if there is none.
     pub(crate) fn open_object(
         &self,
@@ -59,24 +121,43 @@ impl Objects {
         }
     }
 
-    /// Calls `visit` for every file in the object store with the hash its name promises; `None` if the name is
-    /// no hash.
+    /// Calls `visit` for every file in the object store with the hash its name promises and what it is; `None` if the
+    /// name is no hash.
     pub(crate) fn each(
         &self,
-        mut visit: impl FnMut(Option<ContentHash>, &Directory, &Name) -> Result<(), ReceiverError>,
+        mut visit: impl FnMut(
+            Option<(ContentHash, Form)>,
+            &Directory,
+            &Name,
+        ) -> Result<(), ReceiverError>,
     ) -> Result<(), ReceiverError> {
         for shelf_name in self.root.names()? {
             let shelf = self.root.open_directory(&shelf_name)?;
             for name in shelf.names()? {
-                let text = [shelf_name.as_bytes(), name.as_bytes()].concat();
+                if name == *names::PATCHES {
+                    // Was being written when the process died.
+                    continue;
+                }
+                let bytes = name.as_bytes();
+                let (digits, form) = match bytes.strip_suffix(PATCH_SUFFIX) {
+                    Some(digits) => (digits, Form::Patch),
+                    None => (bytes, Form::Whole),
+                };
+                let text = [shelf_name.as_bytes(), digits].concat();
                 let hash = std::str::from_utf8(&text)
                     .ok()
                     .and_then(|text| text.parse().ok());
-                visit(hash, &shelf, &name)?;
+                visit(hash.map(|hash| (hash, form)), &shelf, &name)?;
             }
         }
         Ok(())
     }
+}
+
+fn patch_name(name: &Name) -> Name {
+    let text = [name.as_bytes(), PATCH_SUFFIX].concat();
+    #[expect(clippy::unwrap_used, reason = "62 digits and six letters are a name")]
+    Name::new(text).unwrap()
 }
 
 /// The first two digits name the shelf, the others the file.

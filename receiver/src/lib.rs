@@ -5,6 +5,7 @@
 
 pub mod alert;
 mod apply;
+mod arriving;
 mod catalog;
 mod cycle;
 mod dataset;
@@ -15,9 +16,11 @@ mod history;
 mod housekeeping;
 mod marker;
 mod names;
+mod patch;
 mod recover;
 mod resolve;
 mod serve;
+mod shelves;
 mod stage;
 mod store;
 mod streams;

@@ -30,6 +30,7 @@ names! {
     INCOMING = "incoming";
     STREAMS = "streams";
     OBJECTS = "objects";
+    PATCHES = "patches";
     TRASH = "trash";
     LIMBO = "limbo";
     LIMBO_FULL = "limbo.full";

@@ -1,13 +1,14 @@
 //! From directory numbers to open directories of a twin.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 
 use rustix::io::Errno;
-use understudy_protocol::{DirectoryId, RelPath, limits};
+use understudy_protocol::{DirectoryId, Place, RelPath, limits};
 use understudy_tree::attributes::make_accessible;
 use understudy_tree::{Directory, Privileges};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Row};
 use crate::error::ReceiverError;
 
 /// Bounds on what is remembered: paths cost about 100 bytes each, handles a descriptor.
@@ -98,6 +99,42 @@ impl<'a> Handles<'a> {
             self.open.clear();
         }
         self.open.insert(id, directory);
+    }
+}
+
+/// The snapshot that an upload starts from, with the live twin that shows it.
+pub(crate) struct Base<'a> {
+    catalog: &'a Catalog,
+    at: u64,
+    live: Handles<'a>,
+}
+
+impl<'a> Base<'a> {
+    pub(crate) fn new(catalog: &'a Catalog, at: u64, live: &'a Directory) -> Self {
+        Self {
+            catalog,
+            at,
+            live: Handles::new(live, catalog, at),
+        }
+    }
+
+    /// The catalog, and the snapshot's number in it.
+    pub(crate) fn snapshot(&self) -> (&'a Catalog, u64) {
+        (self.catalog, self.at)
+    }
+
+    /// What stands at a place; an agent that refers to what is not there is out of step.
+    pub(crate) fn row(&self, place: &Place) -> Result<Row, ReceiverError> {
+        self.catalog.row(place, self.at)?.ok_or_else(|| {
+            ReceiverError::OutOfStep(format!(
+                "the spare does not have what the agent refers to at {place:?}"
+            ))
+        })
+    }
+
+    /// The live file at a place.
+    pub(crate) fn open_file(&mut self, place: &Place) -> Result<File, ReceiverError> {
+        Ok(self.live.get(place.parent)?.open_file(&place.name)?)
     }
 }
 

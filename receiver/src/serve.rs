@@ -68,7 +68,7 @@ fn converse(
     options: SessionOptions,
 ) -> Result<(), ReceiverError> {
     let spoken = channel.greet()?;
-    let telling = telling(spoken);
+    let telling = Telling::of(spoken);
     let Channel { outgoing, incoming } = channel;
     loop {
         let message = match incoming.receive_message() {
@@ -77,7 +77,7 @@ fn converse(
         };
         match message {
             Message::Begin(begin) => {
-                return upload::serve(store, &begin, telling, incoming, outgoing, &options);
+                return upload::serve(store, &begin, spoken, incoming, outgoing, &options);
             }
             Message::List(list) => {
                 outgoing.send_message(&Message::Datasets(datasets(store, &list)?))?;
@@ -104,15 +104,6 @@ fn converse(
                 .into());
             }
         }
-    }
-}
-
-/// Whether both sides tell which files are fuzzy.
-fn telling(spoken: u32) -> Telling {
-    if spoken >= version::FUZZY {
-        Telling::All
-    } else {
-        Telling::None
     }
 }
 

@@ -4,114 +4,26 @@
 //! What belongs into a directory that the base snapshot does not have waits under its final name in a staged
 //! directory, which is later moved into place as a whole: a first sync renames directories, not files. Any
 //! other staged file is named by the number of its entry row; rows in blocks of 4,096 share a shelf, and each
-//! worker fills shelves of its own.
+//! worker fills shelves of its own. Of a large file that changes a little a patch is all that is staged.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
 use understudy_protocol::message::{Change, Content};
-use understudy_protocol::{
-    ContentHash, DirectoryId, Entry, Frame, Message, Name, Node, Place, StateDigest,
-};
+use understudy_protocol::{ContentHash, Entry, Frame, Message, Name, Node, Place, StateDigest};
 use understudy_tree::attributes::{set_attributes, set_attributes_of_new};
 use understudy_tree::{Directory, Lacking, Privileges, TreeError, content, node};
 
-use crate::catalog::{Catalog, Origin, Put, Row};
+use crate::arriving::Shape;
+use crate::catalog::{Origin, Put, Row};
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
 use crate::names;
-use crate::resolve::Handles;
+use crate::patch::Patch;
+use crate::resolve::Base;
+use crate::shelves::{NewDirectories, SHELF, Shelves};
 use crate::streams::Streams;
-
-/// Rows per shelf.
-const SHELF: u64 = 4096;
-
-/// Where staged files are, with the directories used last kept open.
-pub(crate) struct Shelves {
-    staging: Directory,
-    incoming: Directory,
-    open: Option<(u64, Directory)>,
-    open_incoming: Option<(DirectoryId, Directory)>,
-}
-
-impl Shelves {
-    pub(crate) fn open(control: &Directory) -> Result<Self, ReceiverError> {
-        let staging = control.ensure_directory(&names::STAGING)?;
-        let incoming = staging.ensure_directory(&names::INCOMING)?;
-        Ok(Self {
-            staging,
-            incoming,
-            open: None,
-            open_incoming: None,
-        })
-    }
-
-    /// The shelf and name of an entry's staged file.
-    pub(crate) fn get(&mut self, id: u64) -> Result<(&Directory, Name), ReceiverError> {
-        let shelf = id / SHELF;
-        if self.open.as_ref().is_none_or(|(open, _)| *open != shelf) {
-            self.open = Some((shelf, self.staging.ensure_directory(&names::number(shelf))?));
-        }
-        let (_, directory) = self.open.as_ref().ok_or(ReceiverError::Worker)?;
-        Ok((directory, names::number(id)))
-    }
-
-    /// The staged directory that will be the new directory `id`.
-    fn incoming(&mut self, id: DirectoryId) -> Result<&Directory, ReceiverError> {
-        if self
-            .open_incoming
-            .as_ref()
-            .is_none_or(|(open, _)| *open != id)
-        {
-            self.open_incoming = Some((id, self.incoming.ensure_directory(&names::number(id.0))?));
-        }
-        let (_, directory) = self.open_incoming.as_ref().ok_or(ReceiverError::Worker)?;
-        Ok(directory)
-    }
-
-    /// Moves the staged directory to its place; `false` if there is none, because nothing was staged for it.
-    pub(crate) fn place_directory(
-        &self,
-        id: DirectoryId,
-        parent: &Directory,
-        name: &Name,
-    ) -> Result<bool, ReceiverError> {
-        match self.incoming.rename_new(&names::number(id.0), parent, name) {
-            Ok(()) => Ok(true),
-            Err(error) if error.is_gone() => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
-/// Tells which directories the base snapshot does not have.
-pub(crate) struct NewDirectories<'a> {
-    /// The catalog and the number of the base snapshot; `None` without a base: all are new.
-    base: Option<(&'a Catalog, u64)>,
-    last: Option<(DirectoryId, bool)>,
-}
-
-impl<'a> NewDirectories<'a> {
-    pub(crate) fn new(base: Option<(&'a Catalog, u64)>) -> Self {
-        Self { base, last: None }
-    }
-
-    pub(crate) fn contains(&mut self, id: DirectoryId) -> Result<bool, ReceiverError> {
-        let Some((catalog, at)) = self.base else {
-            return Ok(true);
-        };
-        if let Some((last, is_new)) = self.last
-            && last == id
-        {
-            return Ok(is_new);
-        }
-        let is_new = catalog.directory_place(id, at)?.is_none();
-        self.last = Some((id, is_new));
-        Ok(is_new)
-    }
-}
 
 /// Hands out row numbers to all workers of an upload.
 #[derive(Debug, Clone)]
@@ -143,6 +55,7 @@ pub(crate) struct Staged {
 pub(crate) struct Stager<'a> {
     shelves: Shelves,
     stream_files: Directory,
+    patches: Directory,
     privileges: Privileges,
     base: Option<Base<'a>>,
     new_directories: NewDirectories<'a>,
@@ -153,34 +66,24 @@ pub(crate) struct Stager<'a> {
     lacking: Lacking,
 }
 
-/// The snapshot the upload starts from.
-struct Base<'a> {
-    catalog: &'a Catalog,
-    at: u64,
-    live: Handles<'a>,
-}
-
 impl<'a> Stager<'a> {
-    /// `base` is a reading catalog with the live twin, if there is a snapshot.
+    /// `base` is there if there is a snapshot.
     pub(crate) fn new(
         dataset: &Dataset,
-        base: Option<(&'a Catalog, u64, &'a Directory)>,
+        base: Option<Base<'a>>,
         streams: &'a Streams,
         numbers: Numbers,
     ) -> Result<Self, ReceiverError> {
         let shelves = Shelves::open(&dataset.control)?;
         let stream_files = shelves.staging.ensure_directory(&names::STREAMS)?;
-        let new_directories = NewDirectories::new(base.map(|(catalog, at, _)| (catalog, at)));
-        let base = base.map(|(catalog, at, live)| Base {
-            catalog,
-            at,
-            live: Handles::new(live, catalog, at),
-        });
+        let patches = dataset.control.ensure_directory(&names::PATCHES)?;
+        let new_directories = NewDirectories::new(base.as_ref().map(Base::snapshot));
         let privileges = dataset.privileges;
         let lacking = Lacking::default();
         Ok(Self {
             shelves,
             stream_files,
+            patches,
             privileges,
             base,
             new_directories,
@@ -257,8 +160,8 @@ impl<'a> Stager<'a> {
                 Origin::Own
             }
             (Content::Stream(stream), Node::File { size, hash }) => {
-                self.streams.claim(stream, *size, *hash, number)?;
-                self.stage_stream(id, &place, &entry, stream)?;
+                let shape = self.streams.claim(stream, *size, *hash, number)?;
+                self.stage_shape(id, &place, &entry, stream, shape)?;
                 Origin::Own
             }
             (Content::Copy(from), Node::File { .. }) => {
@@ -325,6 +228,26 @@ impl<'a> Stager<'a> {
         Ok(())
     }
 
+    /// Stages what has arrived as a stream.
+    fn stage_shape(
+        &mut self,
+        id: u64,
+        place: &Place,
+        entry: &Entry,
+        stream: u64,
+        shape: Shape,
+    ) -> Result<(), ReceiverError> {
+        match shape {
+            Shape::Whole => self.stage_stream(id, place, entry, stream),
+            Shape::Patch(from) if from == *place && self.may_stay_patch(place, entry)? => {
+                let (patches, name) = (&self.patches, names::number(id));
+                let stream = names::number(stream);
+                once(place, self.stream_files.rename_new(&stream, patches, &name))
+            }
+            Shape::Patch(from) => self.stage_patched(id, place, entry, stream, &from),
+        }
+    }
+
     fn stage_stream(
         &mut self,
         id: u64,
@@ -343,6 +266,39 @@ impl<'a> Stager<'a> {
         Ok(())
     }
 
+    /// Whether a patch is all that is staged of a file: each twin has it under one name only, and then as a file of its own.
+    fn may_stay_patch(&mut self, place: &Place, entry: &Entry) -> Result<bool, ReceiverError> {
+        if entry.group != 0 || self.new_directories.contains(place.parent)? {
+            return Ok(false);
+        }
+        let base = self.base.as_ref().ok_or(ReceiverError::Worker)?;
+        Ok(base.row(place)?.entry.group == 0)
+    }
+
+    /// Makes the whole file of a patch.
+    fn stage_patched(
+        &mut self,
+        id: u64,
+        place: &Place,
+        entry: &Entry,
+        stream: u64,
+        from: &Place,
+    ) -> Result<(), ReceiverError> {
+        let stream = names::number(stream);
+        let patch = Patch::open(self.stream_files.open_file(&stream)?)?;
+        let patch = patch.ok_or(ReceiverError::Worker)?;
+        let base = self.base.as_mut().ok_or(ReceiverError::Worker)?;
+        let size = base.row(from)?.entry.size_bytes();
+        let former = base.open_file(from)?;
+        let (directory, name) = self.waiting_place(id, place)?;
+        let file = once(place, directory.create_file(&name))?;
+        content::copy(&former, &file, size)?;
+        patch.apply(&file)?;
+        let lacking = set_attributes_of_new(&file, &entry.attributes, &self.privileges)?;
+        self.lacking.merge(lacking);
+        Ok(self.stream_files.remove_file(&stream)?)
+    }
+
     /// Copies within the store; what is copied is verified as if it had been sent.
     fn stage_copy(
         &mut self,
@@ -354,7 +310,7 @@ impl<'a> Stager<'a> {
         self.kept_row(from, &entry.node)?;
         let (size, hash) = entry.content().ok_or(ReceiverError::Worker)?;
         let base = self.base.as_mut().ok_or(ReceiverError::Worker)?;
-        let source: File = base.live.get(from.parent)?.open_file(&from.name)?;
+        let source = base.open_file(from)?;
         let (directory, name) = self.waiting_place(id, place)?;
         let file = once(place, directory.create_file(&name))?;
         content::copy(&source, &file, size)?;
@@ -370,14 +326,11 @@ impl<'a> Stager<'a> {
 
     /// The base row at a place, which must be the same thing as what is put.
     fn kept_row(&self, from: &Place, node: &Node) -> Result<Row, ReceiverError> {
-        let row = match &self.base {
-            Some(base) => base.catalog.row(from, base.at)?,
-            None => None,
-        };
-        match row {
-            Some(row) if row.entry.node == *node => Ok(row),
+        match self.base.as_ref().map(|base| base.row(from)) {
+            Some(Ok(row)) if row.entry.node == *node => Ok(row),
+            Some(Err(error)) => Err(error),
             _ => Err(ReceiverError::OutOfStep(format!(
-                "the spare does not have what the agent refers to at {from:?}"
+                "the spare has something else than what the agent refers to at {from:?}"
             ))),
         }
     }

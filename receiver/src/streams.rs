@@ -1,16 +1,18 @@
-//! Large contents that arrive in blocks, each written and hashed as it comes.
+//! Large contents that arrive in blocks, or as differences to a file of the base: written and hashed as they come.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use understudy_protocol::ContentHash;
-use understudy_protocol::message::{StreamBlock, StreamEnd};
+use understudy_protocol::message::{StreamBase, StreamBlock, StreamCopy, StreamEnd};
 use understudy_tree::Directory;
 use understudy_tree::content::{self, HoleyHasher};
 
+use crate::arriving::{Arriving, Former, Manner, PATCHED_BYTES, Shape};
 use crate::error::ReceiverError;
 use crate::names;
+use crate::resolve::Base;
 
 /// Streams that may be under way at once: each holds a descriptor.
 const OPEN: usize = 64;
@@ -18,12 +20,12 @@ const OPEN: usize = 64;
 const WAITING: usize = 100_000;
 
 /// Where a stream stands, shared by all workers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
     /// Its end has arrived and is being worked on.
     Ending,
-    /// It is whole: size and hash.
-    Done(u64, ContentHash),
+    /// It is whole: size, hash, and what its file is.
+    Done(u64, ContentHash, Shape),
 }
 
 /// The streams of one upload.
@@ -32,6 +34,8 @@ pub(crate) struct Streams {
     /// With the number of the frame that ended the stream.
     states: Mutex<HashMap<u64, (u64, State)>>,
     changed: Condvar,
+    /// Streams under way, of all workers.
+    open: AtomicUsize,
 }
 
 impl Streams {
@@ -51,9 +55,9 @@ impl Streams {
         Ok(())
     }
 
-    fn finish(&self, stream: u64, size: u64, hash: ContentHash) {
-        if let Some((_, state)) = self.states().get_mut(&stream) {
-            *state = State::Done(size, hash);
+    fn finish(&self, end: &StreamEnd, shape: Shape) {
+        if let Some((_, state)) = self.states().get_mut(&end.stream) {
+            *state = State::Done(end.size, end.hash, shape);
         }
         self.changed.notify_all();
     }
@@ -74,7 +78,7 @@ impl Streams {
         size: u64,
         hash: ContentHash,
         frame: u64,
-    ) -> Result<(), ReceiverError> {
+    ) -> Result<Shape, ReceiverError> {
         let mut states = self.states();
         loop {
             match states.get(&stream) {
@@ -84,11 +88,12 @@ impl Streams {
                         .wait(states)
                         .unwrap_or_else(PoisonError::into_inner);
                 }
-                Some((ended, State::Done(found_size, found_hash)))
+                Some((ended, State::Done(found_size, found_hash, shape)))
                     if *ended < frame && (*found_size, *found_hash) == (size, hash) =>
                 {
+                    let shape = shape.clone();
                     states.remove(&stream);
-                    return Ok(());
+                    return Ok(shape);
                 }
                 _ => {
                     let text = format!("an entry names stream {stream}, which is not its content");
@@ -102,77 +107,174 @@ impl Streams {
 /// The streams that one worker writes.
 pub(crate) struct Writer<'a> {
     directory: Directory,
-    open: HashMap<u64, (File, HoleyHasher)>,
+    base: Option<Base<'a>>,
+    open: HashMap<u64, Arriving>,
     streams: &'a Streams,
 }
 
 impl<'a> Writer<'a> {
-    pub(crate) fn new(control: &Directory, streams: &'a Streams) -> Result<Self, ReceiverError> {
+    /// `base` is there if there is a snapshot.
+    pub(crate) fn new(
+        control: &Directory,
+        base: Option<Base<'a>>,
+        streams: &'a Streams,
+    ) -> Result<Self, ReceiverError> {
         let directory = control
             .ensure_directory(&names::STAGING)?
             .ensure_directory(&names::STREAMS)?;
         Ok(Self {
             directory,
+            base,
             open: HashMap::new(),
             streams,
         })
     }
 
-    /// Writes a block.
-    pub(crate) fn block(&mut self, block: &StreamBlock) -> Result<(), ReceiverError> {
-        let (file, hasher) = self.file(block.stream)?;
-        if block.offset < hasher.position() {
+    /// Begins a stream that is a new version of a file of the base.
+    pub(crate) fn begin(&mut self, begin: &StreamBase) -> Result<(), ReceiverError> {
+        if self.open.contains_key(&begin.stream) {
+            let stream = begin.stream;
             return Err(ReceiverError::Misbehaved(format!(
-                "stream {} went backwards",
-                block.stream
+                "stream {stream} names its base late or twice"
             )));
         }
-        content::write_at(file, block.offset, &block.data)?;
-        hasher.update(block.offset, &block.data);
+        let base = self.base.as_mut().ok_or_else(|| {
+            ReceiverError::OutOfStep("a delta needs a snapshot, and there is none".to_owned())
+        })?;
+        let (size, hash) = base.row(&begin.place)?.entry.content().ok_or_else(|| {
+            ReceiverError::Misbehaved(format!("{:?} is no file to be a base", begin.place))
+        })?;
+        let file = match base.open_file(&begin.place) {
+            // Somebody removed it from the live tree: the whole file heals that.
+            Err(ReceiverError::Tree(error)) if error.is_gone() => {
+                let stream = begin.stream;
+                return Err(ReceiverError::BadDelta { stream });
+            }
+            opened => opened?,
+        };
+        let arriving = self.arriving(begin.stream)?;
+        let manner = if content::try_reflink(&file, &arriving.file) {
+            Manner::Shared
+        } else if size >= PATCHED_BYTES {
+            Manner::LeftOut(Vec::new(), 0)
+        } else {
+            Manner::Copied
+        };
+        arriving.former = Some(Former {
+            place: begin.place.clone(),
+            file,
+            size,
+            hash,
+            manner,
+        });
+        Ok(())
+    }
+
+    /// Writes a block.
+    pub(crate) fn block(&mut self, block: &StreamBlock) -> Result<(), ReceiverError> {
+        let arriving = self.arriving(block.stream)?;
+        arriving.pass_to(block.stream, block.offset)?;
+        arriving.changes(block.offset..block.offset + block.data.len() as u64)?;
+        content::write_at(&arriving.file, block.offset, &block.data)?;
+        arriving.hasher.update(block.offset, &block.data);
+        Ok(())
+    }
+
+    /// Copies a stretch from the base.
+    pub(crate) fn copy(&mut self, copy: &StreamCopy) -> Result<(), ReceiverError> {
+        let arriving = self.arriving(copy.stream)?;
+        arriving.pass_to(copy.stream, copy.offset)?;
+        let stays = copy.from == copy.offset;
+        if !stays {
+            arriving.become_whole(copy.offset)?;
+        }
+        let Arriving {
+            file,
+            hasher,
+            former,
+        } = arriving;
+        let end = copy.from + copy.length;
+        let former = former.as_ref().filter(|former| end <= former.size);
+        let former = former.ok_or_else(|| {
+            ReceiverError::Misbehaved(format!(
+                "stream {} copies from beyond its base",
+                copy.stream
+            ))
+        })?;
+        let is_there = stays && !matches!(former.manner, Manner::Copied);
+        if !is_there && matches!(former.manner, Manner::Shared) {
+            content::punch_hole(file, copy.offset..copy.offset + copy.length)?;
+        }
+        content::read_stretch(&former.file, copy.from..end, |from, data| {
+            let offset = copy.offset + (from - copy.from);
+            if !is_there {
+                content::write_at(file, offset, data)?;
+            }
+            hasher.update(offset, data);
+            Ok(())
+        })?;
+        hasher.zeros_until(copy.offset + copy.length);
         Ok(())
     }
 
     /// Ends a stream: its length and hash must be what was announced.
     pub(crate) fn end(&mut self, end: &StreamEnd) -> Result<(), ReceiverError> {
         // A content without any data has no block: it is all hole, or empty.
-        self.file(end.stream)?;
-        let Some((file, hasher)) = self.open.remove(&end.stream) else {
+        self.arriving(end.stream)?;
+        let Some(mut arriving) = self.take(end.stream) else {
             return Err(ReceiverError::Worker);
         };
-        if hasher.position() > end.size {
+        let stream = end.stream;
+        if arriving.hasher.position() > end.size {
             return Err(ReceiverError::Misbehaved(format!(
-                "stream {} is longer than it says",
-                end.stream
+                "stream {stream} is longer than it says"
             )));
         }
-        content::set_size(&file, end.size)?;
-        if hasher.finish(end.size) != end.hash {
-            return Err(ReceiverError::Misbehaved(format!(
-                "stream {} does not have the hash it says",
-                end.stream
-            )));
+        arriving.pass_to(stream, end.size)?;
+        if arriving.hasher.clone().finish(end.size) != end.hash {
+            // The base may be damaged, or the two versions alike in a way that the agent's short sums do not tell.
+            return Err(match arriving.former {
+                Some(_) => ReceiverError::BadDelta { stream },
+                None => ReceiverError::Misbehaved(format!(
+                    "stream {stream} does not have the hash it says"
+                )),
+            });
         }
-        self.streams.finish(end.stream, end.size, end.hash);
+        let shape = arriving.finish(end)?;
+        self.streams.finish(end, shape);
         Ok(())
     }
 
     /// Forgets a stream.
     pub(crate) fn abort(&mut self, stream: u64) -> Result<(), ReceiverError> {
-        if self.open.remove(&stream).is_some() {
+        if self.take(stream).is_some() {
             self.directory.remove_file(&names::number(stream))?;
         }
         Ok(())
     }
 
-    fn file(&mut self, stream: u64) -> Result<&mut (File, HoleyHasher), ReceiverError> {
+    fn take(&mut self, stream: u64) -> Option<Arriving> {
+        let taken = self.open.remove(&stream);
+        if taken.is_some() {
+            self.streams.open.fetch_sub(1, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    fn arriving(&mut self, stream: u64) -> Result<&mut Arriving, ReceiverError> {
         if !self.open.contains_key(&stream) {
-            if self.open.len() >= OPEN {
+            if self.streams.open.fetch_add(1, Ordering::Relaxed) >= OPEN {
                 return Err(ReceiverError::Misbehaved(
                     "too many streams at once".to_owned(),
                 ));
             }
             let file = self.directory.create_file(&names::number(stream))?;
-            self.open.insert(stream, (file, HoleyHasher::default()));
+            let arriving = Arriving {
+                file,
+                hasher: HoleyHasher::default(),
+                former: None,
+            };
+            self.open.insert(stream, arriving);
         }
         self.open.get_mut(&stream).ok_or(ReceiverError::Worker)
     }

@@ -25,13 +25,13 @@ const ONLY_ROOTS: u64 = 2;
 pub(crate) fn serve(
     store: &Store,
     begin: &Begin,
-    telling: Telling,
+    spoken: u32,
     incoming: &mut Incoming,
     outgoing: &Outgoing,
     options: &SessionOptions,
 ) -> Result<(), ReceiverError> {
     let observed = store.cycles.begin(&begin.dataset);
-    let result = converse(store, &observed, telling, incoming, outgoing, options);
+    let result = converse(store, &observed, spoken, incoming, outgoing, options);
     observed.end(&result);
     result
 }
@@ -39,7 +39,7 @@ pub(crate) fn serve(
 fn converse(
     store: &Store,
     observed: &Observed<'_>,
-    telling: Telling,
+    spoken: u32,
     incoming: &mut Incoming,
     outgoing: &Outgoing,
     options: &SessionOptions,
@@ -68,18 +68,18 @@ fn converse(
                 dataset: &dataset,
                 catalog: &catalog,
                 locked: &locked,
-                telling,
+                spoken,
             },
             options,
             observed,
         };
-        if workers::is_change(&frame, telling) {
+        if workers::is_change(&frame, spoken) {
             let committed = session.receive(frame, incoming)?;
             return session.acknowledge(committed, outgoing, &mut tidying);
         }
         match frame.decode()? {
             Message::ReadManifest(request) => {
-                give::manifest(&dataset, &request, telling, outgoing).map(drop)?;
+                give::manifest(&dataset, &request, Telling::of(spoken), outgoing).map(drop)?;
             }
             Message::Confirm(confirm) => confirm_newest(&catalog, observed, &confirm, outgoing)?,
             Message::Commit(commit) => {
@@ -180,7 +180,7 @@ impl<'s> Session<'s, '_> {
             dataset,
             catalog,
             locked,
-            telling,
+            spoken,
         } = self.ground;
         let base = upload.base().map(|base| base.snapshot.position);
         if commit.base != base {
@@ -207,7 +207,7 @@ impl<'s> Session<'s, '_> {
             as_of_seconds: as_of(now, commit.elapsed_milliseconds),
             first_entry: 0,
         };
-        let pending = stopwatch.time("log", || upload.seal(pending, telling))?;
+        let pending = stopwatch.time("log", || upload.seal(pending, Telling::of(spoken)))?;
         drop(upload);
         crash_point!("receiver.sealed");
         match cycle::commit(dataset, catalog, locked, &pending, &mut stopwatch) {

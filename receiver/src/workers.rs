@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use understudy_protocol::message::Commit;
 use understudy_protocol::transport::Incoming;
-use understudy_protocol::{Frame, Message, ProtocolError};
+use understudy_protocol::{Frame, Message, ProtocolError, version};
 use understudy_tree::{Directory, Lacking};
 
 use crate::catalog::{Catalog, Telling, Upload};
@@ -16,6 +16,7 @@ use crate::cycle::{self, Stopwatch};
 use crate::dataset::{Dataset, Locked};
 use crate::error::ReceiverError;
 use crate::housekeeping::Stop;
+use crate::resolve::Base;
 use crate::stage::{Numbers, Staged, Stager};
 use crate::streams::{Streams, Writer};
 
@@ -25,9 +26,10 @@ const FLUSH_BYTES: u64 = 64 * 1024 * 1024;
 const FLUSH_PAUSE: Duration = Duration::from_millis(20);
 /// Frames that wait for one worker; each is at most about 1 MiB.
 const QUEUE: usize = 4;
-/// Numbers of the messages that are handed to workers: streams, what is fuzzy, and changes.
+/// Numbers of the messages that are handed to workers: streams, those with a base, what is fuzzy, and changes.
 const STREAM_NUMBERS: std::ops::RangeInclusive<u8> = 3..=5;
 const FUZZY: u8 = 6;
+const DELTA_NUMBERS: std::ops::RangeInclusive<u8> = 7..=8;
 const CHANGES: u8 = 11;
 
 /// What an upload works on.
@@ -35,17 +37,21 @@ pub(crate) struct Ground<'a> {
     pub(crate) dataset: &'a Dataset,
     pub(crate) catalog: &'a Catalog,
     pub(crate) locked: &'a Locked,
-    pub(crate) telling: Telling,
+    /// The version of the protocol.
+    pub(crate) spoken: u32,
 }
 
 /// Whether a frame is part of a change set.
-pub(crate) fn is_change(frame: &Frame, telling: Telling) -> bool {
-    is_staged(frame, telling) || STREAM_NUMBERS.contains(&frame.number())
+pub(crate) fn is_change(frame: &Frame, spoken: u32) -> bool {
+    let number = frame.number();
+    is_staged(frame, spoken)
+        || STREAM_NUMBERS.contains(&number)
+        || spoken >= version::DELTA && DELTA_NUMBERS.contains(&number)
 }
 
 /// Whether a frame becomes rows.
-fn is_staged(frame: &Frame, telling: Telling) -> bool {
-    frame.number() == CHANGES || frame.number() == FUZZY && telling == Telling::All
+fn is_staged(frame: &Frame, spoken: u32) -> bool {
+    frame.number() == CHANGES || frame.number() == FUZZY && Telling::of(spoken) == Telling::All
 }
 
 /// Stages everything from the frame `first` until the agent says `Commit`, while the shadow catches up.
@@ -59,7 +65,7 @@ pub(crate) fn stage(
     let (streams, trouble) = (Streams::default(), Trouble::default());
     let staged_bytes = StagedBytes::default();
     let numbers = Numbers::new(upload.first_entry());
-    let telling = ground.telling;
+    let spoken = ground.spoken;
     let live = ground.dataset.live()?;
     let base = upload.base().map(|base| base.snapshot.position.number);
     let workers = std::thread::available_parallelism()
@@ -98,7 +104,7 @@ pub(crate) fn stage(
             drop(catching_up);
             (result, started.elapsed())
         });
-        let router = scope.spawn(|| route(first, incoming, telling, queues, &streams, &trouble));
+        let router = scope.spawn(|| route(first, incoming, spoken, queues, &streams, &trouble));
         scope.spawn(|| flush(ground.dataset, &staged_bytes, &streams, &trouble));
         write_rows(upload, &staged, &streams, &trouble);
         staged_bytes.ended.store(true, Ordering::Release);
@@ -155,12 +161,12 @@ impl Trouble {
 fn route(
     first: Frame,
     incoming: &mut Incoming,
-    telling: Telling,
+    spoken: u32,
     queues: Vec<SyncSender<Job>>,
     streams: &Streams,
     trouble: &Trouble,
 ) -> Result<Commit, ReceiverError> {
-    let result = route_frames(first, incoming, telling, &queues, streams, trouble);
+    let result = route_frames(first, incoming, spoken, &queues, streams, trouble);
     if result.is_err() {
         // Wakes workers that wait for streams which will not come.
         trouble.is_there.store(true, Ordering::Release);
@@ -172,7 +178,7 @@ fn route(
 fn route_frames(
     first: Frame,
     incoming: &mut Incoming,
-    telling: Telling,
+    spoken: u32,
     queues: &[SyncSender<Job>],
     streams: &Streams,
     trouble: &Trouble,
@@ -183,7 +189,7 @@ fn route_frames(
         if trouble.is_there() {
             return Err(ReceiverError::Worker);
         }
-        if is_staged(&frame, telling) {
+        if is_staged(&frame, spoken) {
             turn = (turn + 1) % queues.len();
             queues[turn]
                 .send(Job::Rows(frame, number))
@@ -193,6 +199,8 @@ fn route_frames(
             let stream = match &message {
                 Message::StreamBlock(block) => block.stream,
                 Message::StreamAbort(abort) => abort.stream,
+                Message::StreamBase(base) if spoken >= version::DELTA => base.stream,
+                Message::StreamCopy(copy) if spoken >= version::DELTA => copy.stream,
                 Message::StreamEnd(end) => {
                     streams.announce(end.stream, number)?;
                     end.stream
@@ -282,9 +290,9 @@ impl Worker<'_> {
         base: Option<(u64, &Directory)>,
         numbers: Numbers,
     ) -> Result<Lacking, ReceiverError> {
-        let base = base.map(|(at, live)| (reader, at, live));
-        let mut stager = Stager::new(self.dataset, base, self.streams, numbers)?;
-        let mut writer = Writer::new(&self.dataset.control, self.streams)?;
+        let base = || base.map(|(at, live)| Base::new(reader, at, live));
+        let mut stager = Stager::new(self.dataset, base(), self.streams, numbers)?;
+        let mut writer = Writer::new(&self.dataset.control, base(), self.streams)?;
         for job in jobs {
             if self.trouble.is_there() {
                 continue;
@@ -304,6 +312,14 @@ impl Worker<'_> {
                         .sum
                         .fetch_add(block.data.len() as u64, Ordering::Relaxed);
                     writer.block(&block)?;
+                }
+                Job::Stream(Message::StreamBase(base)) => writer.begin(&base)?,
+                Job::Stream(Message::StreamCopy(copy)) => {
+                    writer.copy(&copy)?;
+                    // Not before it was found to be within its base.
+                    self.staged_bytes
+                        .sum
+                        .fetch_add(copy.length, Ordering::Relaxed);
                 }
                 Job::Stream(Message::StreamEnd(end)) => writer.end(&end)?,
                 Job::Stream(Message::StreamAbort(abort)) => writer.abort(abort.stream)?,

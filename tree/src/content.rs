@@ -2,9 +2,13 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{Advice, SeekFrom, copy_file_range, fadvise, ioctl_ficlone, seek};
+use rustix::fs::{
+    Advice, FallocateFlags, SeekFrom, copy_file_range, fadvise, fallocate, ioctl_ficlone, seek,
+};
 use rustix::io::Errno;
 use understudy_protocol::ContentHash;
 
@@ -19,13 +23,20 @@ pub type Extent = (u64, u64);
 
 /// The stretches below `size` that hold data. A file system without support for holes has one.
 pub fn data_extents(file: &File, size: u64) -> Result<Vec<Extent>, TreeError> {
+    data_extents_in(file, 0..size)
+}
+
+/// The parts of a stretch that hold data.
+pub fn data_extents_in(file: &File, stretch: Range<u64>) -> Result<Vec<Extent>, TreeError> {
+    let (mut position, size) = (stretch.start, stretch.end);
     let mut extents = Vec::new();
-    let mut position = 0;
     while position < size {
         let start = match seek(file, SeekFrom::Data(position)) {
             Ok(start) if start < size => start,
             Ok(_) | Err(Errno::NXIO) => break,
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(vec![(0, size)]),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => {
+                return Ok(vec![(stretch.start, size - stretch.start)]);
+            }
             Err(error) => return Err(TreeError::new("look for holes in", b"a file", error)),
         };
         let end = seek(file, SeekFrom::Hole(start))
@@ -60,6 +71,24 @@ pub fn write_at(file: &File, offset: u64, data: &[u8]) -> Result<(), TreeError> 
     file.write_all_at(data, offset).context("write", b"a file")
 }
 
+/// The length in bytes.
+pub fn size(file: &File) -> Result<u64, TreeError> {
+    file.metadata()
+        .map(|metadata| metadata.len())
+        .context("stat", b"a file")
+}
+
+/// Takes a write lease: nobody else has the file open, and whoever opens it waits until this descriptor is closed (for
+/// `fs.lease-break-time` at most, 45 seconds as the system comes). Where there are no leases this fails.
+pub fn take_lease(file: &File) -> bool {
+    crate::raw::take_write_lease(file.as_fd())
+}
+
+/// Makes the content durable. An error is final: the kernel has dropped what it could not write.
+pub fn sync(file: &File) -> Result<(), TreeError> {
+    rustix::fs::fdatasync(file).context("sync", b"a file")
+}
+
 /// Sets the length; what was not written before it is a hole.
 pub fn set_size(file: &File, size: u64) -> Result<(), TreeError> {
     file.set_len(size).context("set the length of", b"a file")
@@ -91,7 +120,8 @@ impl HoleyHasher {
         self.hasher.finalize().into()
     }
 
-    fn zeros_until(&mut self, end: u64) {
+    /// What comes up to `end` is a hole.
+    pub fn zeros_until(&mut self, end: u64) {
         while self.position < end {
             let length = (end - self.position).min(ZEROS.len() as u64);
             self.hasher.update(&ZEROS[..length as usize]);
@@ -103,8 +133,22 @@ impl HoleyHasher {
 /// Hashes an open file up to its `size`. Shorter content gives an error.
 pub fn hash_file(file: &File, size: u64) -> Result<ContentHash, TreeError> {
     let mut hasher = HoleyHasher::default();
-    let mut buffer = vec![0; BUFFER_BYTES.min(size.max(1) as usize)];
-    for (start, length) in data_extents(file, size)? {
+    read_stretch(file, 0..size, |offset, data| {
+        hasher.update(offset, data);
+        Ok(())
+    })?;
+    Ok(hasher.finish(size))
+}
+
+/// Visits the data of a stretch in order, with its offset; holes are passed over. Shorter content gives an error.
+pub fn read_stretch(
+    file: &File,
+    stretch: Range<u64>,
+    mut visit: impl FnMut(u64, &[u8]) -> Result<(), TreeError>,
+) -> Result<(), TreeError> {
+    let length = stretch.end.saturating_sub(stretch.start);
+    let mut buffer = vec![0; BUFFER_BYTES.min(length.max(1) as usize)];
+    for (start, length) in data_extents_in(file, stretch)? {
         let end = start + length;
         let mut offset = start;
         while offset < end {
@@ -117,11 +161,23 @@ pub fn hash_file(file: &File, size: u64) -> Result<ContentHash, TreeError> {
                     io::ErrorKind::UnexpectedEof,
                 ));
             }
-            hasher.update(offset, &buffer[..got]);
+            visit(offset, &buffer[..got])?;
             offset += got as u64;
         }
     }
-    Ok(hasher.finish(size))
+    Ok(())
+}
+
+/// Makes an empty file share all blocks of another, where the file system can; whether it could.
+pub fn try_reflink(from: &File, to: &File) -> bool {
+    ioctl_ficlone(to, from).is_ok()
+}
+
+/// Makes a stretch a hole; the length of the file stays.
+pub fn punch_hole(file: &File, stretch: Range<u64>) -> Result<(), TreeError> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(file, flags, stretch.start, stretch.end - stretch.start)
+        .context("make a hole in", b"a file")
 }
 
 /// Asks the kernel to forget the cached pages of a file, so that the next read comes from the disk. Pages
@@ -133,7 +189,7 @@ pub fn drop_cache(file: &File) {
 
 /// Copies `size` bytes into an empty file: as a reflink where the file system can, else by data extents.
 pub fn copy(from: &File, to: &File, size: u64) -> Result<(), TreeError> {
-    if ioctl_ficlone(to, from).is_ok() {
+    if try_reflink(from, to) {
         return Ok(());
     }
     for (start, length) in data_extents(from, size)? {

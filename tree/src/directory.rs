@@ -122,6 +122,24 @@ impl Directory {
             .into())
     }
 
+    /// Opens a file for reading and writing.
+    pub fn open_file_to_change(&self, name: &Name) -> Result<File, TreeError> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(self
+            .openat2(name.as_bytes(), flags)
+            .context("open", name.as_bytes())?
+            .into())
+    }
+
+    /// A new file without a name, which goes when it is closed.
+    pub fn create_unnamed(&self) -> Result<File, TreeError> {
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        openat(&self.descriptor, c".", flags, mode)
+            .map(File::from)
+            .context("create a file without a name in", b".")
+    }
+
     /// A descriptor that pins what stands at `name`, whatever it is, without opening it.
     pub(crate) fn pin(&self, name: &[u8]) -> Result<OwnedFd, TreeError> {
         self.openat2(name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC)

@@ -12,7 +12,7 @@ use crate::catalog::Leaf;
 use crate::error::ReceiverError;
 use crate::names;
 use crate::resolve::{Changing, Handles};
-use crate::stage;
+use crate::shelves::{NewDirectories, Shelves};
 
 /// Places every leaf that is new in the target snapshot.
 pub(super) fn place(
@@ -28,8 +28,8 @@ impl Transformation<'_> {
             live_base: self
                 .live
                 .map(|live| Handles::new(live, self.catalog, self.live_snapshot())),
-            staging: stage::Shelves::open(&self.dataset.control)?,
-            new_directories: stage::NewDirectories::new(
+            staging: Shelves::open(&self.dataset.control)?,
+            new_directories: NewDirectories::new(
                 (self.to > 1).then_some((self.catalog, self.to - 1)),
             ),
             own_copies: HashMap::new(),
@@ -110,6 +110,9 @@ impl Transformation<'_> {
                 self.follow_live(leaf, new, sources)
             }
             Contents::Live => {
+                if self.place_patched(leaf, new, sources)? {
+                    return Ok(());
+                }
                 let live = live_handles(&mut sources.live_base)?.get(leaf.place.parent)?;
                 if live.stat_if_present(&leaf.place.name)?.is_none() {
                     // Somebody removed it from the live tree. `verify` reports it; the cycle goes on.
@@ -126,7 +129,7 @@ impl Transformation<'_> {
                 )
             }
             Contents::Staged if is_staged => self.place_staged(leaf, new, sources),
-            Contents::Staged if self.is_unmoved(leaf)? => Ok(()),
+            Contents::Staged if self.is_unmoved(leaf)? && !self.is_alone(leaf, new)? => Ok(()),
             Contents::Staged => {
                 let kept = self.origin_place(leaf)?;
                 let live = live_handles(&mut sources.live_base)?.get(kept.parent)?;
@@ -142,6 +145,9 @@ impl Transformation<'_> {
         new: &mut Changing<'_>,
         sources: &mut Sources<'_>,
     ) -> Result<(), ReceiverError> {
+        if self.place_patched(leaf, new, sources)? {
+            return Ok(());
+        }
         let is_own = leaf.origin == leaf.id;
         let first = if is_own {
             leaf.place.clone()
@@ -182,6 +188,16 @@ impl Transformation<'_> {
     /// Whether the kept file stands at the same place already: only its metadata changed.
     fn is_unmoved(&self, leaf: &Leaf) -> Result<bool, ReceiverError> {
         Ok(self.origin_place(leaf)? == leaf.place)
+    }
+
+    /// Whether a file of a group has one name in this twin: it was this twin's own, and gets further names now.
+    fn is_alone(&self, leaf: &Leaf, new: &mut Changing<'_>) -> Result<bool, ReceiverError> {
+        if leaf.group == 0 {
+            return Ok(false);
+        }
+        let target = new.get(leaf.place.parent)?;
+        let stat = target.stat_if_present(&leaf.place.name)?;
+        Ok(stat.is_some_and(|stat| stat.links == 1))
     }
 
     /// Brings the metadata of a file that has an inode of its own in this twin up to date.
@@ -300,15 +316,15 @@ impl Transformation<'_> {
 }
 
 /// Where leaves are linked from.
-struct Sources<'a> {
-    live_base: Option<Handles<'a>>,
-    staging: stage::Shelves,
-    new_directories: stage::NewDirectories<'a>,
+pub(super) struct Sources<'a> {
+    pub(super) live_base: Option<Handles<'a>>,
+    staging: Shelves,
+    new_directories: NewDirectories<'a>,
     /// Group to the name of its own copy in the limbo.
     own_copies: HashMap<u64, Name>,
 }
 
-fn live_handles<'h, 'a>(
+pub(super) fn live_handles<'h, 'a>(
     live: &'h mut Option<Handles<'a>>,
 ) -> Result<&'h mut Handles<'a>, ReceiverError> {
     live.as_mut().ok_or_else(|| {
@@ -316,7 +332,7 @@ fn live_handles<'h, 'a>(
     })
 }
 
-fn remove_if_present(directory: &Directory, name: &Name) -> Result<(), ReceiverError> {
+pub(super) fn remove_if_present(directory: &Directory, name: &Name) -> Result<(), ReceiverError> {
     match directory.remove_file(name) {
         Err(error) if !error.is_gone() => Err(error.into()),
         _ => Ok(()),

@@ -6,6 +6,7 @@
 //! name tells in which phase an interrupted run was. [`leaves`] places everything that is no directory.
 
 mod leaves;
+mod patched;
 
 use understudy_protocol::{DirectoryId, Snapshot};
 use understudy_tree::attributes::{make_accessible, set_attributes};
@@ -19,7 +20,7 @@ use crate::housekeeping::Stop;
 use crate::marker;
 use crate::names;
 use crate::resolve::{Changing, Handles};
-use crate::stage;
+use crate::shelves::Shelves;
 
 /// Where the inodes of new leaves come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +93,9 @@ impl Transformation<'_> {
             crash_point!("apply.step");
             // A closed directory on a spare without privileges: write access is needed to move out of it.
             let directory = self.writable(&mut old, leaf.place.parent)?;
+            if self.keep_way_back(&objects, directory, &row, hash)? {
+                return Ok(());
+            }
             objects.take(hash, directory, &leaf)
         })
     }
@@ -169,7 +173,7 @@ impl Transformation<'_> {
         new: &mut Changing<'_>,
     ) -> Result<(), ReceiverError> {
         let mut paths = crate::resolve::Paths::new(self.catalog, self.to);
-        let staging = stage::Shelves::open(&self.dataset.control)?;
+        let staging = Shelves::open(&self.dataset.control)?;
         let mut incoming = Vec::new();
         for directory in self.new_directories()? {
             incoming.push((depth(&paths.path(directory.id)?), directory));

@@ -4,7 +4,7 @@
 //! for the next snapshot waits as ranges of their own until the upload is sealed.
 
 use rusqlite::params;
-use understudy_protocol::Place;
+use understudy_protocol::{Place, version};
 
 use super::Catalog;
 use super::read::{VALID_AT, place_from};
@@ -18,6 +18,17 @@ pub(crate) enum Telling {
     All,
     /// It does not know how to: a file stays fuzzy until another stands at its place.
     None,
+}
+
+impl Telling {
+    /// In a session of this version of the protocol.
+    pub(crate) fn of(spoken: u32) -> Self {
+        if spoken >= version::FUZZY {
+            Self::All
+        } else {
+            Self::None
+        }
+    }
 }
 
 /// A place whose file is fuzzy in the snapshots `since <= N < until`.

@@ -1,0 +1,142 @@
+//! A stream while it arrives, perhaps as the difference to a file of the base: what of it is written, and what is left out.
+
+use std::fs::File;
+use std::ops::Range;
+
+use understudy_protocol::message::StreamEnd;
+use understudy_protocol::{ContentHash, Place};
+use understudy_tree::content::{self, HoleyHasher};
+
+use crate::error::ReceiverError;
+use crate::patch::{About, Patch};
+
+/// A base at least so large is not copied for a delta that changes little of it: a patch is made.
+pub(crate) const PATCHED_BYTES: u64 = 4 << 20;
+/// A patch changes at most this part of a file. Beyond that, writing it anew costs less than keeping it twice.
+const PATCHED_PART: u64 = 4;
+/// Stretches of a patch, 1 MiB of them: as many streams as may be under way must not take much memory.
+const STRETCHES: usize = 1 << 16;
+
+/// What the file of a stream is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// The content.
+    Whole,
+    /// A patch for the file that the base has at this place.
+    Patch(Place),
+}
+
+/// A stream of which the end has not come.
+pub(crate) struct Arriving {
+    pub(crate) file: File,
+    pub(crate) hasher: HoleyHasher,
+    pub(crate) former: Option<Former>,
+}
+
+/// The file of the base of which a stream is a new version.
+pub(crate) struct Former {
+    pub(crate) place: Place,
+    pub(crate) file: File,
+    pub(crate) size: u64,
+    pub(crate) hash: ContentHash,
+    pub(crate) manner: Manner,
+}
+
+/// What becomes of stretches that stay where they are.
+pub(crate) enum Manner {
+    /// They are copied.
+    Copied,
+    /// The new file began with all blocks of the former one, so that only differences take space.
+    Shared,
+    /// They are left out, and the others are remembered: starts and ends, and how many bytes these are.
+    LeftOut(Vec<(u64, u64)>, u64),
+}
+
+impl Arriving {
+    /// The next stretch is at `offset`; what is between is a hole.
+    pub(crate) fn pass_to(&mut self, stream: u64, offset: u64) -> Result<(), ReceiverError> {
+        let position = self.hasher.position();
+        if offset < position {
+            return Err(ReceiverError::Misbehaved(format!(
+                "stream {stream} went backwards"
+            )));
+        }
+        self.changes(position..offset)?;
+        if let Some(Former {
+            manner: Manner::Shared,
+            ..
+        }) = &self.former
+            && offset > position
+        {
+            content::punch_hole(&self.file, position..offset)?;
+        }
+        Ok(())
+    }
+
+    /// A stretch is not what the base has there. Where this is too much for a patch, the file becomes whole.
+    pub(crate) fn changes(&mut self, stretch: Range<u64>) -> Result<(), ReceiverError> {
+        let Some(Former { size, manner, .. }) = &mut self.former else {
+            return Ok(());
+        };
+        let Manner::LeftOut(stretches, bytes) = manner else {
+            return Ok(());
+        };
+        if stretch.is_empty() {
+            return Ok(());
+        }
+        *bytes += stretch.end - stretch.start;
+        match stretches.last_mut() {
+            Some((_, end)) if *end == stretch.start => *end = stretch.end,
+            _ => stretches.push((stretch.start, stretch.end)),
+        }
+        if *bytes > *size / PATCHED_PART || stretches.len() > STRETCHES {
+            return self.become_whole(stretch.start);
+        }
+        Ok(())
+    }
+
+    /// Copies what was left out up to `end`, and leaves nothing out from now on.
+    pub(crate) fn become_whole(&mut self, end: u64) -> Result<(), ReceiverError> {
+        let Some(former) = &mut self.former else {
+            return Ok(());
+        };
+        let Manner::LeftOut(stretches, _) = std::mem::replace(&mut former.manner, Manner::Copied)
+        else {
+            return Ok(());
+        };
+        let mut position = 0;
+        for (start, after) in stretches.into_iter().chain([(end, end)]) {
+            let stays = position..start.min(end);
+            if !stays.is_empty() {
+                content::read_stretch(&former.file, stays, |offset, data| {
+                    content::write_at(&self.file, offset, data)
+                })?;
+            }
+            position = after;
+        }
+        Ok(())
+    }
+
+    /// The file is complete: what it is.
+    pub(crate) fn finish(self, end: &StreamEnd) -> Result<Shape, ReceiverError> {
+        let Some(Former {
+            place,
+            hash,
+            manner: Manner::LeftOut(stretches, _),
+            ..
+        }) = self.former
+        else {
+            content::set_size(&self.file, end.size)?;
+            return Ok(Shape::Whole);
+        };
+        let about = About {
+            size: end.size,
+            hash: end.hash,
+            base: hash,
+            run: 0,
+            run_bytes: 0,
+        };
+        Patch::finish(self.file, about, stretches)?;
+        Ok(Shape::Patch(place))
+    }
+}

@@ -1,0 +1,179 @@
+//! A receiver in this process, and what the newest snapshot of its one dataset should be.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use understudy_protocol::message::{Begin, Change, Changes, Commit, Content};
+use understudy_protocol::transport::{Channel, in_process};
+use understudy_protocol::version::{Hello, NEWEST};
+use understudy_protocol::{
+    Attributes, ContentHash, DatasetName, DirectoryId, Entry, Message, Name, Node, Place, Position,
+    ProtocolError, StateDigest, Timestamp,
+};
+use understudy_receiver::{SessionOptions, Store, serve};
+
+/// A store with a dataset, and what its newest snapshot should be.
+pub(crate) struct Stage {
+    pub(crate) store: Arc<Store>,
+    pub(crate) entries: BTreeMap<Place, Entry>,
+    pub(crate) position: Option<Position>,
+    pub(crate) version: u32,
+    scratch: tempfile::TempDir,
+}
+
+pub(crate) fn dataset() -> DatasetName {
+    DatasetName::new("site").expect("name")
+}
+
+pub(crate) fn place(parent: u64, name: &str) -> Place {
+    Place::new(DirectoryId(parent), Name::new(name).expect("name"))
+}
+
+pub(crate) fn entry(node: Node) -> Entry {
+    let privileges = understudy_tree::Privileges::current();
+    let attributes = Attributes {
+        mode: 0o755,
+        uid: privileges.uid,
+        gid: privileges.gid,
+        modified: Timestamp {
+            seconds: 1,
+            nanoseconds: 0,
+        },
+        xattrs: Vec::new(),
+    };
+    Entry {
+        attributes,
+        node,
+        group: 0,
+    }
+}
+
+pub(crate) fn directory(place: Place, id: u64) -> Change {
+    Change::Put {
+        place,
+        entry: entry(Node::Directory {
+            id: DirectoryId(id),
+        }),
+        content: Content::Directory,
+    }
+}
+
+pub(crate) fn file(place: Place, text: &str) -> Change {
+    let node = Node::File {
+        size: text.len() as u64,
+        hash: ContentHash::of(text.as_bytes()),
+    };
+    Change::Put {
+        place,
+        entry: entry(node),
+        content: Content::Inline(text.as_bytes().to_vec().into()),
+    }
+}
+
+impl Stage {
+    /// Without a snapshot.
+    pub(crate) fn new() -> Self {
+        let scratch = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(&scratch.path().join("store")).expect("store");
+        Self {
+            store: Arc::new(store),
+            entries: BTreeMap::new(),
+            position: None,
+            version: NEWEST,
+            scratch,
+        }
+    }
+
+    /// A path in the store.
+    pub(crate) fn path(&self, path: &str) -> std::path::PathBuf {
+        self.scratch.path().join("store/site").join(path)
+    }
+
+    /// Has a session, after the greeting.
+    pub(crate) fn talk<T>(&self, talk: impl FnOnce(&mut Channel) -> T) -> T {
+        let (mut ours, theirs) = in_process();
+        let store = Arc::clone(&self.store);
+        let session = std::thread::spawn(move || serve(store, theirs, SessionOptions::default()));
+        let hello = Hello {
+            newest: self.version,
+            ..Hello::ours()
+        };
+        send(&mut ours, &Message::Hello(hello));
+        hear(&mut ours).expect("greeting");
+        let result = talk(&mut ours);
+        drop(ours);
+        // How it ended was told to this side as well.
+        let _ = session.join().expect("thread");
+        result
+    }
+
+    /// Uploads changes, and other messages before them.
+    pub(crate) fn try_upload(
+        &self,
+        changes: &[Change],
+        before: &[Message],
+    ) -> Result<Position, ProtocolError> {
+        let fingerprint = digest(&self.after(changes)).fingerprint();
+        self.talk(|channel| {
+            send(channel, &Message::Begin(Begin { dataset: dataset() }));
+            hear(channel).expect("ready");
+            for message in before {
+                send(channel, message);
+            }
+            if !changes.is_empty() {
+                let records = changes.to_vec();
+                send(channel, &Message::Changes(Changes { records }));
+            }
+            let commit = Commit {
+                base: self.position,
+                fingerprint,
+                elapsed_milliseconds: 0,
+            };
+            send(channel, &Message::Commit(commit));
+            match hear(channel)? {
+                Message::Committed(committed) => Ok(committed.snapshot.position),
+                other => panic!("{other:?}"),
+            }
+        })
+    }
+
+    pub(crate) fn upload(&mut self, changes: &[Change], before: &[Message]) {
+        let position = self.try_upload(changes, before).expect("upload");
+        self.entries = self.after(changes);
+        self.position = Some(position);
+    }
+
+    pub(crate) fn after(&self, changes: &[Change]) -> BTreeMap<Place, Entry> {
+        let mut entries = self.entries.clone();
+        for change in changes {
+            match change {
+                Change::Remove { place } => {
+                    entries.remove(place);
+                }
+                Change::Put { place, entry, .. } => {
+                    let moved = entry.directory_id();
+                    entries.retain(|_, old| moved.is_none() || old.directory_id() != moved);
+                    entries.insert(place.clone(), entry.clone());
+                }
+            }
+        }
+        entries
+    }
+}
+
+pub(crate) fn digest(entries: &BTreeMap<Place, Entry>) -> StateDigest {
+    let mut digest = StateDigest::empty();
+    for (place, entry) in entries {
+        digest.add(place, entry);
+    }
+    digest
+}
+
+pub(crate) fn send(channel: &mut Channel, message: &Message) {
+    // The other side may have given up already: its reason is heard next.
+    let _ = channel.outgoing.send_message(message);
+}
+
+pub(crate) fn hear(channel: &mut Channel) -> Result<Message, ProtocolError> {
+    channel.incoming.receive_message()
+}
