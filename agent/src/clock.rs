@@ -1,4 +1,4 @@
-//! The two clocks: boot time for how long something took, real time for judging times of files.
+//! The clocks: boot time for how long something took, real time for judging times of files, a thread's own time for its work.
 
 use std::time::Duration;
 
@@ -47,6 +47,11 @@ impl Moment {
     pub(crate) fn elapsed_milliseconds(self) -> u64 {
         u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+/// How long the calling thread has worked, whatever else the machine did meanwhile.
+pub(crate) fn thread_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 /// The real time, by the clock that the kernel stamps files with.

@@ -37,7 +37,7 @@ pub use pace::Pace;
 pub use progress::{Phase, Progress};
 pub use restore::{Action, Existing, RestoreReport, RestoreRequest, restore};
 pub use scan::Trust;
-pub use sync::{LookedAt, Problem, SyncReport, sync};
+pub use sync::{LookedAt, Problem, SyncReport, is_bad_delta, sync};
 pub use wishes::Cancel;
 
 /// A directory tree that is one dataset.

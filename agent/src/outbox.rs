@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use understudy_protocol::message::{Change, Changes, Content, StreamAbort, StreamBlock, StreamEnd};
+use understudy_protocol::message::{
+    Change, Changes, Content, StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd,
+};
 use understudy_protocol::transport::Outgoing;
 use understudy_protocol::{Bytes, ContentHash, Encoder, Entry, Message, Place, limits};
 use understudy_tree::crash_point;
@@ -118,6 +120,27 @@ impl Outbox {
     /// A number for a stream.
     pub(crate) fn new_stream(&self) -> u64 {
         self.shared.next_stream.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Says that a stream is a new version of what the base has at a place.
+    pub(crate) fn begin_delta(&mut self, stream: u64, place: Place) -> Result<(), AgentError> {
+        self.send(&Message::StreamBase(StreamBase { stream, place }))
+    }
+
+    /// Says that a stretch of a stream is one of its base.
+    pub(crate) fn copy(
+        &mut self,
+        stream: u64,
+        offset: u64,
+        from: u64,
+        length: u64,
+    ) -> Result<(), AgentError> {
+        self.send(&Message::StreamCopy(StreamCopy {
+            stream,
+            offset,
+            from,
+            length,
+        }))
     }
 
     /// Sends a block; the buffer comes back for the next one.

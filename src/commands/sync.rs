@@ -1,5 +1,6 @@
 //! `understudy sync`: one cycle of one directory.
 
+use std::cell::Cell;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -37,7 +38,22 @@ pub(crate) fn run(arguments: &Sync, session: &Session) -> Result<Report, Command
     }
     let context = session.context(state, &spare);
     let progress = Line::show(&context.progress, session.output);
-    let result = spare.talk(|channel| understudy_agent::sync(channel, &source, &context));
+    let is_bad_delta = Cell::new(false);
+    let sync = || {
+        spare.talk(|channel| {
+            let result = understudy_agent::sync(channel, &source, &context);
+            is_bad_delta.set(result.as_ref().is_err_and(understudy_agent::is_bad_delta));
+            result
+        })
+    };
+    let mut result = sync();
+    if is_bad_delta.get() {
+        // What it wants to compare with is forgotten.
+        result = sync();
+        if let Ok(synced) = &mut result {
+            synced.deltas_refused += 1;
+        }
+    }
     drop(progress);
     let synced = result?;
     let lines = if report::summarises(session.output) {
@@ -107,6 +123,9 @@ pub(super) fn value(synced: &SyncReport) -> Value {
         "moved": synced.moved,
         "files_read": synced.files_read,
         "bytes_read": synced.bytes_read,
+        "deltas": synced.deltas,
+        "deltas_refused": synced.deltas_refused,
+        "bytes_kept": synced.bytes_kept,
         "bytes_sent": synced.bytes_sent,
         "unreadable": problems(&synced.unreadable),
         "unsettled": problems(&synced.unsettled),

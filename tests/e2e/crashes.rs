@@ -2,6 +2,7 @@
 //! both in one process: the live tree is one snapshot, never older than the last one that was
 //! acknowledged, and the next cycle succeeds without help.
 
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
@@ -26,6 +27,13 @@ const RECEIVER: [&str; 11] = [
     "receiver.recorded",
     "receiver.acknowledged",
 ];
+
+/// Halfway through a patch: while the twin that was live before catches up, and while the next snapshot is built.
+const PATCHED: [&str; 3] = ["patch.kept", "10*off->patch.step", "90*off->patch.step"];
+
+/// Pages of the large file that each generation changes, and how far they are apart.
+const PAGES: u64 = 60;
+const APART: u64 = 100_000;
 
 const AGENT: [&str; 6] = [
     "agent.connected",
@@ -68,6 +76,16 @@ impl Play {
         if !still.exists() {
             std::fs::write(&still, "only its time and mode change").unwrap();
         }
+        let large = std::fs::File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(source.join("large"))
+            .unwrap();
+        for page in 0..PAGES {
+            let number = self.generation.to_le_bytes();
+            large.write_all_at(&number, page * APART).unwrap();
+        }
         let mode = 0o600 + u32::try_from(self.generation % 8).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
         std::fs::set_permissions(&still, mode).unwrap();
@@ -76,13 +94,32 @@ impl Play {
     /// Panics unless the live tree is one snapshot, acknowledged or newer.
     fn assert_whole(&self, when: &str) {
         match generation_now(&self.stage.live(), FILES) {
-            Ok(found) => assert!(
-                (self.acknowledged..=self.generation).contains(&found),
-                "{when}: live is of {found}, acknowledged was {}, sent {}",
-                self.acknowledged,
-                self.generation,
-            ),
+            Ok(found) => {
+                assert!(
+                    (self.acknowledged..=self.generation).contains(&found),
+                    "{when}: live is of {found}, acknowledged was {}, sent {}",
+                    self.acknowledged,
+                    self.generation,
+                );
+                assert_eq!(large_is_of(&self.stage.live()), found, "{when}");
+            }
             Err(mixture) => panic!("{when}: live is not whole: {mixture}"),
+        }
+    }
+
+    /// Every snapshot comes back as it was, and the store is sound.
+    fn assert_history(&self) {
+        self.stage.ask("verify").ok();
+        let listed = self.stage.ask("snapshots").data();
+        let snapshots = listed["datasets"][0]["snapshots"].as_array().unwrap();
+        for snapshot in snapshots.iter().step_by(3) {
+            let number = snapshot["number"].to_string();
+            let target = self.stage.path().join(format!("restored {number}"));
+            let restore = self.stage.restore(&target);
+            restore.args(["--snapshot", &number]).ok();
+            let found = generation_now(&target, FILES).unwrap();
+            assert_eq!(large_is_of(&target), found, "snapshot {number}");
+            std::fs::remove_dir_all(target).unwrap();
         }
     }
 
@@ -100,6 +137,43 @@ impl Play {
     }
 }
 
+/// The generation of the large file.
+fn large_is_of(tree: &std::path::Path) -> u64 {
+    let large = std::fs::File::open(tree.join("large")).unwrap();
+    let mut numbers = (0..PAGES).map(|page| {
+        let mut number = [0; 8];
+        large.read_exact_at(&mut number, page * APART).unwrap();
+        u64::from_le_bytes(number)
+    });
+    let first = numbers.next().unwrap();
+    assert!(numbers.all(|number| number == first), "a mixture");
+    first
+}
+
+#[test]
+fn killed_in_the_middle_of_a_patch() {
+    needs!("killed_in_the_middle_of_a_patch": "rsync");
+    let mut play = Play::new(Kind::Embedded);
+    for point in PATCHED {
+        let (count, point) = point.split_once("->").unwrap_or(("", point));
+        let action = match count {
+            "" => "return".to_owned(),
+            count => format!("{count}->return"),
+        };
+        for _ in 0..2 {
+            play.edit();
+            let failing = play.stage.sync().failing(&format!("{point}={action}"));
+            let outcome = failing.outcome();
+            assert!(outcome.was_killed(), "{point} is never reached: {outcome}");
+            play.assert_whole(point);
+            play.carry_on(point);
+            play.edit();
+            play.carry_on(point);
+        }
+    }
+    play.assert_history();
+}
+
 #[test]
 fn killed_at_every_step_embedded() {
     needs!("killed_at_every_step_embedded": "rsync");
@@ -115,6 +189,7 @@ fn killed_at_every_step_embedded() {
         play.assert_whole(point);
         play.carry_on(point);
     }
+    play.assert_history();
 }
 
 #[test]
@@ -203,6 +278,7 @@ fn killed_at_random_moments_embedded() {
         }
     }
     play.carry_on("after all kills");
+    play.assert_history();
     assert!(killed > runs() / 3, "killed {killed} times only");
 }
 

@@ -22,6 +22,7 @@ mod alerts;
 mod bad_input;
 mod crashes;
 mod daemon;
+mod delta;
 mod every_kind;
 mod fuzzy;
 mod journal;

@@ -20,7 +20,7 @@ use crate::db;
 use crate::error::AgentError;
 use crate::lock::try_lock;
 use crate::scan::Trust;
-use crate::sync::{LookedAt, Patience, Reliance, SyncReport, Telling, cycle};
+use crate::sync::{LookedAt, Patience, Reliance, SyncReport, Telling, cycle_in_two_tries};
 use crate::{Context, Pace, Source};
 
 use once::wanted;
@@ -258,9 +258,7 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
         let (connect, context) = (&mut self.connect, &self.context);
         let rhythm = [SHOW_RUNNING, REWRITE];
         let result = status.tell_while(&source.dataset, &context.state, rhythm, || {
-            connect()
-                .map_err(AgentError::from)
-                .and_then(|channel| cycle(channel, source, context, reliance))
+            cycle_in_two_tries(connect, source, context, reliance)
         });
         self.written = None;
         if matches!(result, Err(AgentError::Interrupted)) {

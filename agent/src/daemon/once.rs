@@ -8,7 +8,7 @@ use crate::Context;
 use crate::config::{Config, Scheduled};
 use crate::error::AgentError;
 use crate::scan::Trust;
-use crate::sync::{Patience, Reliance, Telling, cycle};
+use crate::sync::{Patience, Reliance, Telling, cycle_in_two_tries};
 
 /// Runs one cycle for all datasets of `config`, or for those named in `only`; waits for a daemon that is just
 /// running one of its own.
@@ -37,9 +37,7 @@ pub fn once(
             Err(error) => nowhere(error),
             Ok(Scheduled { source, .. }) => {
                 context.pace.begin_cycle();
-                let result = connect()
-                    .map_err(AgentError::from)
-                    .and_then(|channel| cycle(channel, &source, context, reliance));
+                let result = cycle_in_two_tries(&mut connect, &source, context, reliance);
                 outcome(source, result)
             }
         };

@@ -88,6 +88,7 @@ impl<'a> Adoption<'a> {
             .execute_batch("DROP TABLE entries; ALTER TABLE adopted RENAME TO entries;");
         self.index.check(swapped)?;
         self.index.set_fuzzy(&self.fuzzy)?;
+        self.index.drop_stray_signatures()?;
         self.index.ensure_lookups()?;
         self.index.commit(&meta)?;
         Ok(meta)

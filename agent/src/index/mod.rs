@@ -10,6 +10,7 @@ mod fuzzy;
 mod pending;
 mod reader;
 mod row;
+mod signatures;
 
 use std::fmt::Display;
 use std::fs::File;
@@ -34,7 +35,7 @@ pub(crate) use reader::{Raw, Reader, Side};
 pub(crate) use row::{Known, Seen};
 
 /// The version of the schema, in `user_version`.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 
 const SCHEMA: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -57,6 +58,14 @@ const ATTENTION: &str = "
 /// Places whose files may be mixtures of several states on the spare.
 const FUZZY: &str = "
     CREATE TABLE fuzzy (parent INTEGER NOT NULL, name BLOB NOT NULL, PRIMARY KEY (parent, name)) WITHOUT ROWID;
+";
+
+/// What deltas start from.
+const SIGNATURES: &str = "
+    CREATE TABLE signatures (
+        parent INTEGER NOT NULL, name BLOB NOT NULL, hash INTEGER NOT NULL, signature BLOB NOT NULL,
+        PRIMARY KEY (parent, name)
+    );
 ";
 
 /// Made after the first commit: filling a table is faster without them.
@@ -123,9 +132,10 @@ impl Index {
         };
         match version {
             VERSION => Ok(()),
-            0 => make(&format!("{SCHEMA} {ATTENTION} {FUZZY}")),
-            1 => make(&format!("{ATTENTION} {FUZZY}")),
-            2 => make(FUZZY),
+            0 => make(&format!("{SCHEMA} {ATTENTION} {FUZZY} {SIGNATURES}")),
+            1 => make(&format!("{ATTENTION} {FUZZY} {SIGNATURES}")),
+            2 => make(&format!("{FUZZY} {SIGNATURES}")),
+            3 => make(SIGNATURES),
             found => Err(AgentError::IndexNewer {
                 path: self.path.clone(),
                 found,

@@ -81,6 +81,9 @@ impl Index {
         let sql = "DELETE FROM entries WHERE parent = ?1 AND name = ?2";
         let mut statement = self.check(connection.prepare_cached(sql))?;
         self.check(statement.execute((place.parent.0 as i64, place.name.as_bytes())))?;
+        let sql = "DELETE FROM signatures WHERE parent = ?1 AND name = ?2";
+        let mut statement = self.check(connection.prepare_cached(sql))?;
+        self.check(statement.execute((place.parent.0 as i64, place.name.as_bytes())))?;
         digest.remove(place, &known.entry);
         Ok(Some(known.entry))
     }
@@ -106,10 +109,12 @@ impl Index {
                 gone += 1;
             }
             let connection = self.connection();
-            self.check(connection.execute(
+            for sql in [
                 "DELETE FROM entries WHERE parent = ?1",
-                [directory.0 as i64],
-            ))?;
+                "DELETE FROM signatures WHERE parent = ?1",
+            ] {
+                self.check(connection.execute(sql, [directory.0 as i64]))?;
+            }
         }
         Ok(gone)
     }
@@ -204,7 +209,7 @@ impl Index {
     pub(crate) fn clear(&self) -> Result<(), AgentError> {
         self.check(self.connection().execute_batch(
             "DROP INDEX IF EXISTS by_inode; DROP INDEX IF EXISTS by_hash; DROP INDEX IF EXISTS by_directory;
-             DROP INDEX IF EXISTS unproven; DELETE FROM attention; DELETE FROM fuzzy; DELETE FROM entries; DELETE FROM meta WHERE key = 'position';",
+             DROP INDEX IF EXISTS unproven; DELETE FROM attention; DELETE FROM fuzzy; DELETE FROM signatures; DELETE FROM entries; DELETE FROM meta WHERE key = 'position';",
         ))
     }
 }

@@ -346,7 +346,7 @@ fn an_index_of_the_version_before_fuzzy_files_is_upgraded() {
     fill(&index, &[(place(1, "a"), file("a"))], None);
     let downgraded = index
         .connection()
-        .execute_batch("DROP TABLE fuzzy; PRAGMA user_version = 2");
+        .execute_batch("DROP TABLE fuzzy; DROP TABLE signatures; PRAGMA user_version = 2");
     downgraded.expect("downgrade");
     drop(index);
     let index = open(state.path()).expect("upgrade");

@@ -4,6 +4,7 @@ use understudy_protocol::message::Content;
 use understudy_protocol::{Bytes, ContentHash, DirectoryId, Entry, Name, Node, Place};
 use understudy_tree::{Kind, Mounts, Stat, node};
 
+use super::delta::Former;
 use super::findings::{Deferred, Moved};
 use super::read::{Body, Certainty, Contents, Reading, Sending};
 use super::stands::Stand;
@@ -197,10 +198,12 @@ impl Worker<'_> {
         stat: &Stat,
         known: Option<&Known>,
     ) -> Result<(), AgentError> {
-        let Some(contents) = self.read_or_list(open, name, stat, known)? else {
+        let place = open.folder.place(name);
+        let former = self.former(&place, known)?;
+        let read = self.read_or_list(open, name, stat, known, former.as_ref())?;
+        let Some(mut contents) = read else {
             return Ok(());
         };
-        let place = open.folder.place(name);
         // A name that came while it was read is for the next cycle, which looks at all names together.
         let has_more_names = contents.stat.links > 1;
         let seen = if has_more_names {
@@ -212,6 +215,7 @@ impl Worker<'_> {
         let content = match known {
             Some(known) if known.entry == entry => {
                 self.scan.fuzzy.note(&place, certainty);
+                self.remember(&place, &contents)?;
                 return self.refresh(place, entry, known.seen, seen);
             }
             // The same inode may be kept; another one may be wanted by a place that the old one moved to.
@@ -222,12 +226,13 @@ impl Worker<'_> {
                     Some(Content::Copy(place.clone()))
                 }
             }
-            _ => self.new_content(open, name, contents)?,
+            _ => self.new_content(open, name, &mut contents, former.as_ref())?,
         };
         let Some(content) = content else {
             self.unsettled(open.folder.spot(name));
             return Ok(());
         };
+        self.remember(&place, &contents)?;
         let base = known.map(|known| &known.entry);
         self.put(Change {
             place,
@@ -247,16 +252,18 @@ impl Worker<'_> {
         name: &Name,
         stat: &Stat,
         known: Option<&Known>,
+        former: Option<&Former>,
     ) -> Result<Option<Box<Contents>>, AgentError> {
-        // A copy of something known is worth reading twice; what has another size than before hardly is one.
+        // What the spare may have, all or most of it, is worth reading twice; what has another size than before is hardly
+        // a copy of something known.
         let has_other_size = known.is_some_and(|known| known.entry.size_bytes() != stat.size);
-        let at_once = self.scan.base_is_empty || has_other_size;
+        let at_once = self.scan.base_is_empty || has_other_size && former.is_none();
         let sending = if at_once {
             Sending::AtOnce
         } else {
             Sending::IfNeeded
         };
-        match self.read(open.directory, name, stat, sending)? {
+        match self.read(open.directory, name, stat, sending, former)? {
             Reading::Stable(contents) => {
                 self.note_certainty(open.folder.spot(name), &contents);
                 return Ok(Some(contents));
@@ -347,21 +354,22 @@ impl Worker<'_> {
         &mut self,
         open: &Open<'_>,
         name: &Name,
-        contents: Box<Contents>,
+        contents: &mut Contents,
+        former: Option<&Former>,
     ) -> Result<Option<Content>, AgentError> {
         let known = match contents.body {
             Body::Streamed(stream) => return Ok(Some(Content::Stream(stream))),
             _ if self.scan.base_is_empty || contents.size == 0 => None,
             _ => self.base.with_content(contents.size, contents.hash)?,
         };
-        match (known, contents.body) {
-            (Some(from), _) => Ok(Some(Content::Copy(from))),
-            (None, Body::Inline(bytes)) => Ok(Some(Content::Inline(bytes.into()))),
-            (None, _) => {
-                let sent = self.send_known(open.directory, name, &contents.stat, contents.hash)?;
-                Ok(sent.map(Content::Stream))
-            }
+        if let Some(from) = known {
+            return Ok(Some(Content::Copy(from)));
         }
+        if let Body::Inline(bytes) = &mut contents.body {
+            return Ok(Some(Content::Inline(std::mem::take(bytes).into())));
+        }
+        let sent = self.send_known(open.directory, name, contents, former)?;
+        Ok(sent.map(Content::Stream))
     }
 }
 

@@ -59,6 +59,10 @@ pub(crate) struct Tally {
     pub(crate) moved: u64,
     pub(crate) files_read: u64,
     pub(crate) bytes_read: u64,
+    /// Files sent as deltas.
+    pub(crate) deltas: u64,
+    /// Bytes of those that the spare had.
+    pub(crate) bytes_kept: u64,
     pub(crate) sockets: u64,
     /// Rows written to the index.
     pub(crate) rows: u64,
@@ -114,6 +118,8 @@ impl Findings {
         tally.moved += more.moved;
         tally.files_read += more.files_read;
         tally.bytes_read += more.bytes_read;
+        tally.deltas += more.deltas;
+        tally.bytes_kept += more.bytes_kept;
         tally.sockets += more.sockets;
         tally.rows += more.rows;
         self.missing.extend(other.missing);

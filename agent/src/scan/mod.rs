@@ -7,6 +7,7 @@
 
 mod again;
 mod decide;
+mod delta;
 mod doubts;
 mod findings;
 mod fuzzy;
@@ -16,6 +17,7 @@ mod marked;
 mod missed;
 mod number;
 mod parts;
+mod pass;
 mod queue;
 mod read;
 mod removal;
@@ -113,6 +115,8 @@ pub(crate) struct Scan<'a> {
     /// Whether the base has no entries: nothing can have moved then, and all content is new.
     base_is_empty: bool,
     trust: Trust,
+    /// Whether the spare understands deltas.
+    sends_deltas: bool,
     /// Names in doubt, for a look at everything.
     doubts: HashMap<Identity, BTreeMap<Name, Doubt>>,
     /// Whether differences are remembered, to check the journal with.
@@ -145,6 +149,8 @@ pub(crate) struct Start<'a> {
     pub(crate) base_is_empty: bool,
     pub(crate) next_directory: u64,
     pub(crate) trust: Trust,
+    /// Whether the spare understands deltas.
+    pub(crate) sends_deltas: bool,
     pub(crate) scope: Scope<'a>,
 }
 
@@ -217,6 +223,7 @@ pub(crate) fn run(start: Start<'_>, outgoing: &Outgoing) -> Result<Outcome, Agen
         state: identity_of(&start.context.state),
         base_is_empty: start.base_is_empty,
         trust: start.trust,
+        sends_deltas: start.sends_deltas,
         doubts,
         is_checked: checked.is_some(),
         parts: Parts::default(),

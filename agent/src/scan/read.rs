@@ -4,11 +4,14 @@ use std::fs::File;
 use std::thread;
 use std::time::Duration;
 
+use understudy_protocol::delta::Signature;
 use understudy_protocol::{Attributes, ContentHash, Entry, Name, Node, limits};
-use understudy_tree::content::{self, HoleyHasher};
+use understudy_tree::content;
 use understudy_tree::{Directory, Kind, Stat, TreeError, node};
 
+use super::delta::{Delta, Former};
 use super::is_about_entry;
+use super::pass::Sink;
 use super::worker::Worker;
 use crate::Unsettled;
 use crate::clock::{self, Settled};
@@ -50,6 +53,8 @@ pub(super) struct Contents {
     pub(super) body: Body,
     /// Whether it may be a mixture of several states.
     pub(super) certainty: Certainty,
+    /// What a later version can be compared with; none of contents that always travel whole.
+    pub(super) signature: Option<Signature>,
     attributes: Attributes,
 }
 
@@ -89,7 +94,7 @@ pub(super) enum Body {
 
 /// What one pass over a file gave.
 enum Pass {
-    Whole(ContentHash, Body),
+    Whole(ContentHash, Option<Signature>, Body),
     /// It became shorter on the way.
     Short(Body),
 }
@@ -98,23 +103,25 @@ enum Pass {
 struct Taken {
     stat: Stat,
     hash: ContentHash,
+    signature: Option<Signature>,
     body: Body,
     settled: Settled,
     certainty: Certainty,
 }
 
 impl Worker<'_> {
-    /// Reads `name`, whose stat was just taken.
+    /// Reads `name`, whose stat was just taken. What is sent at once is compared with `former`.
     pub(super) fn read(
         &mut self,
         directory: &Directory,
         name: &Name,
         stat: &Stat,
         sending: Sending,
+        former: Option<&Former>,
     ) -> Result<Reading, AgentError> {
         let progress = &self.scan.context.progress;
         progress.expect(1, stat.size);
-        let reading = self.read_patiently(directory, name, stat, sending);
+        let reading = self.read_patiently(directory, name, stat, sending, former);
         progress.done(1, stat.size);
         match reading {
             Ok(reading) => Ok(reading),
@@ -132,6 +139,7 @@ impl Worker<'_> {
         name: &Name,
         stat: &Stat,
         sending: Sending,
+        former: Option<&Former>,
     ) -> Result<Reading, AgentError> {
         self.scan.context.pace.breathe(&self.scan.context.cancel)?;
         for attempt in 0..ATTEMPTS {
@@ -157,10 +165,10 @@ impl Worker<'_> {
             } else {
                 sending
             };
-            let pass = self.pass(&file, &before, sending)?;
+            let pass = self.pass(&file, &before, sending, former)?;
             let after = Stat::of(&file)?;
-            let (hash, body) = match pass {
-                Pass::Whole(hash, body) => (hash, body),
+            let (hash, signature, body) = match pass {
+                Pass::Whole(hash, signature, body) => (hash, signature, body),
                 Pass::Short(body) => {
                     self.abort(&body)?;
                     continue;
@@ -179,6 +187,7 @@ impl Worker<'_> {
             let taken = Taken {
                 stat: before,
                 hash,
+                signature,
                 body,
                 settled,
                 certainty,
@@ -194,6 +203,7 @@ impl Worker<'_> {
         let Taken {
             stat,
             hash,
+            signature,
             body,
             settled,
             certainty,
@@ -217,6 +227,7 @@ impl Worker<'_> {
             hash,
             body,
             certainty,
+            signature,
             attributes,
             stat,
         })
@@ -230,7 +241,13 @@ impl Worker<'_> {
         }
     }
 
-    fn pass(&mut self, file: &File, stat: &Stat, sending: Sending) -> Result<Pass, AgentError> {
+    fn pass(
+        &mut self,
+        file: &File,
+        stat: &Stat,
+        sending: Sending,
+        former: Option<&Former>,
+    ) -> Result<Pass, AgentError> {
         if stat.size <= limits::INLINE_BYTES as u64 && !has_holes(file, stat)? {
             // One byte more, to see the end of the file.
             let mut bytes = vec![0; stat.size as usize + 1];
@@ -239,84 +256,37 @@ impl Worker<'_> {
             let body = Body::Inline(bytes);
             return Ok(match &body {
                 Body::Inline(bytes) if length as u64 == stat.size => {
-                    Pass::Whole(ContentHash::of(bytes), body)
+                    Pass::Whole(ContentHash::of(bytes), None, body)
                 }
                 _ => Pass::Short(body),
             });
         }
-        let stream = (sending == Sending::AtOnce).then(|| self.outbox.new_stream());
-        let body = stream.map_or(Body::Unsent, Body::Streamed);
-        match self.read_extents(file, stat.size, stream) {
-            Ok(Some(hash)) => Ok(Pass::Whole(hash, body)),
+        let (mut sink, body) = match (sending, former) {
+            (Sending::IfNeeded, _) => (Sink::Nowhere, Body::Unsent),
+            (Sending::AtOnce, Some(former)) => {
+                let delta = Delta::begin(&mut self.outbox, former)?;
+                let body = Body::Streamed(delta.stream());
+                (Sink::Delta(delta), body)
+            }
+            (Sending::AtOnce, None) => {
+                let stream = self.outbox.new_stream();
+                (Sink::Stream(stream), Body::Streamed(stream))
+            }
+        };
+        let former = former.map(|former| &former.signature);
+        match self.read_extents(file, stat.size, &mut sink, former) {
+            Ok(Some(summed)) => {
+                if let Sink::Delta(delta) = &sink {
+                    self.note_delta(delta);
+                }
+                Ok(Pass::Whole(summed.hash, Some(summed.signature), body))
+            }
             Ok(None) => Ok(Pass::Short(body)),
             Err(error) => {
                 // After an error of the connection this fails as well, with the same words.
                 self.abort(&body)?;
                 Err(error)
             }
-        }
-    }
-
-    /// Hashes a file and sends its data as `stream` if there is one; `None` if it ended early.
-    fn read_extents(
-        &mut self,
-        file: &File,
-        size: u64,
-        stream: Option<u64>,
-    ) -> Result<Option<ContentHash>, AgentError> {
-        let mut hasher = HoleyHasher::default();
-        for (start, length) in content::data_extents(file, size)? {
-            let (mut offset, end) = (start, start + length);
-            while offset < end {
-                self.scan.context.cancel.check()?;
-                self.scan.context.pace.breathe(&self.scan.context.cancel)?;
-                let wanted = (end - offset).min(limits::BLOCK_BYTES as u64) as usize;
-                let mut buffer = std::mem::take(&mut self.buffer);
-                buffer.resize(wanted, 0);
-                let read = content::read_at(file, offset, &mut buffer)?;
-                if read < wanted {
-                    self.buffer = buffer;
-                    return Ok(None);
-                }
-                hasher.update(offset, &buffer);
-                self.buffer = match stream {
-                    Some(stream) => self.outbox.block(stream, offset, buffer)?,
-                    None => buffer,
-                };
-                offset += read as u64;
-            }
-        }
-        Ok(Some(hasher.finish(size)))
-    }
-
-    /// Sends a content that was hashed before as a stream; `None` if the file is no longer the same.
-    pub(super) fn send_known(
-        &mut self,
-        directory: &Directory,
-        name: &Name,
-        stat: &Stat,
-        hash: ContentHash,
-    ) -> Result<Option<u64>, AgentError> {
-        let file = match directory.open_file(name) {
-            Ok(file) => file,
-            Err(error) if is_about_entry(&error) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let stream = self.outbox.new_stream();
-        match self.read_extents(&file, stat.size, Some(stream)) {
-            Ok(Some(found)) if found == hash => {
-                self.outbox.end(stream, stat.size, hash)?;
-                Ok(Some(stream))
-            }
-            Ok(_) => {
-                self.outbox.abort(stream)?;
-                Ok(None)
-            }
-            Err(AgentError::Tree(error)) if is_about_entry(&error) => {
-                self.outbox.abort(stream)?;
-                Ok(None)
-            }
-            Err(error) => Err(error),
         }
     }
 }

@@ -1,13 +1,12 @@
 //! One cycle: agree with the spare where it stands, compare, send, commit, and only then record.
 
+mod again;
 mod prepare;
 mod report;
 
 use understudy_protocol::message::{Begin, Commit, Committed, Confirm, Fuzzy, ReadManifest};
 use understudy_protocol::transport::Channel;
-use understudy_protocol::{
-    FailureCode, Message, Place, Position, ProtocolError, Snapshot, limits, version,
-};
+use understudy_protocol::{Message, Place, Position, Snapshot, limits, version};
 use understudy_tree::{Directory, Stat, crash_point};
 
 use crate::clock::{self, Moment};
@@ -19,6 +18,9 @@ use crate::progress::Phase;
 use crate::scan::{self, Outcome, Scope, Spot, Start, Told, Trust};
 use crate::{Context, Source, ask};
 
+pub(crate) use again::cycle_in_two_tries;
+pub use again::is_bad_delta;
+use again::is_out_of_step;
 use prepare::prepare;
 pub(crate) use prepare::{Patience, Reliance, Telling};
 pub use report::{LookedAt, SyncReport};
@@ -86,6 +88,11 @@ pub(crate) fn cycle(
         index.roll_back()?;
         index.distrust()?;
     }
+    if result.as_ref().is_err_and(is_bad_delta) {
+        tracing::warn!(dataset = %source.dataset, "the spare has other contents than the index says: large files that change are sent whole for once");
+        index.roll_back()?;
+        index.forget_signatures()?;
+    }
     result
 }
 
@@ -126,6 +133,7 @@ impl Cycle<'_> {
             base_is_empty,
             next_directory: meta.next_directory,
             trust: self.reliance.trust,
+            sends_deltas: self.conversation.version >= version::DELTA,
             scope,
         };
         let outcome = scan::run(start, &self.conversation.outgoing)?;
@@ -381,13 +389,5 @@ impl Cycle<'_> {
             add(&problem.spot, Reason::Unsettled);
         }
         self.index.attend(wanted)
-    }
-}
-
-fn is_out_of_step(error: &AgentError) -> bool {
-    match error {
-        AgentError::OutOfStep { .. } => true,
-        AgentError::Spare(ProtocolError::Failed(failure)) => failure.code == FailureCode::OutOfStep,
-        _ => false,
     }
 }

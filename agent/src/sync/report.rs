@@ -28,6 +28,12 @@ pub struct SyncReport {
     pub files_read: u64,
     /// Bytes of content read.
     pub bytes_read: u64,
+    /// Files of which only the difference to the spare's version was sent.
+    pub deltas: u64,
+    /// Cycles before this one that the spare gave up because a delta did not give the content that was announced.
+    pub deltas_refused: u64,
+    /// Bytes of those files that the spare had.
+    pub bytes_kept: u64,
     /// Bytes sent to the spare, after compression.
     pub bytes_sent: u64,
     /// What could not be read; the spare keeps what it has of it.
@@ -88,6 +94,9 @@ impl SyncReport {
             moved: tally.moved,
             files_read: tally.files_read,
             bytes_read: tally.bytes_read,
+            deltas: tally.deltas,
+            deltas_refused: 0,
+            bytes_kept: tally.bytes_kept,
             bytes_sent: 0,
             unreadable: outcome.unreadable,
             unsettled: outcome.unsettled,

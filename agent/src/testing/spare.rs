@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use understudy_protocol::message::{
     Change, Committed, Confirmed, Content, Fuzzy, Given, GivenStream, Manifest, ManifestEnd, Ready,
-    StreamBlock, StreamEnd,
+    StreamBase, StreamBlock, StreamCopy, StreamEnd,
 };
 use understudy_protocol::transport::Channel;
 use understudy_protocol::version::Hello;
@@ -43,6 +43,8 @@ struct Upload {
     fuzzy: BTreeSet<Place>,
     open: HashMap<u64, Vec<u8>>,
     ended: HashMap<u64, Vec<u8>>,
+    /// Contents of the base that streams are new versions of.
+    bases: HashMap<u64, Vec<u8>>,
 }
 
 /// Serves one connection.
@@ -117,9 +119,33 @@ impl Spare {
                 content.extend_from_slice(&data);
                 vec![]
             }
+            Message::StreamBase(StreamBase { stream, place }) => {
+                let (_, file) = &self.entries[&place];
+                let base = self.contents[file].clone();
+                assert!(!upload.open.contains_key(&stream), "a base comes first");
+                assert!(upload.bases.insert(stream, base).is_none(), "one base");
+                vec![]
+            }
+            Message::StreamCopy(StreamCopy {
+                stream,
+                offset,
+                from,
+                length,
+            }) => {
+                let content = upload.open.entry(stream).or_default();
+                assert!(offset >= content.len() as u64, "a stream went backwards");
+                content.resize(offset as usize, 0);
+                let stretch = from as usize..(from + length) as usize;
+                content.extend_from_slice(&upload.bases[&stream][stretch]);
+                vec![]
+            }
             Message::StreamEnd(StreamEnd { stream, size, hash }) => {
                 let mut content = upload.open.remove(&stream).unwrap_or_default();
                 content.resize(size as usize, 0);
+                if upload.bases.remove(&stream).is_some() && ContentHash::of(&content) != hash {
+                    let failure = Failure::new(FailureCode::BadDelta, "bad delta");
+                    return vec![Message::Failure(failure)];
+                }
                 assert_eq!(ContentHash::of(&content), hash, "hash of a stream");
                 assert!(
                     upload.ended.insert(stream, content).is_none(),
@@ -129,6 +155,7 @@ impl Spare {
             }
             Message::StreamAbort(abort) => {
                 upload.open.remove(&abort.stream);
+                upload.bases.remove(&abort.stream);
                 vec![]
             }
             Message::Changes(changes) => {

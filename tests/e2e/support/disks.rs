@@ -18,19 +18,23 @@ pub(crate) struct Disk {
 impl Disk {
     /// An ext4 file system of `size_mib` MiB on a loop device.
     pub(crate) fn ext4(size_mib: u64) -> Self {
+        Self::made_by("mkfs.ext4", &["-q", "-F", "-m", "0"], size_mib)
+    }
+
+    /// A btrfs, which can share blocks between files.
+    pub(crate) fn btrfs(size_mib: u64) -> Self {
+        Self::made_by("mkfs.btrfs", &["-q"], size_mib)
+    }
+
+    fn made_by(mkfs: &str, options: &[&str], size_mib: u64) -> Self {
         let (directory, root) = place();
         let image = directory.path().join("image");
         std::fs::File::create(&image)
             .unwrap()
             .set_len(size_mib << 20)
             .unwrap();
-        tool(
-            "mkfs.ext4",
-            ["-q", "-F", "-m", "0"]
-                .map(OsStr::new)
-                .into_iter()
-                .chain([image.as_os_str()]),
-        );
+        let options = options.iter().map(OsStr::new);
+        tool(mkfs, options.chain([image.as_os_str()]));
         mount(&["-o", "loop"], &image, &root);
         Self {
             root,

@@ -23,7 +23,7 @@ impl Worker<'_> {
             entry,
             seen,
             certainty,
-            contents,
+            mut contents,
         } = observed;
         let is_apart = here
             .iter()
@@ -49,20 +49,8 @@ impl Worker<'_> {
             Vec::new()
         };
         if !wanting.is_empty() {
-            let stays = same.first().filter(|_| entry.group == 0);
-            let kept = match stays {
-                Some(_) => None,
-                None => self.kept(inode, here, &entry)?,
-            };
-            let source = match (&kept, contents) {
-                _ if stays.is_some() => stays.map(|member| match entry.content() {
-                    Some(_) => Content::Copy(member.place.clone()),
-                    None => Content::Inline(Bytes::default()),
-                }),
-                (Some(from), _) => Some(Content::Keep(from.clone())),
-                (None, None) => Some(Content::Inline(Bytes::default())),
-                (None, Some((contents, by))) => self.content_of(&here[by], contents)?,
-            };
+            let stays = same.first().copied().filter(|_| entry.group == 0);
+            let source = self.source(inode, here, stays, &entry, contents.as_mut())?;
             let Some(source) = source else {
                 self.unsettled(wanting[0].folder.spot(&wanting[0].name));
                 self.carry_over(inode, here)?;
@@ -70,6 +58,11 @@ impl Worker<'_> {
             };
             let put = (&entry, seen, certainty);
             self.put_all(inode, &wanting, put, &source)?;
+            if let Some((contents, _)) = &contents {
+                wanting
+                    .iter()
+                    .try_for_each(|member| self.remember(&member.place, contents))?;
+            }
         }
         for stray in &strays {
             self.keep_in_doubt(&stray.place)?;
@@ -84,6 +77,28 @@ impl Worker<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Where the content of all these names comes from; `None` if the file is not what it was.
+    fn source(
+        &mut self,
+        inode: &Inode<'_>,
+        here: &[Member],
+        stays: Option<&Member>,
+        entry: &Entry,
+        contents: Option<&mut (Box<Contents>, usize)>,
+    ) -> Result<Option<Content>, AgentError> {
+        if let Some(member) = stays {
+            return Ok(Some(match entry.content() {
+                Some(_) => Content::Copy(member.place.clone()),
+                None => Content::Inline(Bytes::default()),
+            }));
+        }
+        match (self.kept(inode, here, entry)?, contents) {
+            (Some(from), _) => Ok(Some(Content::Keep(from))),
+            (None, None) => Ok(Some(Content::Inline(Bytes::default()))),
+            (None, Some((contents, by))) => self.content_of(&here[*by], contents),
+        }
     }
 
     /// Puts the entry at all these places; the first brings the content.
@@ -133,7 +148,7 @@ impl Worker<'_> {
     fn content_of(
         &mut self,
         member: &Member,
-        contents: Box<Contents>,
+        contents: &mut Contents,
     ) -> Result<Option<Content>, AgentError> {
         let directory = match self.scan.root.open_beneath(&member.folder.path) {
             Ok(directory) => directory,
@@ -141,7 +156,8 @@ impl Worker<'_> {
             Err(error) => return Err(error.into()),
         };
         let open = Open::whole(&member.folder, &directory);
-        self.new_content(&open, &member.name, contents)
+        let former = self.former(&member.place, member.base.as_ref())?;
+        self.new_content(&open, &member.name, contents, former.as_ref())
     }
 
     /// The base place whose file all these names may keep.

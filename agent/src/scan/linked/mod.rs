@@ -246,7 +246,8 @@ impl Worker<'_> {
         } else {
             Sending::IfNeeded
         };
-        match self.read(directory, &member.name, stat, sending)? {
+        let former = self.former(&member.place, member.base.as_ref())?;
+        match self.read(directory, &member.name, stat, sending, former.as_ref())? {
             Reading::Stable(contents) if contents.stat.identity == stat.identity => {
                 let entry = contents.entry(self.scan.group(&contents.stat));
                 self.note_certainty(member.folder.spot(&member.name), &contents);

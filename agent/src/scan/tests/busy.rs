@@ -92,6 +92,17 @@ fn a_file_that_never_stands_still_is_sent_and_marked() {
 }
 
 #[test]
+fn what_never_stands_still_is_a_delta_too() {
+    let stage = filled();
+    stage.write("d1/f1", vec![1; BUSY_BYTES]);
+    settle();
+    stage.sync();
+    let report = sync_a_busy_file(&stage);
+    assert_eq!((report.fuzzy.len(), report.deltas), (1, 1));
+    assert!(report.bytes_sent < 100_000, "{report:?}");
+}
+
+#[test]
 fn a_file_found_whole_as_it_was_sent_is_told_to_be_whole() {
     let stage = filled();
     sync_a_busy_file(&stage);

@@ -1,6 +1,7 @@
 #![expect(clippy::disallowed_methods, reason = "changes trees")]
 
 mod busy;
+mod delta;
 mod marks;
 
 use std::fs::{self, File, FileTimes};
