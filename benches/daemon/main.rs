@@ -117,6 +117,7 @@ fn measure_size(files: u64, arguments: &Arguments) -> Row {
         .tempdir_in(&arguments.work)
         .unwrap();
     let options = Options {
+        file: 0,
         files,
         bytes: files * 500,
         changed: 100,

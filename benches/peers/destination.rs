@@ -16,7 +16,7 @@ pub(crate) struct Destination {
 }
 
 impl Destination {
-    /// One with room for the tree twice.
+    /// One with room for the tree twice, and for some versions of a large file.
     pub(crate) fn make(work: &Path, options: &Options) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("destination-")
@@ -27,7 +27,7 @@ impl Destination {
         let mounted = is_fresh_possible();
         if mounted {
             let image = directory.path().join("image");
-            let bytes = (options.bytes + options.files * 4096) * 2 + (3 << 30);
+            let bytes = (options.bytes + options.files * 4096) * 2 + 3 * options.file + (3 << 30);
             std::fs::File::create(&image)
                 .unwrap()
                 .set_len(bytes)

@@ -10,12 +10,22 @@ use std::time::Duration;
 pub(crate) struct Sample {
     /// Until the data was durable.
     pub(crate) seconds: f64,
+    /// Bytes over the loopback interface, both directions, with their headers.
+    pub(crate) wire_bytes: u64,
     /// Peak of the largest process of the side that reads.
     pub(crate) client_kb: u64,
     /// Peak of the largest process of the side that writes, where it is another one.
     pub(crate) receiver_kb: u64,
     /// understudy's receiver from build to record.
     pub(crate) commit_seconds: Option<f64>,
+}
+
+/// Bytes that passed the loopback interface since the system started.
+pub(crate) fn loopback_bytes() -> u64 {
+    let told = std::fs::read_to_string("/sys/class/net/lo/statistics/tx_bytes");
+    told.ok()
+        .and_then(|digits| digits.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 /// Watches a process and its descendants, and keeps the peak of the largest.

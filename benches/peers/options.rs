@@ -7,9 +7,10 @@ pub(crate) const USAGE: &str = "\
 usage: cargo bench --bench peers -- [OPTION VALUE]...
   --files N      files in the generated tree (100000)
   --bytes N      bytes in all of them (1200000000)
+  --file N       one file of so many bytes instead of a tree (0: no)
   --changed N    files that change before the third sync (1000)
   --runs N       runs of each peer (3)
-  --peers LIST   rsync, restic and borg, those that are installed (rsync,restic,borg)
+  --peers LIST   rsync, rsync-z, restic and borg, those that are installed (rsync,restic,borg)
   --bin FILE     the understudy to run (the one that cargo built)
   --work DIR     where trees and disk images are made (the system's temporary directory)
   --seed N       of the generated tree (1)";
@@ -19,6 +20,7 @@ usage: cargo bench --bench peers -- [OPTION VALUE]...
 pub(crate) struct Options {
     pub(crate) files: u64,
     pub(crate) bytes: u64,
+    pub(crate) file: u64,
     pub(crate) changed: u64,
     pub(crate) runs: u64,
     pub(crate) peers: Vec<String>,
@@ -36,6 +38,7 @@ impl Options {
         let mut options = Self {
             files: 100_000,
             bytes: 1_200_000_000,
+            file: 0,
             changed: 1_000,
             runs: 3,
             peers: ["rsync", "restic", "borg"].map(str::to_owned).to_vec(),
@@ -60,6 +63,11 @@ impl Options {
             match argument.as_str() {
                 "--files" => options.files = number()?.max(1),
                 "--bytes" => options.bytes = number()?,
+                "--file" => {
+                    options.file = number()?;
+                    options.files = 1;
+                    options.bytes = options.file;
+                }
                 "--changed" => options.changed = number()?,
                 "--runs" => options.runs = number()?.max(1),
                 "--seed" => options.seed = number()?,
@@ -67,7 +75,7 @@ impl Options {
                 "--work" => options.work = value.into(),
                 "--peers" => {
                     options.peers = value.split(',').map(str::to_owned).collect();
-                    let known = ["rsync", "restic", "borg", ""];
+                    let known = ["rsync", "rsync-z", "restic", "borg", ""];
                     if let Some(name) = options.peers.iter().find(|n| !known.contains(&n.as_str()))
                     {
                         return Err(format!("unknown peer {name}"));

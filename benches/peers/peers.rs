@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::measure::{Memory, Sample};
+use crate::measure::{Memory, Sample, loopback_bytes};
 use crate::options::Options;
 
 /// One of those who are compared.
@@ -15,6 +15,7 @@ pub(crate) enum Peer {
     Embedded,
     Tcp,
     Rsync,
+    RsyncCompressed,
     Restic,
     Borg,
 }
@@ -47,12 +48,16 @@ impl Peer {
     /// Both ways of understudy, and those of the others that are wanted and installed.
     pub(crate) fn chosen(options: &Options) -> Vec<Self> {
         let mut peers = vec![Self::Embedded, Self::Tcp];
-        for peer in [Self::Rsync, Self::Restic, Self::Borg] {
-            let name = peer.name().split(' ').next().unwrap();
+        for peer in [Self::Rsync, Self::RsyncCompressed, Self::Restic, Self::Borg] {
+            let name = peer.option();
             if !options.peers.iter().any(|wanted| wanted == name) {
                 continue;
             }
-            if Command::new(name).arg("--version").output().is_ok() {
+            if Command::new(name.trim_end_matches("-z"))
+                .arg("--version")
+                .output()
+                .is_ok()
+            {
                 peers.push(peer);
             } else {
                 eprintln!("{name} is not installed: left out");
@@ -67,6 +72,18 @@ impl Peer {
             Self::Embedded => "understudy, embedded",
             Self::Tcp => "understudy, TCP",
             Self::Rsync => "rsync daemon",
+            Self::RsyncCompressed => "rsync daemon, -z --zc=zstd",
+            Self::Restic => "restic",
+            Self::Borg => "borg",
+        }
+    }
+
+    /// As the options call it.
+    fn option(self) -> &'static str {
+        match self {
+            Self::Embedded | Self::Tcp => "understudy",
+            Self::Rsync => "rsync",
+            Self::RsyncCompressed => "rsync-z",
             Self::Restic => "restic",
             Self::Borg => "borg",
         }
@@ -96,7 +113,7 @@ impl Peer {
         match self {
             Self::Embedded => {}
             Self::Tcp => set_up.start_receiver(),
-            Self::Rsync => set_up.start_rsync(),
+            Self::Rsync | Self::RsyncCompressed => set_up.start_rsync(),
             Self::Restic => finish(set_up.restic().arg("init").stdout(Stdio::null())),
             Self::Borg => finish(
                 set_up
@@ -114,7 +131,7 @@ impl SetUp {
     pub(crate) fn sync(&mut self) -> Sample {
         let mut command = self.command();
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let begun = Instant::now();
+        let (begun, wire) = (Instant::now(), loopback_bytes());
         let child = command
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -128,6 +145,7 @@ impl SetUp {
         self.archives += 1;
         Sample {
             seconds,
+            wire_bytes: loopback_bytes() - wire,
             client_kb: memory.peak_kb(),
             receiver_kb: self
                 .daemon
@@ -153,11 +171,15 @@ impl SetUp {
                 };
                 command
             }
-            Peer::Rsync => {
+            Peer::Rsync | Peer::RsyncCompressed => {
                 let mut command = Command::new("rsync");
                 let mut source = self.source.clone().into_os_string();
                 source.push("/");
-                command.args(["-aHAX", "--delete"]).arg(source);
+                command.args(["-aHAX", "--delete"]);
+                if self.peer == Peer::RsyncCompressed {
+                    command.args(["-z", "--zc=zstd"]);
+                }
+                command.arg(source);
                 command.arg(format!("rsync://{}/destination/", self.address));
                 command
             }

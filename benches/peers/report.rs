@@ -14,7 +14,23 @@ pub(crate) enum Work {
     First,
     Unchanged,
     Changed,
+    Pages,
+    PagesAgain,
+    Inserted,
+    Appended,
+    Rewritten,
 }
+
+const WORKS: [Work; 8] = [
+    Work::First,
+    Work::Unchanged,
+    Work::Changed,
+    Work::Pages,
+    Work::PagesAgain,
+    Work::Inserted,
+    Work::Appended,
+    Work::Rewritten,
+];
 
 /// All samples so far.
 #[derive(Debug, Default)]
@@ -44,9 +60,11 @@ impl Report {
                 "a fresh directory (NOT a fresh file system: run as root for that)"
             },
         );
-        text.push_str("| work | who | seconds | of rsync | client's peak | receiver's peak |\n");
-        text.push_str("| --- | --- | --- | --- | --- | --- |\n");
-        for work in [Work::First, Work::Unchanged, Work::Changed] {
+        text.push_str(
+            "| work | who | seconds | of rsync | on the wire | client's peak | receiver's peak |\n",
+        );
+        text.push_str("| --- | --- | --- | --- | --- | --- | --- |\n");
+        for work in WORKS {
             for peer in peers {
                 self.row(&mut text, work, *peer, options);
             }
@@ -63,6 +81,11 @@ impl Report {
             Work::First => "first sync".to_owned(),
             Work::Unchanged => "nothing changed".to_owned(),
             Work::Changed => format!("{} files changed", options.changed),
+            Work::Pages => "1 % of the pages touched".to_owned(),
+            Work::PagesAgain => "the same once more".to_owned(),
+            Work::Inserted => "1,000 bytes inserted at the front".to_owned(),
+            Work::Appended => "1 MiB appended".to_owned(),
+            Work::Rewritten => "rewritten".to_owned(),
         };
         let seconds = sorted(samples, |sample| sample.seconds);
         let rsync = self.samples.get(&(work, Peer::Rsync));
@@ -77,9 +100,10 @@ impl Report {
         let spread = format!("{:.2} to {:.2}", seconds[0], seconds[seconds.len() - 1]);
         writeln!(
             text,
-            "| {name} | {} | {:.2} ({spread}) | {ratio} | {} | {} |",
+            "| {name} | {} | {:.2} ({spread}) | {ratio} | {} | {} | {} |",
             peer.name(),
             median(&seconds),
+            on_the_wire(samples),
             peak(|sample| sample.client_kb),
             peak(|sample| sample.receiver_kb),
         )
@@ -109,6 +133,15 @@ impl Report {
                 .unwrap();
             }
         }
+    }
+}
+
+/// Both directions, headers of TCP/IP included.
+fn on_the_wire(samples: &[Sample]) -> String {
+    match median(&sorted(samples, |sample| sample.wire_bytes as f64)) / 1e6 {
+        0.0 => "-".to_owned(),
+        megabytes if megabytes < 10.0 => format!("{megabytes:.3} MB"),
+        megabytes => format!("{megabytes:.1} MB"),
     }
 }
 
