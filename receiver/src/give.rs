@@ -1,6 +1,5 @@
 //! Giving back: manifests and contents of any snapshot.
 
-use std::collections::HashSet;
 use std::fs::File;
 
 use understudy_protocol::message::{
@@ -10,16 +9,13 @@ use understudy_protocol::transport::{Incoming, Outgoing};
 use understudy_protocol::{
     Bytes, ContentHash, DirectoryId, Encoder, Entry, Message, Place, ProtocolError, limits,
 };
-use understudy_tree::Directory;
 use understudy_tree::content::{self, HoleyHasher};
 
-use crate::catalog::{Catalog, Recorded, Row, Telling};
+use crate::catalog::{Recorded, Telling};
 use crate::cycle;
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
-use crate::history::Objects;
-use crate::marker;
-use crate::resolve::Handles;
+use crate::library::Library;
 
 /// Sends all entries of a snapshot, directories before what they hold.
 pub(crate) fn manifest(
@@ -242,178 +238,4 @@ fn damaged(hash: ContentHash) -> ReceiverError {
     ReceiverError::Damaged(format!(
         "a stored file does not have the content {hash} any more and was not given out; `understudy verify` tells which"
     ))
-}
-
-/// Everything needed to find contents at one moment.
-pub(crate) struct Library {
-    pub(crate) catalog: Catalog,
-    head: u64,
-    objects: Objects,
-    control: Directory,
-    live: Directory,
-    shadow: Option<Directory>,
-}
-
-impl Library {
-    pub(crate) fn open(dataset: &Dataset) -> Result<Self, ReceiverError> {
-        let gone = || {
-            ReceiverError::Damaged(format!(
-                "dataset `{}` has no live tree or catalog",
-                dataset.name
-            ))
-        };
-        let catalog = dataset.read_catalog()?.ok_or_else(gone)?;
-        let head = catalog
-            .head()?
-            .map_or(0, |head| head.snapshot.position.number);
-        let live = dataset.live()?.ok_or_else(gone)?;
-        // The retired twin still holds what the last commit superseded.
-        let shadow = dataset.shadow()?;
-        let is_retired = marker::read(&shadow)?.is_some_and(|position| position.number + 1 == head);
-        Ok(Self {
-            catalog,
-            head,
-            objects: Objects::open(&dataset.control)?,
-            control: dataset.control.try_clone()?,
-            live,
-            shadow: is_retired.then_some(shadow),
-        })
-    }
-
-    pub(crate) fn finder(&self) -> Finder<'_> {
-        Finder {
-            library: self,
-            live: Handles::new(&self.live, &self.catalog, self.head),
-            retired: self
-                .shadow
-                .as_ref()
-                .map(|shadow| Handles::new(shadow, &self.catalog, self.head - 1)),
-            sound: HashSet::new(),
-        }
-    }
-}
-
-/// Patches that lead to one another; more are a circle.
-const PATCHES: usize = 100_000;
-
-/// Finds contents by hash: in the live tree, in history, in the retired twin.
-pub(crate) struct Finder<'a> {
-    library: &'a Library,
-    live: Handles<'a>,
-    retired: Option<Handles<'a>>,
-    /// Contents that were found, or can be made.
-    sound: HashSet<ContentHash>,
-}
-
-impl Finder<'_> {
-    /// Opens a file with the content of a row of any snapshot.
-    pub(crate) fn find(&mut self, row: &Row) -> Result<File, ReceiverError> {
-        let library = self.library;
-        let Some((_, hash)) = row.entry.content() else {
-            return Err(ReceiverError::Worker);
-        };
-        // Mostly it is where the row says; only superseded contents must be looked for.
-        if row.until.is_none_or(|until| until > library.head)
-            && let Some(file) = open(&mut self.live, &row.place)?
-        {
-            return Ok(file);
-        }
-        let (file, patches) = self.trace(hash)?;
-        if patches.is_empty() {
-            return Ok(file);
-        }
-        let rebuilt = library.control.create_unnamed()?;
-        content::copy(&file, &rebuilt, content::size(&file)?)?;
-        for hash in patches.iter().rev() {
-            let patch = library.objects.open_patch(*hash)?;
-            patch.ok_or_else(|| missing(*hash))?.apply(&rebuilt)?;
-        }
-        Ok(rebuilt)
-    }
-
-    /// Fails unless a content is there, or can be made of what is.
-    pub(crate) fn check(&mut self, hash: ContentHash) -> Result<(), ReceiverError> {
-        let (mut wanted, mut passed) = (hash, Vec::new());
-        // What was found before is not traced again: many versions lead through one another.
-        while !self.sound.contains(&wanted) && passed.len() < PATCHES {
-            passed.push(wanted);
-            if self.whole(wanted)?.is_some() {
-                break;
-            }
-            match self.library.objects.open_patch(wanted)? {
-                Some(patch) => wanted = patch.about().base,
-                None if self.retired(wanted)?.is_some() => break,
-                None => return Err(missing(hash)),
-            }
-        }
-        self.sound.extend(passed);
-        Ok(())
-    }
-
-    /// A file with the content, or one with a later content and those to which patches lead back from there, the last
-    /// one first.
-    fn trace(&mut self, hash: ContentHash) -> Result<(File, Vec<ContentHash>), ReceiverError> {
-        let (mut wanted, mut patches) = (hash, Vec::new());
-        while patches.len() < PATCHES {
-            if let Some(file) = self.whole(wanted)? {
-                return Ok((file, patches));
-            }
-            // Asked before the retired twin, whose file a patch may just be changing.
-            let Some(patch) = self.library.objects.open_patch(wanted)? else {
-                break;
-            };
-            patches.push(wanted);
-            wanted = patch.about().base;
-        }
-        match self.retired(wanted)? {
-            Some(file) => Ok((file, patches)),
-            None => Err(missing(hash)),
-        }
-    }
-
-    /// A file with the content as it is, in the live twin or in history.
-    fn whole(&mut self, hash: ContentHash) -> Result<Option<File>, ReceiverError> {
-        let library = self.library;
-        for row in library.catalog.rows_with(hash, library.head)? {
-            if let Some(file) = open(&mut self.live, &row.place)? {
-                return Ok(Some(file));
-            }
-        }
-        library.objects.open_object(hash)
-    }
-
-    /// A file with the content in the retired twin, if that still is what it was.
-    fn retired(&mut self, hash: ContentHash) -> Result<Option<File>, ReceiverError> {
-        let library = self.library;
-        let (Some(retired), Some(shadow)) = (&mut self.retired, &library.shadow) else {
-            return Ok(None);
-        };
-        for row in library.catalog.rows_with(hash, library.head - 1)? {
-            if let Some(file) = open(retired, &row.place)? {
-                // Whoever changes the twin removes its marker first, and no file that is open.
-                let shows = marker::read(shadow)?.map(|position| position.number);
-                return Ok((shows == Some(library.head - 1)).then_some(file));
-            }
-        }
-        Ok(None)
-    }
-}
-
-fn missing(hash: ContentHash) -> ReceiverError {
-    ReceiverError::Damaged(format!(
-        "the content {hash} is neither live nor in history; `understudy verify` tells what is missing"
-    ))
-}
-
-fn open(handles: &mut Handles<'_>, place: &Place) -> Result<Option<File>, ReceiverError> {
-    match handles
-        .get(place.parent)
-        .map(|directory| directory.open_file(&place.name))
-    {
-        Ok(Ok(file)) => Ok(Some(file)),
-        Ok(Err(error)) if error.is_gone() => Ok(None),
-        Ok(Err(error)) => Err(error.into()),
-        Err(ReceiverError::Tree(error)) if error.is_gone() => Ok(None),
-        Err(error) => Err(error),
-    }
 }

@@ -14,6 +14,7 @@ mod fuzzy;
 mod give;
 mod history;
 mod housekeeping;
+mod library;
 mod marker;
 mod names;
 mod patch;
