@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use understudy_protocol::{DatasetName, Name};
+use understudy_tree::attributes::drop_default_acl;
 use understudy_tree::{Directory, Privileges, TreeError};
 
 use crate::catalog::Catalog;
@@ -66,8 +67,10 @@ impl Dataset {
             directory.set_mode(DATASET_MODE)?;
         }
         let control = directory.ensure_directory(&names::CONTROL)?;
+        // Whoever gave the store a default ACL did not mean the files of the mains.
+        drop_default_acl(&control)?;
         control.ensure_directory(&names::OBJECTS)?;
-        control.ensure_directory(&names::STAGING)?;
+        drop_default_acl(&control.ensure_directory(&names::STAGING)?)?;
         control.ensure_directory(&names::TRASH)?;
         if control.stat_if_present(&names::LOCK)?.is_none() {
             match control.create_file(&names::LOCK) {

@@ -6,13 +6,14 @@
 //! other staged file is named by the number of its entry row; rows in blocks of 4,096 share a shelf, and each
 //! worker fills shelves of its own. Of a large file that changes a little a patch is all that is staged.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
 use understudy_protocol::message::{Change, Content};
 use understudy_protocol::{ContentHash, Entry, Frame, Message, Name, Node, Place, StateDigest};
-use understudy_tree::attributes::{set_attributes, set_attributes_of_new};
+use understudy_tree::attributes::{create_file_as, set_attributes, set_attributes_of_new};
 use understudy_tree::{Directory, Lacking, Privileges, TreeError, content, node};
 
 use crate::arriving::Shape;
@@ -218,13 +219,14 @@ impl<'a> Stager<'a> {
         entry: &Entry,
         data: &[u8],
     ) -> Result<(), ReceiverError> {
+        let privileges = self.privileges;
         let (directory, name) = self.waiting_place(id, place)?;
-        let file = once(place, directory.create_file(&name))?;
-        if !data.is_empty() {
-            content::write_at(&file, 0, data)?;
-        }
-        let lacking = set_attributes_of_new(&file, &entry.attributes, &self.privileges)?;
-        self.lacking.merge(lacking);
+        let fill = |file: &File| match data {
+            [] => Ok(()),
+            data => content::write_at(file, 0, data),
+        };
+        let created = create_file_as(directory, &name, &entry.attributes, &privileges, fill);
+        self.lacking.merge(once(place, created)?);
         Ok(())
     }
 

@@ -1,10 +1,12 @@
 //! Every kind of entry arrives as it was, over both ways, through edits, and comes back.
 
+use std::ffi::OsStr;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags, lsetxattr, open, openat, renameat, unlinkat};
 
+use crate::support::command::tool;
 use crate::support::needs::needs;
 use crate::support::{Kind, Random, Stage, edits, judge, kinds};
 
@@ -64,6 +66,33 @@ fn assert_sparse(path: &Path) {
         let (size, used) = (metadata.len(), metadata.blocks() * 512);
         assert!(used < 16 << 20, "{size} bytes occupy {used}");
     }
+}
+
+#[test]
+fn a_default_acl_around_the_store_or_the_target_is_not_given_to_files() {
+    needs!("a_default_acl_around_the_store_or_the_target_is_not_given_to_files": "rsync", "setfacl");
+    let stage = Stage::new(Kind::Embedded);
+    std::fs::create_dir(&stage.store).unwrap();
+    let around = stage.path().join("around");
+    std::fs::create_dir(&around).unwrap();
+    for directory in [&stage.store, &around] {
+        let what = [OsStr::new("-d"), OsStr::new("-m"), OsStr::new("u:4321:rwx")];
+        tool("setfacl", what.into_iter().chain([directory.as_os_str()]));
+    }
+    std::fs::create_dir_all(stage.source.join("below/deeper")).unwrap();
+    for mode in [0o644, 0o600, 0o400, 0o777, 0o4755] {
+        let path = stage.source.join(format!("below/deeper/{mode:o}"));
+        std::fs::write(&path, "content").unwrap();
+        set_mode(&path, mode);
+    }
+    std::fs::write(stage.source.join("large"), vec![7; 200_000]).unwrap();
+    stage.sync_and_judge();
+    std::fs::write(stage.source.join("below/deeper/644"), "changed").unwrap();
+    std::fs::write(stage.source.join("large"), vec![8; 200_000]).unwrap();
+    stage.sync_and_judge();
+    let target = around.join("target");
+    stage.restore(&target).ok();
+    judge::same(&stage.source, &target);
 }
 
 #[test]

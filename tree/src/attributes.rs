@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{
     AtFlags, CWD, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat, chownat,
-    fchmod, fchown, fgetxattr, flistxattr, fsetxattr, futimens, lgetxattr, llistxattr, removexattr,
-    setxattr, utimensat,
+    fchmod, fchown, fgetxattr, flistxattr, fremovexattr, fsetxattr, futimens, lgetxattr,
+    llistxattr, removexattr, setxattr, utimensat,
 };
 use rustix::io::Errno;
 use understudy_protocol::{Attributes, Entry, Name, Node, Timestamp, Xattr, limits};
@@ -18,6 +18,9 @@ use crate::error::{Context, TreeError};
 use crate::privileges::Privileges;
 
 const CAPABILITY: &[u8] = b"security.capability";
+const DEFAULT_ACL: &str = "system.posix_acl_default";
+/// The mode of files until their attributes are set.
+const PRIVATE: u16 = 0o600;
 
 /// What could not be set for lack of privileges or because the file system has no place for it. The catalog
 /// still has it.
@@ -116,10 +119,40 @@ fn read_growing(read: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<
     Ok(large)
 }
 
-/// Sets the attributes of a regular file just created in a private directory: it has the process's owner,
-/// mode 0600 and no extended attributes, so only what differs is set.
+/// Creates a regular file in a private directory that gives what is created in it no ACL, and sets attributes once
+/// `fill` has written its content.
+pub fn create_file_as<E: From<TreeError>>(
+    directory: &Directory,
+    name: &Name,
+    attributes: &Attributes,
+    privileges: &Privileges,
+    fill: impl FnOnce(&File) -> Result<(), E>,
+) -> Result<Lacking, E> {
+    let mode = materialised_mode(attributes.mode, 0o400, privileges);
+    // What it can be created with need not be set. A change of owner would take the special bits away.
+    let created = if mode & (privileges.umask | 0o7000) == 0 {
+        mode
+    } else {
+        PRIVATE
+    };
+    let file = directory.create_file_with(name, mode_of(created))?;
+    fill(&file)?;
+    Ok(set_what_differs(&file, created, attributes, privileges)?)
+}
+
+/// Sets the attributes of a regular file just created by [`Directory::create_file`] in a private directory: it has
+/// the process's owner and no extended attributes, so only what differs is set.
 pub fn set_attributes_of_new(
     file: &File,
+    attributes: &Attributes,
+    privileges: &Privileges,
+) -> Result<Lacking, TreeError> {
+    set_what_differs(file, PRIVATE, attributes, privileges)
+}
+
+fn set_what_differs(
+    file: &File,
+    created: u16,
     attributes: &Attributes,
     privileges: &Privileges,
 ) -> Result<Lacking, TreeError> {
@@ -148,7 +181,7 @@ pub fn set_attributes_of_new(
     }
     let mode = materialised_mode(attributes.mode, 0o400, privileges);
     lacking.mode |= mode != attributes.mode;
-    if mode != 0o600 {
+    if mode != created {
         lacking.mode |= !permitted(fchmod(file, mode_of(mode)), b"a new file")?;
     }
     for xattr in attributes
@@ -227,6 +260,19 @@ pub fn set_attributes(
     )
     .context("set times of", bytes)?;
     Ok(lacking)
+}
+
+/// From now on a directory gives what is created in it no ACL.
+pub fn drop_default_acl(directory: &Directory) -> Result<(), TreeError> {
+    match fremovexattr(directory, DEFAULT_ACL) {
+        // There was none, or there cannot be one here.
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        Err(error) => Err(TreeError::new(
+            "remove the default ACL of",
+            b"a directory of our own",
+            error,
+        )),
+    }
 }
 
 /// Makes a directory writable for this process if its mode says otherwise; for unprivileged work on a tree

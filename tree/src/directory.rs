@@ -148,15 +148,15 @@ impl Directory {
 
     /// Creates a file that must not exist, readable by its owner only.
     pub fn create_file(&self, name: &Name) -> Result<File, TreeError> {
+        self.create_file_with(name, Mode::RUSR | Mode::WUSR)
+    }
+
+    /// Creates a file that must not exist, with these permissions less the process's mask.
+    pub(crate) fn create_file_with(&self, name: &Name, mode: Mode) -> Result<File, TreeError> {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let descriptor = openat(
-            &self.descriptor,
-            name.as_os_str(),
-            flags,
-            Mode::RUSR | Mode::WUSR,
-        )
-        .context("create", name.as_bytes())?;
+        let descriptor = openat(&self.descriptor, name.as_os_str(), flags, mode)
+            .context("create", name.as_bytes())?;
         Ok(descriptor.into())
     }
 

@@ -16,6 +16,8 @@ pub struct Privileges {
     pub uid: u32,
     /// Effective group.
     pub gid: u32,
+    /// Permission bits that new files do not get.
+    pub umask: u16,
 }
 
 impl Privileges {
@@ -30,6 +32,16 @@ impl Privileges {
             make_devices: effective.contains(CapabilitySet::MKNOD),
             uid: Uid::as_raw(geteuid()),
             gid: Gid::as_raw(getegid()),
+            umask: umask(),
         }
     }
+}
+
+/// The file creation mask, which only a call that changes it returns. Where the kernel does not tell, no bit can be
+/// relied on.
+fn umask() -> u16 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let told = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    told.and_then(|octal| u16::from_str_radix(octal.trim(), 8).ok())
+        .unwrap_or(0o777)
 }

@@ -8,7 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use understudy_protocol::{ContentHash, Name, Node, ProtocolError};
-use understudy_tree::attributes::{make_accessible, set_attributes, set_attributes_of_new};
+use understudy_tree::attributes::{
+    create_file_as, make_accessible, set_attributes, set_attributes_of_new,
+};
 use understudy_tree::{Directory, Kind, Lacking, Privileges, content, node};
 
 use super::plan::{Leaf, Plan};
@@ -229,13 +231,20 @@ impl<'a> Build<'a> {
         if bytes.len() as u64 != size || ContentHash::of(bytes) != hash {
             return Err(self.damaged(leaf));
         }
-        let file = self
-            .open(held, leaf.branch)?
-            .create_file(&leaf.place.name)?;
-        if !bytes.is_empty() {
-            content::write_at(&file, 0, bytes)?;
-        }
-        self.finish_file(&file, leaf)
+        let fill = |file: &File| match bytes {
+            [] => Ok(()),
+            bytes => content::write_at(file, 0, bytes),
+        };
+        let directory = self.open(held, leaf.branch)?;
+        let (name, attributes) = (&leaf.place.name, &leaf.entry.attributes);
+        self.lacks(create_file_as(
+            directory,
+            name,
+            attributes,
+            &self.privileges,
+            fill,
+        )?);
+        Ok(())
     }
 
     /// Sets the attributes of a file whose content is complete.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::os::unix::ffi::OsStrExt;
 
 use understudy_protocol::Name;
+use understudy_tree::attributes::{drop_default_acl, make_accessible};
 use understudy_tree::{Directory, Kind, Mounts, TreeError, remove};
 
 use super::{Existing, RestoreRequest};
@@ -109,9 +110,10 @@ impl Site {
         let name = self.work_name()?;
         let is_resumed = self.parent.stat_if_present(&name)?.is_some();
         if is_resumed {
-            understudy_tree::attributes::make_accessible(&self.parent, &name)?;
+            make_accessible(&self.parent, &name)?;
         }
         let directory = self.parent.ensure_directory(&name)?;
+        drop_default_acl(&directory)?;
         Ok(Work {
             directory,
             is_resumed,

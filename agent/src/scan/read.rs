@@ -249,8 +249,8 @@ impl Worker<'_> {
         former: Option<&Former>,
     ) -> Result<Pass, AgentError> {
         if stat.size <= limits::INLINE_BYTES as u64 && !has_holes(file, stat)? {
-            // One byte more, to see the end of the file.
-            let mut bytes = vec![0; stat.size as usize + 1];
+            // What was appended meanwhile is seen by its size and time afterwards.
+            let mut bytes = vec![0; stat.size as usize];
             let length = content::read_at(file, 0, &mut bytes)?;
             bytes.truncate(length);
             let body = Body::Inline(bytes);
