@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use understudy_protocol::message::{
-    Change, Changes, Content, StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd,
+    Change, Changes, Content, Piece, StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd,
+    Touch,
 };
 use understudy_protocol::transport::Outgoing;
-use understudy_protocol::{Bytes, ContentHash, Encoder, Entry, Message, Place, limits};
+use understudy_protocol::{Attributes, Bytes, ContentHash, Encoder, Entry, Message, Place, limits};
 use understudy_tree::crash_point;
 
 use crate::error::AgentError;
@@ -70,17 +71,12 @@ impl Outbox {
         entry: Entry,
         content: Content,
     ) -> Result<(), AgentError> {
-        let inline = if let Content::Inline(bytes) = &content {
-            bytes.len()
-        } else {
-            0
+        let inline = match &content {
+            Content::Inline(bytes) => bytes.len(),
+            Content::Delta(_, pieces) => pieces.iter().map(piece_bytes).sum(),
+            _ => 0,
         };
-        let xattrs: usize = entry
-            .attributes
-            .xattrs
-            .iter()
-            .map(|xattr| xattr.name.len() + xattr.value.len())
-            .sum();
+        let xattrs = xattrs_bytes(&entry.attributes);
         self.add(
             Change::Put {
                 place,
@@ -88,6 +84,24 @@ impl Outbox {
                 content,
             },
             inline + xattrs,
+        )
+    }
+
+    /// Adds a file of which only attributes change to the batch.
+    pub(crate) fn touch(
+        &mut self,
+        place: Place,
+        attributes: Attributes,
+        touch: Touch,
+    ) -> Result<(), AgentError> {
+        let xattrs = xattrs_bytes(&attributes);
+        self.add(
+            Change::Touch {
+                place,
+                attributes,
+                touch,
+            },
+            xattrs,
         )
     }
 
@@ -184,6 +198,20 @@ impl Outbox {
             .spend(frame.wire_bytes(), &self.shared.cancel)?;
         Ok(self.outgoing.send(frame)?)
     }
+}
+
+fn piece_bytes(piece: &Piece) -> usize {
+    match piece {
+        Piece::Copy { .. } => size_of::<Piece>(),
+        Piece::Data(data) => data.len(),
+    }
+}
+
+fn xattrs_bytes(attributes: &Attributes) -> usize {
+    let xattrs = attributes.xattrs.iter();
+    xattrs
+        .map(|xattr| xattr.name.len() + xattr.value.len())
+        .sum()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::error::ProtocolError;
 /// The oldest version this build speaks.
 pub const OLDEST: u32 = 1;
 /// The newest version this build speaks.
-pub const NEWEST: u32 = 3;
+pub const NEWEST: u32 = 4;
 /// The version that brought [`Trouble`](crate::message::Trouble); a receiver of an older one is not sent it.
 pub const TROUBLE: u32 = 2;
 /// The version in which both sides tell which files are fuzzy; see [`Fuzzy`](crate::message::Fuzzy).
@@ -15,6 +15,9 @@ pub const FUZZY: u32 = 2;
 /// The version from which on a stream may be told as the difference to a file of the base; see
 /// [`StreamBase`](crate::message::StreamBase).
 pub const DELTA: u32 = 3;
+/// The version in which what changes little of a small file, or of its attributes alone, is told in short; see
+/// [`Change::Touch`](crate::message::Change::Touch) and [`Content::Delta`](crate::message::Content::Delta).
+pub const SHORT: u32 = 4;
 /// Opens every greeting, so that a stray connection is recognised at once.
 pub const MAGIC: [u8; 4] = *b"USTY";
 

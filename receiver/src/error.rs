@@ -50,11 +50,11 @@ pub enum ReceiverError {
     Misbehaved(String),
     /// A delta does not lead to the content that was announced.
     #[error(
-        "the delta of stream {stream} does not lead to the content that was announced: the agent sends it whole; if this comes again, run `understudy verify`"
+        "the delta of {of} does not lead to the content that was announced: the agent sends it whole; if this comes again, run `understudy verify`"
     )]
     BadDelta {
-        /// The stream.
-        stream: u64,
+        /// The stream, or the place.
+        of: String,
     },
     /// A file operation failed.
     #[error(transparent)]
@@ -89,6 +89,12 @@ impl From<TreeError> for ReceiverError {
 }
 
 impl ReceiverError {
+    /// The delta of a stream is one that does not fit.
+    pub(crate) fn bad_delta(stream: u64) -> Self {
+        let of = format!("stream {stream}");
+        Self::BadDelta { of }
+    }
+
     /// The class under which the other side is told.
     pub fn failure_code(&self) -> FailureCode {
         match self {

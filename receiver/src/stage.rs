@@ -11,8 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
-use understudy_protocol::message::{Change, Content};
-use understudy_protocol::{ContentHash, Entry, Frame, Message, Name, Node, Place, StateDigest};
+use understudy_protocol::message::{Change, Content, Piece, Touch};
+use understudy_protocol::{
+    Attributes, ContentHash, Entry, Frame, Message, Name, Node, Place, StateDigest, delta, limits,
+};
 use understudy_tree::attributes::{create_file_as, set_attributes, set_attributes_of_new};
 use understudy_tree::{Directory, Lacking, Privileges, TreeError, content, node};
 
@@ -114,19 +116,49 @@ impl<'a> Stager<'a> {
             digest: StateDigest::empty(),
         };
         for record in records {
-            match record {
-                Change::Remove { place } => staged.removals.push(place),
+            let (place, entry, content) = match record {
+                Change::Remove { place } => {
+                    staged.removals.push(place);
+                    continue;
+                }
                 Change::Put {
                     place,
                     entry,
                     content,
-                } => {
-                    staged.digest.add(&place, &entry);
-                    staged.puts.push(self.put(place, entry, content, number)?);
-                }
-            }
+                } => (place, entry, content),
+                Change::Touch {
+                    place,
+                    attributes,
+                    touch,
+                } => self.in_full(place, attributes, touch)?,
+            };
+            staged.digest.add(&place, &entry);
+            staged.puts.push(self.put(place, entry, content, number)?);
         }
         Ok(staged)
+    }
+
+    /// The `Put` that a `Touch` is short for.
+    fn in_full(
+        &self,
+        place: Place,
+        attributes: Attributes,
+        touch: Touch,
+    ) -> Result<(Place, Entry, Content), ReceiverError> {
+        let base = self.base.as_ref().ok_or_else(|| {
+            ReceiverError::OutOfStep("a touch needs a snapshot, and there is none".to_owned())
+        })?;
+        let Entry { node, group, .. } = base.row(&place)?.entry;
+        let (group, content) = match touch {
+            Touch::Kept => (group, Content::Keep(place.clone())),
+            Touch::Copied => (0, Content::Copy(place.clone())),
+        };
+        let entry = Entry {
+            attributes,
+            node,
+            group,
+        };
+        Ok((place, entry, content))
     }
 
     fn put(
@@ -163,6 +195,11 @@ impl<'a> Stager<'a> {
             (Content::Stream(stream), Node::File { size, hash }) => {
                 let shape = self.streams.claim(stream, *size, *hash, number)?;
                 self.stage_shape(id, &place, &entry, stream, shape)?;
+                Origin::Own
+            }
+            (Content::Delta(from, pieces), Node::File { hash, .. }) => {
+                let data = self.assemble(&place, &from, &pieces, *hash)?;
+                self.stage_inline(id, &place, &entry, &data)?;
                 Origin::Own
             }
             (Content::Copy(from), Node::File { .. }) => {
@@ -299,6 +336,43 @@ impl<'a> Stager<'a> {
         let lacking = set_attributes_of_new(&file, &entry.attributes, &self.privileges)?;
         self.lacking.merge(lacking);
         Ok(self.stream_files.remove_file(&stream)?)
+    }
+
+    /// Makes a small content of what the base has and what came.
+    fn assemble(
+        &mut self,
+        place: &Place,
+        from: &Place,
+        pieces: &[Piece],
+        hash: ContentHash,
+    ) -> Result<Vec<u8>, ReceiverError> {
+        let base = self.base.as_mut().ok_or_else(|| {
+            ReceiverError::OutOfStep("a delta needs a snapshot, and there is none".to_owned())
+        })?;
+        let size = base.row(from)?.entry.content().map(|(size, _)| size);
+        let size = size.filter(|size| *size <= limits::INLINE_BYTES as u64);
+        let size = size.ok_or_else(|| {
+            ReceiverError::Misbehaved(format!("{from:?} is no small file to be a base"))
+        })?;
+        let of = || format!("{place:?}");
+        let file = match base.open_file(from) {
+            // Somebody removed it from the live tree: the whole file heals that.
+            Err(ReceiverError::Tree(error)) if error.is_gone() => {
+                return Err(ReceiverError::BadDelta { of: of() });
+            }
+            opened => opened?,
+        };
+        let mut former = vec![0; size as usize];
+        let length = content::read_at(&file, 0, &mut former)?;
+        let data = delta::assemble(&former, pieces).ok_or_else(|| {
+            ReceiverError::Misbehaved(format!("the pieces of {place:?} are not within its base"))
+        })?;
+        // The base may be damaged, or the two versions alike in a way that the agent's short sums do not tell.
+        if length as u64 == size && ContentHash::of(&data) == hash {
+            Ok(data)
+        } else {
+            Err(ReceiverError::BadDelta { of: of() })
+        }
     }
 
     /// Copies within the store; what is copied is verified as if it had been sent.

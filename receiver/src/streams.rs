@@ -148,7 +148,7 @@ impl<'a> Writer<'a> {
             // Somebody removed it from the live tree: the whole file heals that.
             Err(ReceiverError::Tree(error)) if error.is_gone() => {
                 let stream = begin.stream;
-                return Err(ReceiverError::BadDelta { stream });
+                return Err(ReceiverError::bad_delta(stream));
             }
             opened => opened?,
         };
@@ -234,7 +234,7 @@ impl<'a> Writer<'a> {
         if arriving.hasher.clone().finish(end.size) != end.hash {
             // The base may be damaged, or the two versions alike in a way that the agent's short sums do not tell.
             return Err(match arriving.former {
-                Some(_) => ReceiverError::BadDelta { stream },
+                Some(_) => ReceiverError::bad_delta(stream),
                 None => ReceiverError::Misbehaved(format!(
                     "stream {stream} does not have the hash it says"
                 )),

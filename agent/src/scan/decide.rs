@@ -226,7 +226,10 @@ impl Worker<'_> {
                     Some(Content::Copy(place.clone()))
                 }
             }
-            _ => self.new_content(open, name, &mut contents, former.as_ref())?,
+            _ => match self.new_content(open, name, &mut contents, former.as_ref())? {
+                Some(Content::Inline(bytes)) => Some(self.in_short(&place, known, bytes)?),
+                content => content,
+            },
         };
         let Some(content) = content else {
             self.unsettled(open.folder.spot(name));

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::ops::Range;
 
 use understudy_protocol::delta::{self, Budget, Op, Search, Signature};
-use understudy_protocol::{Place, limits};
+use understudy_protocol::{Place, limits, version};
 use understudy_tree::content;
 
 use super::is_about_entry;
@@ -140,7 +140,8 @@ impl Worker<'_> {
         known: Option<&Known>,
     ) -> Result<Option<Former>, AgentError> {
         let content = known.and_then(|known| known.entry.content());
-        let Some((size, hash)) = content.filter(|_| self.scan.sends_deltas) else {
+        let is_understood = self.scan.spoken >= version::DELTA;
+        let Some((size, hash)) = content.filter(|_| is_understood) else {
             return Ok(None);
         };
         if size <= limits::INLINE_BYTES as u64 {
@@ -155,13 +156,16 @@ impl Worker<'_> {
 
     /// Remembers what a later version of a file can be compared with.
     pub(super) fn remember(&self, place: &Place, contents: &Contents) -> Result<(), AgentError> {
-        match &contents.signature {
-            Some(signature) if !self.base.has_signature(place, contents.hash)? => {
-                let index = self.scan.index;
-                index.remember_signature(place, contents.hash, signature)
-            }
-            _ => Ok(()),
+        let signature = match (&contents.signature, &contents.small) {
+            (Some(signature), _) => signature.to_bytes(),
+            (None, Some(small)) => small.to_bytes(),
+            (None, None) => return Ok(()),
+        };
+        if !self.scan.base_is_empty && self.base.has_signature(place, contents.hash)? {
+            return Ok(());
         }
+        let index = self.scan.index;
+        index.remember_signature(place, contents.hash, &signature)
     }
 
     /// Sends a content that was hashed before as a delta; `None` if the file is no longer the same.

@@ -21,6 +21,7 @@ mod pass;
 mod queue;
 mod read;
 mod removal;
+mod short;
 mod stands;
 mod visit;
 mod way;
@@ -115,8 +116,8 @@ pub(crate) struct Scan<'a> {
     /// Whether the base has no entries: nothing can have moved then, and all content is new.
     base_is_empty: bool,
     trust: Trust,
-    /// Whether the spare understands deltas.
-    sends_deltas: bool,
+    /// The version of the protocol.
+    spoken: u32,
     /// Names in doubt, for a look at everything.
     doubts: HashMap<Identity, BTreeMap<Name, Doubt>>,
     /// Whether differences are remembered, to check the journal with.
@@ -149,8 +150,8 @@ pub(crate) struct Start<'a> {
     pub(crate) base_is_empty: bool,
     pub(crate) next_directory: u64,
     pub(crate) trust: Trust,
-    /// Whether the spare understands deltas.
-    pub(crate) sends_deltas: bool,
+    /// The version of the protocol.
+    pub(crate) spoken: u32,
     pub(crate) scope: Scope<'a>,
 }
 
@@ -223,7 +224,7 @@ pub(crate) fn run(start: Start<'_>, outgoing: &Outgoing) -> Result<Outcome, Agen
         state: identity_of(&start.context.state),
         base_is_empty: start.base_is_empty,
         trust: start.trust,
-        sends_deltas: start.sends_deltas,
+        spoken: start.spoken,
         doubts,
         is_checked: checked.is_some(),
         parts: Parts::default(),

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::thread;
 use std::time::Duration;
 
-use understudy_protocol::delta::Signature;
+use understudy_protocol::delta::{Signature, SmallSignature};
 use understudy_protocol::{Attributes, ContentHash, Entry, Name, Node, limits};
 use understudy_tree::content;
 use understudy_tree::{Directory, Kind, Stat, TreeError, node};
@@ -55,6 +55,8 @@ pub(super) struct Contents {
     pub(super) certainty: Certainty,
     /// What a later version can be compared with; none of contents that always travel whole.
     pub(super) signature: Option<Signature>,
+    /// The same of one that travels inline.
+    pub(super) small: Option<SmallSignature>,
     attributes: Attributes,
 }
 
@@ -221,6 +223,10 @@ impl Worker<'_> {
         let tally = &mut self.findings.tally;
         tally.files_read += 1;
         tally.bytes_read += stat.size;
+        let small = match &body {
+            Body::Inline(bytes) => SmallSignature::of(bytes),
+            Body::Streamed(_) | Body::Unsent => None,
+        };
         Ok(Contents {
             seen: Seen::of(&stat, settled),
             size: stat.size,
@@ -228,6 +234,7 @@ impl Worker<'_> {
             body,
             certainty,
             signature,
+            small,
             attributes,
             stat,
         })

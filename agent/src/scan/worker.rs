@@ -5,11 +5,12 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use understudy_protocol::message::Content;
-use understudy_protocol::{DirectoryId, Entry, Place, RelPath, StateDigest};
+use understudy_protocol::{DirectoryId, Entry, Place, RelPath, StateDigest, version};
 
 use super::Scan;
 use super::findings::{Findings, Problem, Spot};
 use super::read::{Certainty, Contents};
+use super::short;
 use crate::error::AgentError;
 use crate::index::{Reader, Seen, Update};
 use crate::outbox::Outbox;
@@ -101,7 +102,13 @@ impl<'a> Worker<'a> {
             Some(_) => tally.changed += 1,
             None => tally.added += 1,
         }
-        self.outbox.put(place.clone(), entry.clone(), content)?;
+        match short::touch(&place, base, &entry, &content) {
+            Some(touch) if self.scan.spoken >= version::SHORT => {
+                self.outbox
+                    .touch(place.clone(), entry.attributes.clone(), touch)?;
+            }
+            _ => self.outbox.put(place.clone(), entry.clone(), content)?,
+        }
         self.record(Update { place, entry, seen })
     }
 

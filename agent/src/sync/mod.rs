@@ -133,7 +133,7 @@ impl Cycle<'_> {
             base_is_empty,
             next_directory: meta.next_directory,
             trust: self.reliance.trust,
-            sends_deltas: self.conversation.version >= version::DELTA,
+            spoken: self.conversation.version,
             scope,
         };
         let outcome = scan::run(start, &self.conversation.outgoing)?;

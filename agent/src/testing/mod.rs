@@ -194,7 +194,7 @@ impl Stage {
                         .get(place)
                         .is_some_and(|(was, _)| was.node == entry.node)
             }
-            Change::Remove { .. } => false,
+            Change::Touch { .. } | Change::Remove { .. } => false,
         };
         let last = spare.uploads.last().cloned().unwrap_or_default();
         last.into_iter().filter(|change| !stays(change)).collect()

@@ -5,13 +5,13 @@ use std::sync::Mutex;
 
 use understudy_protocol::message::{
     Change, Committed, Confirmed, Content, Fuzzy, Given, GivenStream, Manifest, ManifestEnd, Ready,
-    StreamBase, StreamBlock, StreamCopy, StreamEnd,
+    StreamBase, StreamBlock, StreamCopy, StreamEnd, Touch,
 };
 use understudy_protocol::transport::Channel;
 use understudy_protocol::version::Hello;
 use understudy_protocol::{
     ContentHash, DirectoryId, Entry, Failure, FailureCode, Message, Node, Place, Position,
-    ProtocolError, Snapshot, StateDigest,
+    ProtocolError, Snapshot, StateDigest, delta,
 };
 
 use super::Tree;
@@ -29,6 +29,8 @@ pub(crate) struct Spare {
     next_file: u64,
     /// The records of each committed upload.
     pub(crate) uploads: Vec<Vec<Change>>,
+    /// The records of the last upload as they came.
+    pub(crate) told: Vec<Change>,
     pub(crate) confirmations: usize,
     pub(crate) manifests: usize,
     /// The newest version of the protocol that it speaks, if that is not this build's.
@@ -104,9 +106,12 @@ impl Spare {
 
     fn answer(&mut self, message: Message, upload: &mut Upload) -> Vec<Message> {
         match message {
-            Message::Begin(_) => vec![Message::Ready(Ready {
-                position: self.position,
-            })],
+            Message::Begin(_) => {
+                self.told.clear();
+                vec![Message::Ready(Ready {
+                    position: self.position,
+                })]
+            }
             Message::ReadManifest(_) => self.manifest(),
             Message::StreamBlock(StreamBlock {
                 stream,
@@ -159,7 +164,12 @@ impl Spare {
                 vec![]
             }
             Message::Changes(changes) => {
-                upload.records.extend(changes.records);
+                self.told.extend(changes.records.iter().cloned());
+                let records = changes
+                    .records
+                    .into_iter()
+                    .map(|record| self.in_full(record));
+                upload.records.extend(records);
                 vec![]
             }
             Message::Fuzzy(fuzzy) => {
@@ -209,6 +219,34 @@ impl Spare {
                 .flat_map(|place| self.give(place))
                 .collect(),
             other => unreachable!("{} is not served", other.name()),
+        }
+    }
+
+    /// The `Put` that a `Touch` is short for.
+    fn in_full(&self, record: Change) -> Change {
+        let Change::Touch {
+            place,
+            attributes,
+            touch,
+        } = record
+        else {
+            return record;
+        };
+        assert!(self.newest.is_none(), "an older version does not know it");
+        let (base, _) = &self.entries[&place];
+        let mut entry = base.clone();
+        entry.attributes = attributes;
+        let content = match touch {
+            Touch::Kept => Content::Keep(place.clone()),
+            Touch::Copied => {
+                entry.group = 0;
+                Content::Copy(place.clone())
+            }
+        };
+        Change::Put {
+            place,
+            entry,
+            content,
         }
     }
 
@@ -297,6 +335,7 @@ impl Spare {
                         );
                     }
                 }
+                Change::Touch { place, .. } => unreachable!("{place:?} was put in full"),
                 Change::Remove { place } => {
                     assert!(removed.insert(place.clone()), "{place:?} removed twice");
                     assert!(
@@ -387,6 +426,10 @@ impl Spare {
                 self.contents[&base[from].1].clone()
             }
             Content::Inline(bytes) => bytes.0.clone(),
+            Content::Delta(from, pieces) => {
+                let base = &self.contents[&base[from].1];
+                delta::assemble(base, pieces).expect("pieces of the base")
+            }
             Content::Stream(stream) => streams.remove(stream).expect("a stream that has ended"),
         };
         assert!(!is_directory);

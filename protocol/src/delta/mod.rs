@@ -12,6 +12,7 @@ mod compare;
 mod index;
 mod search;
 mod signature;
+mod small;
 mod subtrees;
 mod sums;
 mod tree;
@@ -20,6 +21,7 @@ mod weak;
 pub use compare::differing;
 pub use search::{Budget, Op, Search};
 pub use signature::Signature;
+pub use small::{SMALLEST, SmallSignature, assemble};
 pub use sums::{BlockSummer, GroupSummer, Summed, Summer};
 pub use tree::{GROUP, Groups, OutOfOrder};
 

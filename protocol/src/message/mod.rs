@@ -22,7 +22,8 @@ pub use report::{
 };
 pub use stream::{StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd};
 pub use upload::{
-    Begin, Change, Changes, Commit, Committed, Confirm, Confirmed, Content, Ready, Timing,
+    Begin, Change, Changes, Commit, Committed, Confirm, Confirmed, Content, Piece, Ready, Timing,
+    Touch,
 };
 
 /// One row of the message table.

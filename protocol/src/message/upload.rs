@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
 use crate::digest::Fingerprint;
-use crate::entry::Entry;
+use crate::entry::{Attributes, Entry};
 #[cfg(doc)]
 use crate::limits;
 use crate::name::DatasetName;
@@ -44,6 +44,39 @@ pub enum Change {
         /// Where.
         place: Place,
     },
+    /// The file that stood here stays with other attributes, or is replaced by one with the same content: a `Put` of
+    /// what the base has, in short.
+    Touch {
+        /// Where, before and after.
+        place: Place,
+        /// The new ones.
+        attributes: Attributes,
+        /// Which of both.
+        touch: Touch,
+    },
+}
+
+/// What becomes of a file that is touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Touch {
+    /// It is the same, in the same group: short for [`Content::Keep`].
+    Kept,
+    /// It is another, in no group: short for [`Content::Copy`].
+    Copied,
+}
+
+/// A piece of a small content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Piece {
+    /// What the base has there.
+    Copy {
+        /// Where in the base it begins, in bytes.
+        from: u32,
+        /// Bytes.
+        length: u32,
+    },
+    /// These bytes.
+    Data(Bytes),
 }
 
 /// Where the content of a put entry comes from. All places are those of the base snapshot, except
@@ -62,6 +95,8 @@ pub enum Content {
     Copy(Place),
     /// One more name of a file put earlier in this upload.
     Sibling(Place),
+    /// A new file made of these pieces, which are told as differences to the small file there.
+    Delta(Place, Vec<Piece>),
 }
 
 /// Ends an upload.

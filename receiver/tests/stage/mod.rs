@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use understudy_protocol::message::{Begin, Change, Changes, Commit, Content};
+use understudy_protocol::message::{Begin, Change, Changes, Commit, Content, Touch};
 use understudy_protocol::transport::{Channel, in_process};
 use understudy_protocol::version::{Hello, NEWEST};
 use understudy_protocol::{
@@ -149,6 +149,20 @@ impl Stage {
             match change {
                 Change::Remove { place } => {
                     entries.remove(place);
+                }
+                Change::Touch {
+                    place,
+                    attributes,
+                    touch,
+                } => {
+                    // What cannot be touched is refused.
+                    let Some(entry) = entries.get_mut(place) else {
+                        continue;
+                    };
+                    entry.attributes = attributes.clone();
+                    if *touch == Touch::Copied {
+                        entry.group = 0;
+                    }
                 }
                 Change::Put { place, entry, .. } => {
                     let moved = entry.directory_id();

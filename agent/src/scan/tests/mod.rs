@@ -3,6 +3,7 @@
 mod busy;
 mod delta;
 mod marks;
+mod short;
 
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
@@ -25,6 +26,7 @@ fn contents(changes: &[Change]) -> Vec<&'static str> {
         .iter()
         .map(|change| match change {
             Change::Remove { .. } => "remove",
+            Change::Touch { .. } => "touch",
             Change::Put { content, .. } => match content {
                 Content::Directory => "directory",
                 Content::Inline(_) => "inline",
@@ -32,6 +34,7 @@ fn contents(changes: &[Change]) -> Vec<&'static str> {
                 Content::Keep(_) => "keep",
                 Content::Copy(_) => "copy",
                 Content::Sibling(_) => "sibling",
+                Content::Delta(..) => "delta",
             },
         })
         .collect();
