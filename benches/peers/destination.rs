@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -58,8 +59,16 @@ pub(crate) fn is_fresh_possible() -> bool {
 impl Drop for Destination {
     fn drop(&mut self) {
         if self.mounted {
-            let done = Command::new("umount").arg(&self.root).status();
-            if !done.is_ok_and(|status| status.success()) {
+            // A process of the receiver may take a moment to see that its parent is gone.
+            let is_done = (0..20).any(|_| {
+                let done = Command::new("umount").arg("-q").arg(&self.root).output();
+                let is_done = done.is_ok_and(|output| output.status.success());
+                if !is_done {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                is_done
+            });
+            if !is_done {
                 Command::new("umount")
                     .arg("--lazy")
                     .arg(&self.root)

@@ -45,7 +45,7 @@ impl LargeFile {
                 file.write_all(&self.random.noise(1 << 20)).unwrap();
             }
             Work::Rewritten => self.rewrite(),
-            Work::First | Work::Unchanged | Work::Changed => {}
+            Work::First | Work::Unchanged | Work::Changed | Work::Happened => {}
         }
     }
 

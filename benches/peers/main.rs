@@ -6,7 +6,8 @@
 //! ```
 //!
 //! With `--file BYTES` the tree is one file of noise: pages of it are touched, bytes inserted and appended, and all of it
-//! rewritten.
+//! rewritten. With `--scenario NAME` it is one that changes as such trees do: a database under load, logs, a repository that
+//! is packed anew, a source tree and its next version. With `--link 100mbit,20ms` the two sides have such a link between them.
 //!
 //! Every run of every peer writes to an ext4 file system made afresh for it (as root;
 //! otherwise to a fresh directory), for ext4 searches past inodes that were just deleted and
@@ -24,21 +25,26 @@
 
 mod destination;
 mod large;
+mod link;
 mod measure;
+mod namespace;
 mod options;
 mod peers;
 #[allow(dead_code, reason = "shared with the tests, which use all of it")]
 #[path = "../../tests/e2e/support/random.rs"]
 mod random;
 mod report;
+mod scenarios;
 mod source;
 
 use std::path::Path;
 
 use destination::Destination;
+use link::Link;
 use options::Options;
 use peers::Peer;
 use report::{Report, Work};
+use scenarios::Stage;
 
 fn main() {
     let options = match Options::parse(std::env::args().skip(1)) {
@@ -52,13 +58,23 @@ fn main() {
         .prefix("understudy-peers-")
         .tempdir_in(&options.work)
         .unwrap();
-    let mut tree = Tree::make(&work.path().join("source"), &options);
+    let mut tree = match Tree::make(&work.path().join("source"), &options) {
+        Ok(tree) => tree,
+        Err(why) => return println!("skipped: {why}"),
+    };
+    let link = options.link.map(Link::make);
     let mut report = Report::default();
     let peers: Vec<Peer> = Peer::chosen(&options);
     for run in 0..options.runs {
         for peer in &peers {
             eprintln!("run {} of {}: {}", run + 1, options.runs, peer.name());
-            one_run(*peer, run, &options, &mut tree, &mut report, work.path());
+            let mut bench = Bench {
+                options: &options,
+                link: link.as_ref(),
+                work: work.path(),
+                report: &mut report,
+            };
+            bench.one_run(*peer, run, &mut tree);
         }
     }
     println!("{}", report.markdown(&options, &peers));
@@ -68,20 +84,24 @@ fn main() {
 enum Tree {
     Many(source::Source),
     Large(large::LargeFile),
+    Stage(Stage),
 }
 
 impl Tree {
-    fn make(root: &Path, options: &Options) -> Self {
-        match options.file {
-            0 => Self::Many(source::Source::make(root, options)),
-            bytes => Self::Large(large::LargeFile::make(root, bytes, options.seed)),
-        }
+    /// Makes the tree; says what is missing if that is not possible here.
+    fn make(root: &Path, options: &Options) -> Result<Self, String> {
+        Ok(match (options.scenario, options.file) {
+            (Some(scenario), _) => Self::Stage(Stage::make(scenario, root, options)?),
+            (None, 0) => Self::Many(source::Source::make(root, options)),
+            (None, bytes) => Self::Large(large::LargeFile::make(root, bytes, options.seed)),
+        })
     }
 
     fn root(&self) -> &Path {
         match self {
             Self::Many(source) => &source.root,
             Self::Large(file) => file.path.parent().unwrap(),
+            Self::Stage(stage) => &stage.root,
         }
     }
 
@@ -96,6 +116,7 @@ impl Tree {
                 Work::Appended,
                 Work::Rewritten,
             ],
+            Self::Stage(_) => &[Work::First, Work::Happened],
         }
     }
 
@@ -104,25 +125,32 @@ impl Tree {
             Self::Many(source) if work == Work::Changed => source.change(options.changed, seed),
             Self::Many(_) => {}
             Self::Large(file) => file.change(work),
+            Self::Stage(stage) if work == Work::First => stage.reset(),
+            Self::Stage(stage) => stage.change(options),
         }
     }
 }
 
-/// One peer's first sync, and one after each change.
-fn one_run(
-    peer: Peer,
-    run: u64,
-    options: &Options,
-    tree: &mut Tree,
-    report: &mut Report,
-    work: &Path,
-) {
-    let destination = Destination::make(work, options);
-    let mut set_up = peer.set_up(options, tree.root(), &destination.root, work);
-    for &work in tree.works() {
-        tree.change(work, options, run * 100 + peer as u64);
-        // What was written so far must not be flushed on this peer's account.
-        rustix::fs::sync();
-        report.add(peer, work, set_up.sync());
+/// What all runs have in common.
+struct Bench<'a> {
+    options: &'a Options,
+    link: Option<&'a Link>,
+    work: &'a Path,
+    report: &'a mut Report,
+}
+
+impl Bench<'_> {
+    /// One peer's first sync, and one after each change.
+    fn one_run(&mut self, peer: Peer, run: u64, tree: &mut Tree) {
+        let (options, work_directory) = (self.options, self.work);
+        let destination = Destination::make(work_directory, options);
+        let place = &destination.root;
+        let mut set_up = peer.set_up(options, tree.root(), place, work_directory, self.link);
+        for &work in tree.works() {
+            tree.change(work, options, run * 100 + peer as u64);
+            // What was written so far must not be flushed on this peer's account.
+            rustix::fs::sync();
+            self.report.add(peer, work, set_up.sync());
+        }
     }
 }

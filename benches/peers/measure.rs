@@ -10,8 +10,8 @@ use std::time::Duration;
 pub(crate) struct Sample {
     /// Until the data was durable.
     pub(crate) seconds: f64,
-    /// Bytes over the loopback interface, both directions, with their headers.
-    pub(crate) wire_bytes: u64,
+    /// What passed between the sides meanwhile.
+    pub(crate) wire: Wire,
     /// Peak of the largest process of the side that reads.
     pub(crate) client_kb: u64,
     /// Peak of the largest process of the side that writes, where it is another one.
@@ -20,12 +20,47 @@ pub(crate) struct Sample {
     pub(crate) commit_seconds: Option<f64>,
 }
 
-/// Bytes that passed the loopback interface since the system started.
-pub(crate) fn loopback_bytes() -> u64 {
-    let told = std::fs::read_to_string("/sys/class/net/lo/statistics/tx_bytes");
-    told.ok()
-        .and_then(|digits| digits.trim().parse().ok())
-        .unwrap_or(0)
+/// Bytes that passed between the two sides.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wire {
+    /// Over the loopback interface, both directions, with their headers.
+    Loopback(u64),
+    /// Over a link, up to the receiver and down from it, without headers.
+    Link((u64, u64)),
+}
+
+impl Wire {
+    /// What passed the loopback interface of this network since it began.
+    pub(crate) fn loopback() -> Self {
+        let table = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+        // Eight counts of what came in go before the bytes that went out.
+        let line = table
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("lo:"));
+        let sent = line.and_then(|line| line.split_whitespace().nth(8));
+        Self::Loopback(sent.and_then(|digits| digits.parse().ok()).unwrap_or(0))
+    }
+
+    /// Both directions.
+    pub(crate) fn bytes(self) -> u64 {
+        match self {
+            Self::Loopback(bytes) => bytes,
+            Self::Link((up, down)) => up + down,
+        }
+    }
+}
+
+impl std::ops::Sub for Wire {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        match (self, earlier) {
+            (Self::Link((up, down)), Self::Link((up_earlier, down_earlier))) => {
+                Self::Link((up - up_earlier, down - down_earlier))
+            }
+            _ => Self::Loopback(self.bytes() - earlier.bytes()),
+        }
+    }
 }
 
 /// Watches a process and its descendants, and keeps the peak of the largest.

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::measure::{Memory, Sample, loopback_bytes};
+use crate::link::Link;
+use crate::measure::{Memory, Sample, Wire};
 use crate::options::Options;
 
 /// One of those who are compared.
@@ -22,8 +23,9 @@ pub(crate) enum Peer {
 
 /// A peer with its destination, ready to sync.
 #[derive(Debug)]
-pub(crate) struct SetUp {
+pub(crate) struct SetUp<'a> {
     peer: Peer,
+    link: Option<&'a Link>,
     source: PathBuf,
     destination: PathBuf,
     state: PathBuf,
@@ -90,18 +92,20 @@ impl Peer {
     }
 
     /// Starts what must run and makes what must be there before the first sync.
-    pub(crate) fn set_up(
+    pub(crate) fn set_up<'a>(
         self,
         options: &Options,
         source: &Path,
         destination: &Path,
         work: &Path,
-    ) -> SetUp {
+        link: Option<&'a Link>,
+    ) -> SetUp<'a> {
         let state = work.join("state");
         std::fs::remove_dir_all(&state).ok();
         std::fs::create_dir(&state).unwrap();
         let mut set_up = SetUp {
             peer: self,
+            link,
             source: source.to_owned(),
             destination: destination.to_owned(),
             state,
@@ -126,15 +130,17 @@ impl Peer {
     }
 }
 
-impl SetUp {
+impl SetUp<'_> {
     /// Syncs the source to the destination, durably.
     pub(crate) fn sync(&mut self) -> Sample {
         let mut command = self.command();
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let (begun, wire) = (Instant::now(), loopback_bytes());
-        let child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let (begun, wire) = (Instant::now(), self.wire());
+        let child = match self.link {
+            Some(link) => link.spawn_near(&mut command),
+            None => command.spawn(),
+        };
+        let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let memory = Memory::watch(&child);
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{command:?}: {}", output.status);
@@ -145,13 +151,20 @@ impl SetUp {
         self.archives += 1;
         Sample {
             seconds,
-            wire_bytes: loopback_bytes() - wire,
+            wire: self.wire() - wire,
             client_kb: memory.peak_kb(),
             receiver_kb: self
                 .daemon
                 .as_ref()
                 .map_or(0, |(_, memory)| memory.peak_kb()),
             commit_seconds: commit_seconds(&output.stdout),
+        }
+    }
+
+    fn wire(&self) -> Wire {
+        match self.link {
+            Some(link) => Wire::Link(link.passed()),
+            None => Wire::loopback(),
         }
     }
 
@@ -223,23 +236,22 @@ impl SetUp {
         command
             .args(["receiver", "--listen", "127.0.0.1:0", "--store"])
             .arg(self.repository());
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = self.spawn_receiver(command.stdout(Stdio::piped()));
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap())
             .read_line(&mut line)
             .unwrap();
         let address = line.trim_end().strip_prefix("listening on ");
-        self.address = address
-            .unwrap_or_else(|| panic!("the receiver said {line:?}"))
-            .to_owned();
+        let address = address.unwrap_or_else(|| panic!("the receiver said {line:?}"));
+        self.address = self.lead_to(address);
         self.watch(child);
     }
 
     fn start_rsync(&mut self) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = self.receiver_side(|| TcpListener::bind("127.0.0.1:0").unwrap());
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        self.address = format!("127.0.0.1:{port}");
+        let address = format!("127.0.0.1:{port}");
         let root = if crate::destination::is_fresh_possible() {
             "uid = root\ngid = root\n"
         } else {
@@ -258,15 +270,39 @@ impl SetUp {
         command
             .args(["--daemon", "--no-detach", "--config"])
             .arg(&configuration);
-        let child = command.spawn().unwrap();
+        let child = self.spawn_receiver(&mut command);
         self.watch(child);
         let begun = Instant::now();
-        while TcpStream::connect(&self.address).is_err() {
+        while self.receiver_side(|| TcpStream::connect(&address)).is_err() {
             assert!(
                 begun.elapsed() < Duration::from_secs(10),
                 "the rsync daemon does not listen"
             );
             std::thread::sleep(Duration::from_millis(20));
+        }
+        self.address = self.lead_to(&address);
+    }
+
+    fn spawn_receiver(&self, command: &mut Command) -> Child {
+        let child = match self.link {
+            Some(link) => link.spawn_far(command),
+            None => command.spawn(),
+        };
+        child.unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    }
+
+    fn receiver_side<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
+        match self.link {
+            Some(link) => link.far(body),
+            None => body(),
+        }
+    }
+
+    /// Where the side that reads reaches a receiver that listens at `address`.
+    fn lead_to(&self, address: &str) -> String {
+        match self.link {
+            Some(link) => link.lead_to(address),
+            None => address.to_owned(),
         }
     }
 

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::destination::is_fresh_possible;
-use crate::measure::Sample;
+use crate::measure::{Sample, Wire};
 use crate::options::Options;
 use crate::peers::Peer;
+use crate::scenarios::Scenario;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,9 +20,10 @@ pub(crate) enum Work {
     Inserted,
     Appended,
     Rewritten,
+    Happened,
 }
 
-const WORKS: [Work; 8] = [
+const WORKS: [Work; 9] = [
     Work::First,
     Work::Unchanged,
     Work::Changed,
@@ -30,6 +32,7 @@ const WORKS: [Work; 8] = [
     Work::Inserted,
     Work::Appended,
     Work::Rewritten,
+    Work::Happened,
 ];
 
 /// All samples so far.
@@ -41,17 +44,26 @@ pub(crate) struct Report {
 impl Report {
     /// One more sample.
     pub(crate) fn add(&mut self, peer: Peer, work: Work, sample: Sample) {
-        eprintln!("  {work:?}: {:.2} s", sample.seconds);
+        eprintln!(
+            "  {work:?}: {:.2} s, {} bytes",
+            sample.seconds,
+            sample.wire.bytes()
+        );
         self.samples.entry((work, peer)).or_default().push(sample);
     }
 
     /// One table for all.
     pub(crate) fn markdown(&self, options: &Options, peers: &[Peer]) -> String {
+        let what = match options.scenario {
+            Some(scenario) => format!("{scenario:?}"),
+            None => format!("{} files, {} bytes", options.files, options.bytes),
+        };
+        let link = options
+            .link
+            .map_or(String::new(), |speed| format!(", over a link of {speed}"));
         let mut text = format!(
-            "{} files, {} bytes, {} runs, medians (least to most), {} cores.\n\
+            "{what}{link}, {} runs, medians (least to most), {} cores.\n\
              The source is in the page cache; the destination is {}.\n\n",
-            options.files,
-            options.bytes,
             options.runs,
             std::thread::available_parallelism().map_or(0, usize::from),
             if is_fresh_possible() {
@@ -86,6 +98,10 @@ impl Report {
             Work::Inserted => "1,000 bytes inserted at the front".to_owned(),
             Work::Appended => "1 MiB appended".to_owned(),
             Work::Rewritten => "rewritten".to_owned(),
+            Work::Happened => options
+                .scenario
+                .map_or("changed", Scenario::change_name)
+                .to_owned(),
         };
         let seconds = sorted(samples, |sample| sample.seconds);
         let rsync = self.samples.get(&(work, Peer::Rsync));
@@ -136,10 +152,30 @@ impl Report {
     }
 }
 
-/// Both directions, headers of TCP/IP included.
+/// Both directions, and each alone where that is known.
 fn on_the_wire(samples: &[Sample]) -> String {
-    match median(&sorted(samples, |sample| sample.wire_bytes as f64)) / 1e6 {
-        0.0 => "-".to_owned(),
+    let total = median(&sorted(samples, |sample| sample.wire.bytes() as f64));
+    let direction = |of: fn((u64, u64)) -> u64| {
+        let each = samples.iter().filter_map(|sample| match sample.wire {
+            Wire::Link(passed) => Some(of(passed) as f64),
+            Wire::Loopback(_) => None,
+        });
+        let mut each: Vec<f64> = each.collect();
+        each.sort_by(f64::total_cmp);
+        (!each.is_empty()).then(|| median(&each))
+    };
+    match (direction(|(up, _)| up), direction(|(_, down)| down)) {
+        _ if total == 0.0 => "-".to_owned(),
+        (Some(up), Some(down)) => {
+            let each = format!("{} up, {} down", megabytes(up), megabytes(down));
+            format!("{} ({each})", megabytes(total))
+        }
+        _ => megabytes(total),
+    }
+}
+
+fn megabytes(bytes: f64) -> String {
+    match bytes / 1e6 {
         megabytes if megabytes < 10.0 => format!("{megabytes:.3} MB"),
         megabytes => format!("{megabytes:.1} MB"),
     }
