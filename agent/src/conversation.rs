@@ -1,5 +1,6 @@
 //! Talking with the spare: messages out, answers in, and the reason when it hangs up.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use understudy_protocol::{Failure, FailureCode, Message, ProtocolError, limits};
 
 use crate::Cancel;
 use crate::clock::Moment;
+use crate::effort::{Effort, Tuning};
 use crate::error::AgentError;
 
 /// Decoded answers waiting to be taken.
@@ -26,6 +28,8 @@ pub(crate) struct Conversation {
     pub(crate) version: u32,
     /// For sending; clones go to the workers.
     pub(crate) outgoing: Outgoing,
+    /// How the time of those who send is spent; the level of compression follows it.
+    pub(crate) effort: Arc<Effort>,
     answers: Receiver<Result<Message, ProtocolError>>,
     cancel: Cancel,
 }
@@ -38,14 +42,22 @@ impl Conversation {
             outgoing,
             mut incoming,
         } = channel;
+        let effort = Arc::<Effort>::default();
         let (sender, answers) = sync_channel(ANSWERS);
+        // Not the sending half itself, which would keep the connection open.
+        let mut tuning = Tuning::new(outgoing.lanes().cloned(), Arc::clone(&effort));
         thread::Builder::new()
             .name("answers".to_owned())
-            .spawn(move || receive(&mut incoming, |answer| sender.send(answer).is_ok()))
+            .spawn(move || {
+                receive(&mut incoming, &mut tuning, |answer| {
+                    sender.send(answer).is_ok()
+                })
+            })
             .map_err(ProtocolError::Io)?;
         Ok(Self {
             version,
             outgoing,
+            effort,
             answers,
             cancel: cancel.clone(),
         })
@@ -123,9 +135,20 @@ pub(crate) fn unexpected(got: &Message, wanted: &'static str) -> AgentError {
     .into()
 }
 
-fn receive(incoming: &mut Incoming, give: impl Fn(Result<Message, ProtocolError>) -> bool) {
+/// Gives answers on until the connection ends. What the spare tells of its waiting is no answer: nobody takes answers
+/// while the source is read, and it must not stand in the way of a failure.
+fn receive(
+    incoming: &mut Incoming,
+    tuning: &mut Tuning,
+    give: impl Fn(Result<Message, ProtocolError>) -> bool,
+) {
     loop {
         let answer = incoming.receive_message();
+        if let Ok(Message::Waited(waited)) = &answer
+            && tuning.hear(waited)
+        {
+            continue;
+        }
         let is_last = answer.is_err();
         if !give(answer) || is_last {
             return;

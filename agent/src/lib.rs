@@ -9,6 +9,7 @@ pub mod config;
 mod conversation;
 pub mod daemon;
 mod db;
+mod effort;
 mod error;
 mod index;
 mod journal;

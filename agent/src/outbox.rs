@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use understudy_protocol::message::{
     Change, Changes, Content, Piece, StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd,
@@ -11,6 +12,7 @@ use understudy_protocol::transport::Outgoing;
 use understudy_protocol::{Attributes, Bytes, ContentHash, Encoder, Entry, Message, Place, limits};
 use understudy_tree::crash_point;
 
+use crate::effort::Effort;
 use crate::error::AgentError;
 use crate::{Cancel, Pace};
 
@@ -23,14 +25,16 @@ pub(crate) struct Shared {
     next_stream: AtomicU64,
     records: AtomicU64,
     pace: Arc<Pace>,
+    effort: Arc<Effort>,
     cancel: Cancel,
 }
 
 impl Shared {
     /// For an upload that keeps to a pace; with `default` there is none.
-    pub(crate) fn new(pace: Arc<Pace>, cancel: Cancel) -> Self {
+    pub(crate) fn new(pace: Arc<Pace>, effort: Arc<Effort>, cancel: Cancel) -> Self {
         Self {
             pace,
+            effort,
             cancel,
             ..Self::default()
         }
@@ -50,6 +54,8 @@ pub(crate) struct Outbox {
     shared: Arc<Shared>,
     batch: Vec<Change>,
     batch_bytes: usize,
+    /// When the last frame was gone.
+    sent: Instant,
 }
 
 impl Outbox {
@@ -61,6 +67,7 @@ impl Outbox {
             shared,
             batch: Vec::new(),
             batch_bytes: 0,
+            sent: Instant::now(),
         }
     }
 
@@ -192,11 +199,20 @@ impl Outbox {
     }
 
     fn send(&mut self, message: &Message) -> Result<(), AgentError> {
+        let Shared {
+            pace,
+            effort,
+            cancel,
+            ..
+        } = &*self.shared;
         let frame = self.encoder.encode(message)?;
-        self.shared
-            .pace
-            .spend(frame.wire_bytes(), &self.shared.cancel)?;
-        Ok(self.outgoing.send(frame)?)
+        let ready = Instant::now();
+        pace.spend(frame.wire_bytes(), cancel)?;
+        self.outgoing.send(frame)?;
+        let sent = Instant::now();
+        effort.add(ready - self.sent, sent - ready);
+        self.sent = sent;
+        Ok(())
     }
 }
 
@@ -235,7 +251,11 @@ mod tests {
             ..Settings::default()
         }));
         let cancel = Cancel::default();
-        let shared = Arc::new(Shared::new(Arc::clone(&pace), cancel.clone()));
+        let shared = Arc::new(Shared::new(
+            Arc::clone(&pace),
+            Arc::default(),
+            cancel.clone(),
+        ));
         let mut outbox = Outbox::new(ours.outgoing.clone(), shared);
         outbox.abort(1).expect("the first frame goes at once");
         let sent = ours.outgoing.bytes();

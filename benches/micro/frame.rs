@@ -1,6 +1,7 @@
 //! Encoding, compressing, cutting and decoding frames.
 
-use understudy_protocol::frame::{Compression, Deframer, Encoder, Frame};
+use understudy_protocol::encode::{Compression, Encoder};
+use understudy_protocol::frame::{Deframer, Frame};
 use understudy_protocol::message::{Change, Changes, Content};
 use understudy_protocol::{
     Attributes, ContentHash, DirectoryId, Entry, Message, Name, Node, Place, Timestamp,

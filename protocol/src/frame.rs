@@ -1,30 +1,23 @@
-//! Frames: how messages are cut out of a stream of bytes, and compressed.
+//! Frames: how messages are cut out of a stream of bytes.
 //!
 //! `length: u32, big-endian` of all that follows, `number: u8` of the message, `flags: u8`, body. Flag 1 says
-//! that the body is `raw length: u32, big-endian` followed by one zstd frame.
+//! that the body is `raw length: u32, big-endian` followed by one zstd frame; flags 2 and 3 belong to
+//! [lanes](crate::lane).
 
 use crate::error::ProtocolError;
+use crate::lane::{ANEW, CONTINUED};
 use crate::limits;
 use crate::message::Message;
 
 const HEADER_BYTES: usize = 4;
-const PREFIX_BYTES: usize = 2;
-const COMPRESSED: u8 = 1;
-/// Bodies below this are sent as they are: zstd gains nothing on them.
-const COMPRESS_FROM_BYTES: usize = 200;
-
-/// Whether frames are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// Never: both sides are the same process.
-    Off,
-    /// zstd at this level.
-    Zstd(i32),
-}
+/// Number and flags.
+pub(crate) const PREFIX_BYTES: usize = 2;
+/// The flag of a body that is compressed by itself.
+pub(crate) const COMPRESSED: u8 = 1;
 
 /// One frame without its length: number, flags, body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Frame(Vec<u8>);
+pub struct Frame(pub(crate) Vec<u8>);
 
 impl Frame {
     /// The bytes as they go on the wire, length first.
@@ -48,7 +41,8 @@ impl Frame {
         (HEADER_BYTES + self.0.len()) as u64
     }
 
-    /// Decompresses and decodes; may take milliseconds, so call it on a worker.
+    /// Decompresses and decodes; may take milliseconds, so call it on a worker. A frame of a lane must have been
+    /// opened before.
     pub fn decode(&self) -> Result<Message, ProtocolError> {
         let &[number, flags, ref body @ ..] = self.0.as_slice() else {
             return Err(ProtocolError::malformed(
@@ -59,6 +53,10 @@ impl Frame {
         match flags {
             0 => Message::decode(number, body),
             COMPRESSED => Message::decode(number, &decompress(body)?),
+            CONTINUED | ANEW => Err(ProtocolError::malformed(
+                "frame",
+                "it belongs to a lane, and there are none in this session",
+            )),
             _ => Err(ProtocolError::malformed(
                 "frame",
                 format!("unknown flags {flags:#x}"),
@@ -92,64 +90,6 @@ fn decompress(body: &[u8]) -> Result<Vec<u8>, ProtocolError> {
             "compressed body",
             "it is shorter than it claims",
         ))
-    }
-}
-
-/// Makes frames; keep one per thread, it holds the compressor's memory.
-pub struct Encoder {
-    compressor: Option<zstd::bulk::Compressor<'static>>,
-}
-
-impl std::fmt::Debug for Encoder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Encoder(compressing: {})", self.compressor.is_some())
-    }
-}
-
-impl Encoder {
-    /// An encoder for a connection with this compression.
-    pub fn new(compression: Compression) -> Self {
-        let compressor = match compression {
-            Compression::Off => None,
-            // Without a compressor frames are sent uncompressed, which every peer reads.
-            Compression::Zstd(level) => zstd::bulk::Compressor::new(level).ok(),
-        };
-        Self { compressor }
-    }
-
-    /// Encodes one message. Fails only for a message over the limits, which is the caller's mistake.
-    pub fn encode(&mut self, message: &Message) -> Result<Frame, ProtocolError> {
-        let plain = message
-            .encode_into(vec![message.number(), 0])
-            .map_err(|error| ProtocolError::malformed(message.name(), error))?;
-        let body_bytes = plain.len() - PREFIX_BYTES;
-        if body_bytes > limits::BODY_BYTES {
-            let (what, limit) = (message.name(), limits::BODY_BYTES);
-            return Err(ProtocolError::TooLong {
-                what,
-                length: body_bytes,
-                limit,
-            });
-        }
-        Ok(self.compress(&plain).unwrap_or(Frame(plain)))
-    }
-
-    /// The compressed frame, if that saves at least a sixteenth.
-    fn compress(&mut self, plain: &[u8]) -> Option<Frame> {
-        let compressor = self.compressor.as_mut()?;
-        let (&number, body) = (plain.first()?, plain.get(PREFIX_BYTES..)?);
-        if body.len() < COMPRESS_FROM_BYTES {
-            return None;
-        }
-        let packed = compressor.compress(body).ok()?;
-        if packed.len() + body.len() / 16 > body.len() {
-            return None;
-        }
-        let mut frame = Vec::with_capacity(PREFIX_BYTES + 4 + packed.len());
-        frame.extend_from_slice(&[number, COMPRESSED]);
-        frame.extend_from_slice(&(body.len() as u32).to_be_bytes());
-        frame.extend_from_slice(&packed);
-        Some(Frame(frame))
     }
 }
 
@@ -213,6 +153,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::encode::{Compression, Encoder};
     use crate::error::{Failure, FailureCode};
     use crate::message::{
         Fuzzy, FuzzyEnd, FuzzyFile, FuzzyFiles, ListFuzzy, Noted, StreamBase, StreamBlock,

@@ -7,10 +7,12 @@
 pub mod bytes;
 pub mod delta;
 pub mod digest;
+pub mod encode;
 pub mod entry;
 pub mod error;
 pub mod frame;
 pub mod hash;
+pub mod lane;
 pub mod limits;
 pub mod message;
 pub mod name;
@@ -20,9 +22,10 @@ pub mod version;
 
 pub use bytes::Bytes;
 pub use digest::{Fingerprint, StateDigest};
+pub use encode::{Compression, Encoder};
 pub use entry::{Attributes, Entry, Node, Timestamp, Xattr};
 pub use error::{Failure, FailureCode, ProtocolError};
-pub use frame::{Compression, Encoder, Frame};
+pub use frame::Frame;
 pub use hash::ContentHash;
 pub use message::Message;
 pub use name::{DatasetName, Name, escape};

@@ -10,6 +10,13 @@ pub const FRAME_BYTES: usize = 1024 * 1024 + 64 * 1024;
 /// Largest body after decompression: the same, so a bomb can claim no more than an honest frame.
 pub const BODY_BYTES: usize = FRAME_BYTES;
 
+/// Lanes of one direction of a connection: one for each worker of an agent, as many as a receiver has.
+pub const LANES: usize = 8;
+
+/// Base 2 logarithm of the largest window of a lane: 4 MiB, which is the last size that still gained much on source code
+/// and documentation. The receiver of a lane needs about 4.5 MiB for it, so 36 MiB for a connection.
+pub const LANE_WINDOW_LOG: u32 = 22;
+
 /// Largest block of file content in one message.
 pub const BLOCK_BYTES: usize = 512 * 1024;
 

@@ -18,6 +18,9 @@ pub const DELTA: u32 = 3;
 /// The version in which what changes little of a small file, or of its attributes alone, is told in short; see
 /// [`Change::Touch`](crate::message::Change::Touch) and [`Content::Delta`](crate::message::Content::Delta).
 pub const SHORT: u32 = 4;
+/// The version from which on frames may be compressed in [lanes](crate::lane), and the receiver of an upload tells how
+/// long it [waited](crate::message::Waited).
+pub const LANES: u32 = 4;
 /// Opens every greeting, so that a stray connection is recognised at once.
 pub const MAGIC: [u8; 4] = *b"USTY";
 

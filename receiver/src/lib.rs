@@ -27,6 +27,7 @@ mod store;
 mod streams;
 mod upload;
 mod verify;
+mod waiting;
 mod workers;
 
 pub use error::ReceiverError;

@@ -69,6 +69,7 @@ fn converse(
                 catalog: &catalog,
                 locked: &locked,
                 spoken,
+                outgoing,
             },
             options,
             observed,
@@ -181,6 +182,7 @@ impl<'s> Session<'s, '_> {
             catalog,
             locked,
             spoken,
+            ..
         } = self.ground;
         let base = upload.base().map(|base| base.snapshot.position);
         if commit.base != base {

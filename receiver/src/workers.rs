@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use understudy_protocol::message::Commit;
-use understudy_protocol::transport::Incoming;
+use understudy_protocol::transport::{Incoming, Outgoing};
 use understudy_protocol::{Frame, Message, ProtocolError, version};
 use understudy_tree::{Directory, Lacking};
 
@@ -19,6 +19,7 @@ use crate::housekeeping::Stop;
 use crate::resolve::Base;
 use crate::stage::{Numbers, Staged, Stager};
 use crate::streams::{Streams, Writer};
+use crate::waiting::Waiting;
 
 /// Writing back starts after this much was staged, so that the disk works while contents still arrive.
 const FLUSH_BYTES: u64 = 64 * 1024 * 1024;
@@ -39,6 +40,7 @@ pub(crate) struct Ground<'a> {
     pub(crate) locked: &'a Locked,
     /// The version of the protocol.
     pub(crate) spoken: u32,
+    pub(crate) outgoing: &'a Outgoing,
 }
 
 /// Whether a frame is part of a change set.
@@ -66,6 +68,7 @@ pub(crate) fn stage(
     let staged_bytes = StagedBytes::default();
     let numbers = Numbers::new(upload.first_entry());
     let spoken = ground.spoken;
+    let mut waiting = Waiting::new(incoming, ground.outgoing);
     let live = ground.dataset.live()?;
     let base = upload.base().map(|base| base.snapshot.position.number);
     let workers = std::thread::available_parallelism()
@@ -104,7 +107,7 @@ pub(crate) fn stage(
             drop(catching_up);
             (result, started.elapsed())
         });
-        let router = scope.spawn(|| route(first, incoming, spoken, queues, &streams, &trouble));
+        let router = scope.spawn(|| route(first, &mut waiting, spoken, queues, &streams, &trouble));
         scope.spawn(|| flush(ground.dataset, &staged_bytes, &streams, &trouble));
         write_rows(upload, &staged, &streams, &trouble);
         staged_bytes.ended.store(true, Ordering::Release);
@@ -160,13 +163,13 @@ impl Trouble {
 )]
 fn route(
     first: Frame,
-    incoming: &mut Incoming,
+    waiting: &mut Waiting<'_>,
     spoken: u32,
     queues: Vec<SyncSender<Job>>,
     streams: &Streams,
     trouble: &Trouble,
 ) -> Result<Commit, ReceiverError> {
-    let result = route_frames(first, incoming, spoken, &queues, streams, trouble);
+    let result = route_frames(first, waiting, spoken, &queues, streams, trouble);
     if result.is_err() {
         // Wakes workers that wait for streams which will not come.
         trouble.is_there.store(true, Ordering::Release);
@@ -177,7 +180,7 @@ fn route(
 
 fn route_frames(
     first: Frame,
-    incoming: &mut Incoming,
+    waiting: &mut Waiting<'_>,
     spoken: u32,
     queues: &[SyncSender<Job>],
     streams: &Streams,
@@ -222,7 +225,7 @@ fn route_frames(
                 .send(Job::Stream(message))
                 .map_err(|_| ReceiverError::Worker)?;
         }
-        frame = incoming.receive()?;
+        frame = waiting.receive()?;
     }
     // More frames than a number can count.
     Err(ReceiverError::Worker)

@@ -37,6 +37,7 @@ use understudy_protocol::transport::Outgoing;
 use understudy_protocol::{DirectoryId, Name, Place, RelPath, StateDigest};
 use understudy_tree::{Directory, Identity, Mounts, Stat, TreeError, crash_point};
 
+use crate::effort::Effort;
 use crate::error::AgentError;
 use crate::index::Index;
 use crate::journal::{Doubt, Journal, Marked, Taken};
@@ -152,6 +153,8 @@ pub(crate) struct Start<'a> {
     pub(crate) trust: Trust,
     /// The version of the protocol.
     pub(crate) spoken: u32,
+    /// Where it is counted how the time of its workers is spent.
+    pub(crate) effort: &'a Arc<Effort>,
     pub(crate) scope: Scope<'a>,
 }
 
@@ -235,6 +238,7 @@ pub(crate) fn run(start: Start<'_>, outgoing: &Outgoing) -> Result<Outcome, Agen
         outgoing: outgoing.clone(),
         shared: Arc::new(Shared::new(
             Arc::clone(&start.context.pace),
+            Arc::clone(start.effort),
             start.context.cancel.clone(),
         )),
         next_directory: AtomicU64::new(start.next_directory),

@@ -134,6 +134,7 @@ impl Cycle<'_> {
             next_directory: meta.next_directory,
             trust: self.reliance.trust,
             spoken: self.conversation.version,
+            effort: &self.conversation.effort,
             scope,
         };
         let outcome = scan::run(start, &self.conversation.outgoing)?;

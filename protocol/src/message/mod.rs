@@ -23,7 +23,7 @@ pub use report::{
 pub use stream::{StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd};
 pub use upload::{
     Begin, Change, Changes, Commit, Committed, Confirm, Confirmed, Content, Piece, Ready, Timing,
-    Touch,
+    Touch, Waited,
 };
 
 /// One row of the message table.
@@ -113,6 +113,7 @@ messages! {
     41 Noted(Noted) from receiver: "Answers `Trouble`: the receiver counts the failed cycle.";
     42 FuzzyFiles(FuzzyFiles) from receiver: "Some files that may be mixtures of several states.";
     43 FuzzyEnd(FuzzyEnd) from receiver: "All files that were asked for are told.";
+    45 Waited(Waited) from receiver: "How long it waited for frames of the upload.";
 }
 
 fn decode_all<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, ProtocolError> {
@@ -209,6 +210,18 @@ impl Check for StreamEnd {
 impl Check for Changes {
     fn check(&self) -> Result<(), ProtocolError> {
         bounded("a change set", self.records.len(), limits::RECORDS)
+    }
+}
+
+impl Check for Waited {
+    fn check(&self) -> Result<(), ProtocolError> {
+        if self.milliseconds <= self.of_milliseconds {
+            return Ok(());
+        }
+        Err(ProtocolError::malformed(
+            "Waited",
+            "it waited for longer than it took",
+        ))
     }
 }
 

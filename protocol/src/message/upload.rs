@@ -126,6 +126,15 @@ pub struct Ready {
     pub position: Option<Position>,
 }
 
+/// How the receiver of an upload spends its time, told about twice in a second while frames arrive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waited {
+    /// How long it had nothing to do because no frame was there.
+    pub milliseconds: u64,
+    /// The time since it told this before, at least as long.
+    pub of_milliseconds: u64,
+}
+
 /// The upload is done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Committed {

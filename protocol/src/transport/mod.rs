@@ -7,13 +7,16 @@ pub mod tcp;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use crate::encode::{Compression, Encoder};
 use crate::error::ProtocolError;
-use crate::frame::{Compression, Encoder, Frame};
+use crate::frame::Frame;
+use crate::lane::{ReceivingLanes, SendingLanes};
 use crate::message::Message;
-use crate::version::Hello;
+use crate::version::{self, Hello};
 
 /// Frames in flight per direction: enough to overlap work, few enough to bound memory (about 16 MiB).
 const FRAMES: usize = 16;
@@ -32,6 +35,8 @@ pub struct Channel {
 pub struct Outgoing {
     frames: mpsc::Sender<Result<Frame, ProtocolError>>,
     compression: Compression,
+    /// Those of a connection that compresses, from its greeting on.
+    lanes: Option<SendingLanes>,
     bytes: Arc<AtomicU64>,
 }
 
@@ -39,13 +44,23 @@ pub struct Outgoing {
 #[derive(Debug)]
 pub struct Incoming {
     frames: mpsc::Receiver<Result<Frame, ProtocolError>>,
+    lanes: Option<ReceivingLanes>,
     bytes: u64,
+    waited: Duration,
 }
 
 impl Outgoing {
-    /// An encoder that fits this connection.
+    /// An encoder that fits this connection; all its frames must be sent, in the order in which they were made.
     pub fn encoder(&self) -> Encoder {
-        Encoder::new(self.compression)
+        match &self.lanes {
+            Some(lanes) => Encoder::in_lane(lanes),
+            None => Encoder::new(self.compression),
+        }
+    }
+
+    /// The lanes of this direction, if it has any. They do not keep it open.
+    pub fn lanes(&self) -> Option<&SendingLanes> {
+        self.lanes.as_ref()
     }
 
     /// Hands a frame over; blocks while the other side is behind.
@@ -58,7 +73,17 @@ impl Outgoing {
 
     /// Encodes and sends; for messages off the hot path.
     pub fn send_message(&self, message: &Message) -> Result<(), ProtocolError> {
-        self.send(self.encoder().encode(message)?)
+        self.send(Encoder::new(self.compression).encode(message)?)
+    }
+
+    /// Sends a message unless the other side is behind; never blocks.
+    pub fn offer(&self, message: &Message) -> Result<(), ProtocolError> {
+        let frame = Encoder::new(self.compression).encode(message)?;
+        let bytes = frame.wire_bytes();
+        if self.frames.try_send(Ok(frame)).is_ok() {
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Bytes handed over so far.
@@ -70,9 +95,15 @@ impl Outgoing {
 impl Incoming {
     /// The next frame; blocks. [`ProtocolError::Cut`] once the other side is gone.
     pub fn receive(&mut self) -> Result<Frame, ProtocolError> {
-        let frame = self.frames.blocking_recv().ok_or(ProtocolError::Cut)??;
+        let began = Instant::now();
+        let frame = self.frames.blocking_recv();
+        self.waited += began.elapsed();
+        let frame = frame.ok_or(ProtocolError::Cut)??;
         self.bytes += frame.wire_bytes();
-        Ok(frame)
+        match &mut self.lanes {
+            Some(lanes) => lanes.open(frame),
+            None => Ok(frame),
+        }
     }
 
     /// The next message, decoded here; a failure told by the other side is an error.
@@ -81,6 +112,11 @@ impl Incoming {
             Message::Failure(failure) => Err(failure.into()),
             message => Ok(message),
         }
+    }
+
+    /// How long calls have waited for frames so far.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// Bytes received so far.
@@ -94,12 +130,27 @@ impl Channel {
     pub fn greet(&mut self) -> Result<u32, ProtocolError> {
         let ours = Hello::ours();
         self.outgoing.send_message(&Message::Hello(ours.clone()))?;
-        match self.incoming.receive_message()? {
-            Message::Hello(theirs) => ours.agree(&theirs),
-            other => Err(ProtocolError::Unexpected {
-                got: other.name(),
-                wanted: "Hello",
-            }),
+        let version = match self.incoming.receive_message()? {
+            Message::Hello(theirs) => ours.agree(&theirs)?,
+            other => {
+                return Err(ProtocolError::Unexpected {
+                    got: other.name(),
+                    wanted: "Hello",
+                });
+            }
+        };
+        self.speak(version);
+        Ok(version)
+    }
+
+    /// Begins what this version of the protocol has.
+    fn speak(&mut self, version: u32) {
+        if version < version::LANES {
+            return;
+        }
+        self.incoming.lanes = Some(ReceivingLanes::default());
+        if self.outgoing.compression != Compression::Off {
+            self.outgoing.lanes = Some(SendingLanes::default());
         }
     }
 }
@@ -126,13 +177,16 @@ fn link(compression: Compression) -> (Outgoing, Incoming) {
     let outgoing = Outgoing {
         frames: sender,
         compression,
+        lanes: None,
         bytes: Arc::default(),
     };
     (
         outgoing,
         Incoming {
             frames: receiver,
+            lanes: None,
             bytes: 0,
+            waited: Duration::ZERO,
         },
     )
 }

@@ -12,8 +12,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
 use super::{Channel, FRAMES, Incoming, Outgoing};
+use crate::encode::Compression;
 use crate::error::ProtocolError;
-use crate::frame::{Compression, Deframer, Frame};
+use crate::frame::{Deframer, Frame};
 
 /// A peer that cannot be reached within this time is away.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -132,11 +133,14 @@ fn channel(
         outgoing: Outgoing {
             frames: outgoing,
             compression: Compression::Zstd(LEVEL),
+            lanes: None,
             bytes: Default::default(),
         },
         incoming: Incoming {
             frames: incoming,
+            lanes: None,
             bytes: 0,
+            waited: Duration::ZERO,
         },
     }
 }
