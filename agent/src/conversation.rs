@@ -155,3 +155,50 @@ fn receive(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use understudy_protocol::lane::SendingLanes;
+    use understudy_protocol::message::Waited;
+    use understudy_protocol::transport::in_process;
+
+    use super::*;
+
+    fn heard(tuning: &mut Tuning) -> Vec<Result<Message, ProtocolError>> {
+        let (mut ours, theirs) = in_process();
+        let waited = Message::Waited(Waited {
+            milliseconds: 1,
+            of_milliseconds: 2,
+        });
+        for _ in 0..2 * ANSWERS {
+            theirs.outgoing.send_message(&waited).expect("send");
+        }
+        let failure = Message::Failure(Failure::new(FailureCode::NoSpace, "full"));
+        theirs.outgoing.send_message(&failure).expect("send");
+        let answers = Mutex::default();
+        receive(&mut ours.incoming, tuning, |answer| {
+            let mut answers = answers.lock().expect("answers");
+            Vec::push(&mut answers, answer);
+            true
+        });
+        answers.into_inner().expect("answers")
+    }
+
+    #[test]
+    fn what_the_spare_tells_of_its_waiting_is_in_nobodys_way() {
+        let mut tuning = Tuning::new(Some(SendingLanes::default()), Arc::default());
+        let heard = heard(&mut tuning);
+        assert!(
+            matches!(heard.as_slice(), [Err(ProtocolError::Failed(_))]),
+            "{heard:?}"
+        );
+    }
+
+    #[test]
+    fn where_it_changes_nothing_it_is_not_expected() {
+        let heard = heard(&mut Tuning::new(None, Arc::default()));
+        assert!(matches!(heard.first(), Some(Ok(Message::Waited(_)))));
+    }
+}

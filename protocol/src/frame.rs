@@ -157,7 +157,7 @@ mod tests {
     use crate::error::{Failure, FailureCode};
     use crate::message::{
         Fuzzy, FuzzyEnd, FuzzyFile, FuzzyFiles, ListFuzzy, Noted, StreamBase, StreamBlock,
-        StreamCopy, Trouble, VerifyEnd,
+        StreamCopy, Trouble, VerifyEnd, Waited,
     };
     use crate::name::{DatasetName, Name};
     use crate::place::{DirectoryId, Place, RelPath};
@@ -291,6 +291,18 @@ mod tests {
             Message::Failure(Failure::new(FailureCode::BadDelta, "n")),
         ];
         assert_golden(&golden, &messages);
+    }
+
+    #[test]
+    fn the_frame_of_a_wait_is_still_read() {
+        // Version 4, kept for ever: 300 of 500 milliseconds.
+        let golden = [0, 0, 0, 6, 45, 0, 0xac, 2, 0xf4, 3];
+        let message = Message::Waited(Waited {
+            milliseconds: 300,
+            of_milliseconds: 500,
+        });
+        assert_golden(&golden, &[message]);
+        assert!(Frame(vec![45, 0, 11, 10]).decode().is_err(), "11 of 10");
     }
 
     /// The messages are written as `golden`, and read from it.

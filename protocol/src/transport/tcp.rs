@@ -220,7 +220,9 @@ async fn give(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Message;
+    use crate::encode::Encoder;
+    use crate::lane::SendingLanes;
+    use crate::message::{Message, StreamBlock};
     use crate::version::Hello;
 
     #[test]
@@ -281,5 +283,67 @@ mod tests {
             other.join().expect("thread").expect("greeting"),
             crate::version::NEWEST
         );
+    }
+    /// Two ends of a connection, of which one speaks no version after `newest`.
+    fn greeted(runtime: &tokio::runtime::Runtime, newest: u32) -> (Channel, Channel) {
+        let listener = runtime
+            .block_on(Listener::bind("127.0.0.1:0"))
+            .expect("bind");
+        let address = listener.address().expect("address").to_string();
+        let mut client = connect(runtime.handle(), &address).expect("connect");
+        let (mut server, _) = runtime.block_on(listener.accept()).expect("accept");
+        let hello = Message::Hello(Hello {
+            newest,
+            ..Hello::ours()
+        });
+        client.outgoing.send_message(&hello).expect("greeting");
+        let version = server.greet().expect("greeting");
+        client.incoming.receive_message().expect("greeting");
+        client.speak(version);
+        (client, server)
+    }
+
+    fn text(stream: u64) -> Message {
+        Message::StreamBlock(StreamBlock {
+            stream,
+            offset: 0,
+            data: b"text".repeat(1000).into(),
+        })
+    }
+
+    #[test]
+    fn encoders_of_a_connection_share_its_lanes() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let (client, mut server) = greeted(&runtime, crate::version::NEWEST);
+        let mut encoders = [client.outgoing.encoder(), client.outgoing.encoder()];
+        for stream in 0..6 {
+            let encoder = &mut encoders[stream as usize % 2];
+            let frame = encoder.encode(&text(stream)).expect("encode");
+            assert_eq!(frame.payload()[1], if stream < 2 { 3 } else { 2 });
+            client.outgoing.send(frame).expect("send");
+            let alone = Message::Hello(Hello::ours());
+            client.outgoing.send_message(&alone).expect("send");
+            let (first, second) = (server.incoming.receive(), server.incoming.receive());
+            let decoded = first.expect("frame").decode().expect("decode");
+            assert_eq!(decoded, text(stream));
+            assert_eq!(second.expect("frame").decode().expect("decode"), alone);
+        }
+    }
+
+    #[test]
+    fn a_side_without_lanes_is_sent_none_and_may_send_none() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let (client, mut server) = greeted(&runtime, crate::version::LANES - 1);
+        assert!(server.outgoing.lanes().is_none());
+        let mut encoder = server.outgoing.encoder();
+        for stream in 0..2 {
+            let frame = encoder.encode(&text(stream)).expect("encode");
+            assert_eq!(frame.payload()[1], 1);
+        }
+        let mut lane = Encoder::in_lane(&SendingLanes::default());
+        let frame = lane.encode(&text(1)).expect("encode");
+        client.outgoing.send(frame).expect("send");
+        let refused = server.incoming.receive().expect("frame").decode();
+        assert!(refused.expect_err("refused").to_string().contains("lane"));
     }
 }
