@@ -51,7 +51,7 @@ impl Conversation {
             .spawn(move || {
                 receive(&mut incoming, &mut tuning, |answer| {
                     sender.send(answer).is_ok()
-                })
+                });
             })
             .map_err(ProtocolError::Io)?;
         Ok(Self {
