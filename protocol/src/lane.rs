@@ -1,7 +1,7 @@
 //! Lanes: compressed streams that live as long as a connection, so that a frame profits from those before it.
 //!
 //! A lane is one zstd stream, flushed at each of its frames. It knows the bodies of frames with the flags
-//! [`ANEW`] and [`CONTINUED`], and neither messages nor which frames are worth compressing.
+//! 2 and 3, and neither messages nor which frames are worth compressing.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
