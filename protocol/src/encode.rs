@@ -2,7 +2,7 @@
 
 use crate::error::ProtocolError;
 use crate::frame::{COMPRESSED, Frame, PREFIX_BYTES};
-use crate::lane::{SendingLane, SendingLanes};
+use crate::lane::{SendingLane, SendingLanes, UNCOMPRESSED};
 use crate::limits;
 use crate::message::Message;
 
@@ -33,6 +33,18 @@ enum Packer {
     /// A lane is taken with the first frame that is worth it.
     Lanes(SendingLanes),
     Lane(SendingLane),
+}
+
+impl Packer {
+    /// Whether nothing is compressed now.
+    fn stands_still(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Alone(_) => false,
+            Self::Lanes(lanes) => lanes.level() == UNCOMPRESSED,
+            Self::Lane(lane) => lane.wanted_level() == UNCOMPRESSED,
+        }
+    }
 }
 
 impl std::fmt::Debug for Encoder {
@@ -90,7 +102,7 @@ impl Encoder {
     /// The compressed frame, if that is worth it.
     fn compress(&mut self, message: &Message, plain: &[u8]) -> Option<Frame> {
         let (&number, body) = (plain.first()?, plain.get(PREFIX_BYTES..)?);
-        if body.len() < COMPRESS_FROM_BYTES || matches!(self.packer, Packer::None) {
+        if body.len() < COMPRESS_FROM_BYTES || self.packer.stands_still() {
             return None;
         }
         let experience = match message {
@@ -267,6 +279,20 @@ mod tests {
             found[tried..].iter().all(|&flag| flag == COMPRESSED),
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn without_a_level_frames_are_plain_and_lanes_stand_still() {
+        let lanes = SendingLanes::default();
+        let mut encoder = Encoder::in_lane(&lanes);
+        let mut receiving = ReceivingLanes::default();
+        let body = [vec![b'x'; 1000]];
+        let mut found = Vec::new();
+        for level in [UNCOMPRESSED, 1, UNCOMPRESSED, 1] {
+            lanes.set_level(level);
+            found.extend(flags(&mut encoder, &mut receiving, &body));
+        }
+        assert_eq!(found, [PLAIN, 3, PLAIN, 2]);
     }
 
     #[test]

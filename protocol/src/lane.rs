@@ -22,6 +22,8 @@ pub(crate) const ANEW: u8 = 3;
 
 /// The number of the lane and the length of the plain body.
 const HEADER_BYTES: usize = 1 + 4;
+/// The level at which frames go as they are, and lanes stand still.
+pub const UNCOMPRESSED: i32 = 0;
 /// The level that every connection starts with.
 const FIRST_LEVEL: i32 = 1;
 /// The lanes of one direction of a connection, shared by all that make frames for it.
@@ -45,7 +47,7 @@ impl Default for SendingLanes {
 }
 
 impl SendingLanes {
-    /// From now on frames are compressed at this level of zstd.
+    /// From now on frames are compressed at this level of zstd, or go [as they are](UNCOMPRESSED).
     pub fn set_level(&self, level: i32) {
         self.0.level.store(level, Ordering::Relaxed);
     }
@@ -90,6 +92,11 @@ impl Drop for SendingLane {
 }
 
 impl SendingLane {
+    /// The level that is wanted of the next frame.
+    pub(crate) fn wanted_level(&self) -> i32 {
+        self.lanes.level()
+    }
+
     /// The frame of a message with this body, or `None` if it must go plain; then the lane starts anew afterwards.
     pub(crate) fn pack(&mut self, message: u8, body: &[u8]) -> Option<Frame> {
         let frame = self.try_pack(message, body);
