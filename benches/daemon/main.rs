@@ -22,8 +22,14 @@ mod agent;
 #[path = "../peers/destination.rs"]
 mod destination;
 #[allow(dead_code, reason = "shared with the benchmark of the peers")]
+#[path = "../peers/link.rs"]
+mod link;
+#[allow(dead_code, reason = "shared with the benchmark of the peers")]
 #[path = "../peers/measure.rs"]
 mod measure;
+#[allow(dead_code, reason = "shared with the benchmark of the peers")]
+#[path = "../peers/namespace.rs"]
+mod namespace;
 #[allow(dead_code, reason = "shared with the benchmark of the peers")]
 #[path = "../peers/options.rs"]
 mod options;
@@ -34,6 +40,9 @@ mod picture;
 #[allow(dead_code, reason = "shared with the tests, which use all of it")]
 #[path = "../../tests/e2e/support/random.rs"]
 mod random;
+#[allow(dead_code, reason = "shared with the benchmark of the peers")]
+#[path = "../peers/scenarios/mod.rs"]
+mod scenarios;
 #[path = "../peers/source.rs"]
 mod source;
 

@@ -8,12 +8,15 @@ use understudy_protocol::{
     Attributes, ContentHash, DirectoryId, Entry, Message, Name, Node, Place, Timestamp, limits,
 };
 
+/// A name, and how its encoders are made.
+type Way = (&'static str, fn() -> Encoder);
+
 /// Times 200 batches of 64 files of 4 KiB each, half of it compressible, and 200 blocks of a random file: as they are, each
 /// by itself, and in a lane.
 pub(crate) fn run() {
     let batches: Vec<Message> = (0..200).map(batch).collect();
     let blocks: Vec<Message> = (0..200).map(block).collect();
-    let ways: [(&str, fn() -> Encoder); 5] = [
+    let ways: [Way; 5] = [
         ("plain", || Encoder::new(Compression::Off)),
         ("zstd 1", || Encoder::new(Compression::Zstd(1))),
         ("lane 1", || lane(1)),

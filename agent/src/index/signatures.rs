@@ -5,10 +5,13 @@
 
 use rusqlite::OptionalExtension;
 use understudy_protocol::delta::{Damaged, Signature, SmallSignature};
-use understudy_protocol::{ContentHash, Place};
+use understudy_protocol::{ContentHash, DirectoryId, Name, Place};
 
 use super::{Index, Reader};
 use crate::error::AgentError;
+
+/// Files of a directory of which the largest is searched for.
+const LOOKED_AT: i64 = 1000;
 
 impl Index {
     /// Remembers the signature of the content that stands at a place in the pending state.
@@ -59,15 +62,50 @@ impl Reader<'_> {
         self.read_signature(place, hash, SmallSignature::from_bytes)
     }
 
+    /// The largest file in a directory with this ending that has a signature, by name.
+    ///
+    /// Looks at the first [`LOOKED_AT`] files only: a directory may have millions.
+    pub(crate) fn largest_signed(
+        &self,
+        parent: DirectoryId,
+        ending: &[u8],
+    ) -> Result<Option<(Name, Signature)>, AgentError> {
+        let sql = "SELECT name, hash FROM (SELECT name, hash FROM signatures WHERE parent = ?1 LIMIT ?2) AS signed \
+                   WHERE substr(name, -?3) = ?4 ORDER BY \
+                   (SELECT size FROM entries WHERE entries.parent = ?1 AND entries.name = signed.name) DESC LIMIT 1";
+        let mut statement = self.index.check(self.connection.prepare_cached(sql))?;
+        let key = (parent.0 as i64, LOOKED_AT, ending.len() as i64, ending);
+        let found = statement.query_row(key, |row| Ok((row.get(0)?, row.get(1)?)));
+        let found: Option<(Vec<u8>, i64)> = self.index.check(found.optional())?;
+        let Some((name, hash)) = found else {
+            return Ok(None);
+        };
+        let Ok(name) = Name::new(name) else {
+            return Ok(None);
+        };
+        let place = Place::new(parent, name);
+        let signature = self.read_by_key(&place, hash, Signature::from_bytes)?;
+        Ok(signature.map(|signature| (place.name, signature)))
+    }
+
     fn read_signature<T>(
         &self,
         place: &Place,
         hash: ContentHash,
         read: impl Fn(&[u8]) -> Result<T, Damaged>,
     ) -> Result<Option<T>, AgentError> {
+        self.read_by_key(place, hash.key(), read)
+    }
+
+    fn read_by_key<T>(
+        &self,
+        place: &Place,
+        hash: i64,
+        read: impl Fn(&[u8]) -> Result<T, Damaged>,
+    ) -> Result<Option<T>, AgentError> {
         let sql = "SELECT signature FROM signatures WHERE parent = ?1 AND name = ?2 AND hash = ?3";
         let mut statement = self.index.check(self.connection.prepare_cached(sql))?;
-        let key = (place.parent.0 as i64, place.name.as_bytes(), hash.key());
+        let key = (place.parent.0 as i64, place.name.as_bytes(), hash);
         let found = statement.query_row(key, |row| Ok(row.get_ref(0)?.as_blob().map(&read)));
         match self.index.check(found.optional())? {
             Some(Ok(Ok(signature))) => Ok(Some(signature)),

@@ -199,7 +199,10 @@ impl Worker<'_> {
         known: Option<&Known>,
     ) -> Result<(), AgentError> {
         let place = open.folder.place(name);
-        let former = self.former(&place, known)?;
+        let former = match known {
+            Some(_) => self.former(&place, known)?,
+            None => self.kin(&place, stat.size)?,
+        };
         let read = self.read_or_list(open, name, stat, known, former.as_ref())?;
         let Some(mut contents) = read else {
             return Ok(());

@@ -24,6 +24,9 @@ const BARREN_BYTES: u64 = 32 << 20;
 /// One buffer in so many is a sample.
 const SAMPLED: u64 = 8;
 
+/// A new file with at least so many bytes is compared with one of its kind: below, looking for that costs as much as it saves.
+const KIN_BYTES: u64 = 1 << 20;
+
 /// The version of a file that the spare has.
 pub(super) struct Former {
     pub(super) place: Place,
@@ -154,6 +157,23 @@ impl Worker<'_> {
         }))
     }
 
+    /// A file that a new one may be another version of: one of the same kind in the same directory. Repositories and
+    /// archives are packed anew under another name each time.
+    pub(super) fn kin(&self, place: &Place, size: u64) -> Result<Option<Former>, AgentError> {
+        let is_understood = self.scan.spoken >= version::DELTA;
+        if !is_understood || self.scan.base_is_empty || size < KIN_BYTES {
+            return Ok(None);
+        }
+        let Some(ending) = ending(place.name.as_bytes()) else {
+            return Ok(None);
+        };
+        let kin = self.base.largest_signed(place.parent, ending)?;
+        Ok(kin.map(|(name, signature)| Former {
+            place: Place::new(place.parent, name),
+            signature,
+        }))
+    }
+
     /// Remembers what a later version of a file can be compared with.
     pub(super) fn remember(&self, place: &Place, contents: &Contents) -> Result<(), AgentError> {
         let signature = match (&contents.signature, &contents.small) {
@@ -244,6 +264,12 @@ impl Worker<'_> {
         delta.hole_to(&mut self.outbox, stretch.end)?;
         Ok(true)
     }
+}
+
+/// What a name ends with from its last dot on, if it begins before that.
+fn ending(name: &[u8]) -> Option<&[u8]> {
+    let dot = name.iter().rposition(|&byte| byte == b'.')?;
+    (dot > 0 && dot + 1 < name.len()).then(|| &name[dot..])
 }
 
 fn budget() -> Budget {

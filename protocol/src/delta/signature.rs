@@ -28,6 +28,8 @@ pub(super) const SMALLEST_GROUP: u64 = 4096;
 const MOST_SUMS: u64 = 4 * 1024 * 1024;
 /// More blocks than these are not wanted, for the search has an index of them in memory; larger blocks are made instead.
 const MOST_BLOCKS: u64 = 131_072;
+/// Beyond so many, blocks grow with the content.
+const WANTED_BLOCKS: u64 = 32_768;
 const SMALLEST_BLOCK: u64 = 2048;
 /// Blocks are this large only where there would be more than [`MOST_BLOCKS`] otherwise.
 const LARGE_BLOCK: u64 = 16 * 1024;
@@ -176,9 +178,10 @@ fn group_size(size: u64) -> u64 {
         .next_power_of_two()
 }
 
-/// About four times the square root of the size, the block that rsync finds best for a file that has changed in a few places, within the limits.
+/// As small as 1 % of the file allows up to 64 MiB, because what is packed, a repository or an archive, has its pieces in another order
+/// each time; from there on larger, within the limits.
 fn block_size(size: u64) -> Option<u32> {
-    let wanted = (4 * size.isqrt()).clamp(SMALLEST_BLOCK, LARGE_BLOCK);
+    let wanted = (size / WANTED_BLOCKS).clamp(SMALLEST_BLOCK, LARGE_BLOCK);
     let block_size = size.div_ceil(MOST_BLOCKS).max(wanted).next_power_of_two();
     if block_size > LARGEST_BLOCK {
         return None;
@@ -218,8 +221,9 @@ mod tests {
         for (size, block) in [
             (0, Some(2 * KIB)),
             (256 * KIB, Some(2 * KIB)),
-            (3 * MIB, Some(8 * KIB)),
-            (100 * MIB, Some(16 * KIB)),
+            (64 * MIB, Some(2 * KIB)),
+            (65 * MIB, Some(4 * KIB)),
+            (300 * MIB, Some(16 * KIB)),
             (2 * GIB, Some(16 * KIB)),
             (2 * GIB + 1, Some(32 * KIB)),
             (1024 * GIB, Some(8 * MIB)),

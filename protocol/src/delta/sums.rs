@@ -339,7 +339,7 @@ mod tests {
             &mut whole,
         );
         assert!(signature.blocks == whole);
-        assert_eq!(whole.len(), content.len().div_ceil(8192) * ENTRY);
+        assert_eq!(whole.len(), content.len().div_ceil(2048) * ENTRY);
     }
 
     #[test]

@@ -46,7 +46,8 @@ fn pages_that_change_are_sent_and_nothing_else() {
         content[at] ^= 1;
     }
     let report = sync_as_delta(&stage, &content, 5 * 4096);
-    assert_eq!(report.bytes_kept, (SIZE - 4 * 4096) as u64);
+    // Blocks of half a page are looked for in what differs.
+    assert_eq!(report.bytes_kept, (SIZE - 4 * 2048) as u64);
     // The new version is what the next one is compared with.
     content[9] ^= 1;
     sync_as_delta(&stage, &content, 2 * 4096);
@@ -222,4 +223,23 @@ fn random_edits_of_large_files_arrive() {
         settle();
         stage.sync_and_compare();
     }
+}
+
+#[test]
+fn a_new_file_is_compared_with_the_largest_of_its_kind_beside_it() {
+    let (stage, content) = with_a_large_file();
+    stage.write("d1/pack-1.pack", &content);
+    stage.write("d1/pack-2.pack", noise(7, SIZE / 2));
+    stage.write("d1/larger.idx", noise(8, SIZE * 2));
+    settle();
+    stage.sync_and_compare();
+    // Packed anew, in another order, as another name; the former ones go.
+    let packed = [&content[SIZE / 2..], &noise(9, 5000), &content[..SIZE / 2]].concat();
+    stage.write("d1/pack-3.pack", &packed);
+    fs::remove_file(stage.path("d1/pack-1.pack")).expect("remove");
+    fs::remove_file(stage.path("d1/pack-2.pack")).expect("remove");
+    settle();
+    let report = stage.sync_and_compare();
+    assert_eq!(report.deltas, 1, "{report:?}");
+    assert!(report.bytes_sent < 20_000, "{report:?}");
 }
