@@ -130,6 +130,10 @@ fn measure_size(files: u64, arguments: &Arguments) -> Row {
         files,
         bytes: files * 500,
         changed: 100,
+        scenario: None,
+        before: None,
+        after: None,
+        link: None,
         runs: 1,
         peers: vec!["rsync".to_owned()],
         binary: arguments.binary.clone(),
@@ -206,7 +210,7 @@ fn rsync(options: &Options, source: &Source, work: &Path) -> Option<f64> {
         return None;
     }
     let destination = Destination::make(work, options);
-    let mut set_up = Peer::Rsync.set_up(options, &source.root, &destination.root, work);
+    let mut set_up = Peer::Rsync.set_up(options, &source.root, &destination.root, work, None);
     set_up.sync();
     let mut seconds: Vec<f64> = (0..3).map(|_| set_up.sync().seconds).collect();
     seconds.sort_by(f64::total_cmp);
