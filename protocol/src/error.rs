@@ -47,6 +47,8 @@ pub enum FailureCode {
     Interrupted,
     /// What a delta and its base come to does not have the hash that was announced: send whole contents.
     BadDelta,
+    /// What the receiver said it has left over is not there or not right: send it.
+    BadLeftover,
 }
 
 /// A peer's bytes are not a message, or not one that is allowed here.

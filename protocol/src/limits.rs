@@ -32,6 +32,12 @@ pub const BATCH_RECORDS: usize = 1000;
 /// Most records in one message.
 pub const RECORDS: usize = 4096;
 
+/// Most leftover contents that a receiver tells: both sides keep about 40 bytes of each.
+pub const LEFTOVERS: usize = 1_000_000;
+
+/// Most beginnings of contents that a receiver tells: an agent compares files with each.
+pub const PARTIALS: usize = 1024;
+
 /// NAME_MAX of every Linux file system.
 pub const NAME_BYTES: usize = 255;
 

@@ -21,6 +21,9 @@ pub const SHORT: u32 = 4;
 /// The version from which on frames may be compressed in [lanes](crate::lane), and the receiver of an upload tells how
 /// long it [waited](crate::message::Waited).
 pub const LANES: u32 = 4;
+/// The version from which on the receiver tells what it has left over of interrupted uploads; see
+/// [`Leftover`](crate::message::Leftover).
+pub const RESUME: u32 = 4;
 /// Opens every greeting, so that a stray connection is recognised at once.
 pub const MAGIC: [u8; 4] = *b"USTY";
 

@@ -7,7 +7,7 @@ use crate::ContentHash;
 /// The left edge of a tree: the values of its complete subtrees, the largest first, as in section 5.1.2 of the BLAKE3 paper.
 ///
 /// A complete pair is merged only when something follows it, because the last merge is the root's and made in another way.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Subtrees {
     /// One for each bit that is set in `count`, and up to one more per level that waits for what follows.
     stack: Vec<ChainingValue>,

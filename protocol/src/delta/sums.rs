@@ -80,6 +80,11 @@ impl Summer {
         self.groups.size
     }
 
+    /// BLAKE3 of what was taken so far.
+    pub fn hash_so_far(&self) -> ContentHash {
+        self.groups.hash_so_far()
+    }
+
     /// Takes the next bytes.
     pub fn update(&mut self, data: &[u8]) {
         self.groups.update(data);
@@ -164,6 +169,15 @@ impl GroupSummer {
         self.sums.extend(&value[..SUM]);
         self.subtrees.push(value);
         self.filled = 0;
+    }
+
+    fn hash_so_far(&self) -> ContentHash {
+        let mut subtrees = self.subtrees.clone();
+        if self.filled > 0 {
+            subtrees.push(self.group.finalize_non_root());
+        }
+        let root = subtrees.root();
+        root.unwrap_or_else(|| self.group.finalize().into())
     }
 
     /// The hash, and the signature without blocks.
@@ -270,6 +284,21 @@ mod tests {
                 assert_eq!(summed(content, 1 << 38, 4096).hash, expected, "{length}");
             }
         }
+    }
+
+    #[test]
+    fn the_hash_so_far_is_that_of_the_beginning_and_changes_nothing() {
+        let content = content(3 * 4096 + 100);
+        let mut summer = Summer::new(1 << 20);
+        let mut taken = 0;
+        for piece in [0, 1, 4000, 95, 1, 4095, 4096] {
+            summer.update(&content[taken..taken + piece]);
+            taken += piece;
+            let expected = ContentHash::of(&content[..taken]);
+            assert_eq!(summer.hash_so_far(), expected, "{taken}");
+        }
+        summer.update(&content[taken..]);
+        assert_eq!(summer.finish(), summed(&content, 1 << 20, 1 << 20));
     }
 
     #[test]

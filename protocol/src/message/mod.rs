@@ -5,6 +5,7 @@
 
 mod fuzzy;
 mod give;
+mod leftover;
 mod report;
 mod stream;
 mod upload;
@@ -17,10 +18,11 @@ use crate::version::Hello;
 
 pub use fuzzy::{Fuzzy, FuzzyEnd, FuzzyFile, FuzzyFiles, ListFuzzy};
 pub use give::{Given, GivenStream, Manifest, ManifestEnd, ReadManifest, Want};
+pub use leftover::{Leftover, LeftoverEnd};
 pub use report::{
     DatasetStatus, Datasets, Finding, List, Noted, Trouble, Verified, Verify, VerifyEnd,
 };
-pub use stream::{StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd};
+pub use stream::{StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume};
 pub use upload::{
     Begin, Change, Changes, Commit, Committed, Confirm, Confirmed, Content, Piece, Ready, Timing,
     Touch, Waited,
@@ -89,6 +91,7 @@ messages! {
     6 Fuzzy(Fuzzy) from both: "Places of the snapshot whose files may be mixtures of several states.";
     7 StreamBase(StreamBase) from agent: "A stream is a new version of a file of the base snapshot.";
     8 StreamCopy(StreamCopy) from agent: "A stretch of a stream that its base has.";
+    9 StreamResume(StreamResume) from agent: "A stream begins with what the receiver has left over.";
     10 Begin(Begin) from agent: "Opens an upload and locks the dataset.";
     11 Changes(Changes) from agent: "Entries put and removed.";
     12 Commit(Commit) from agent: "The change set is complete: make it the live snapshot.";
@@ -113,7 +116,9 @@ messages! {
     41 Noted(Noted) from receiver: "Answers `Trouble`: the receiver counts the failed cycle.";
     42 FuzzyFiles(FuzzyFiles) from receiver: "Some files that may be mixtures of several states.";
     43 FuzzyEnd(FuzzyEnd) from receiver: "All files that were asked for are told.";
-    45 Waited(Waited) from receiver: "How long it waited for frames of the upload.";
+    44 Leftover(Leftover) from receiver: "Some of what interrupted uploads left.";
+    45 LeftoverEnd(LeftoverEnd) from receiver: "All leftovers are told.";
+    46 Waited(Waited) from receiver: "How long it waited for frames of the upload.";
 }
 
 fn decode_all<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, ProtocolError> {
@@ -237,6 +242,25 @@ impl Check for FuzzyFiles {
     }
 }
 
+impl Check for Leftover {
+    fn check(&self) -> Result<(), ProtocolError> {
+        bounded("a list of leftovers", self.contents.len(), limits::RECORDS)?;
+        bounded("a list of leftovers", self.partials.len(), limits::RECORDS)
+    }
+}
+
+impl Check for StreamResume {
+    fn check(&self) -> Result<(), ProtocolError> {
+        if (1..=limits::FILE_BYTES).contains(&self.length) {
+            return Ok(());
+        }
+        Err(ProtocolError::malformed(
+            "StreamResume",
+            "it is empty or ends beyond the largest file",
+        ))
+    }
+}
+
 impl Check for Want {
     fn check(&self) -> Result<(), ProtocolError> {
         bounded("a wish list", self.places.len(), limits::RECORDS)
@@ -279,7 +303,8 @@ unlimited_by_type!(
     Verified,
     VerifyEnd,
     Noted,
-    FuzzyEnd
+    FuzzyEnd,
+    LeftoverEnd
 );
 
 #[cfg(test)]

@@ -41,6 +41,17 @@ pub struct StreamCopy {
     pub length: u64,
 }
 
+/// Says that a stream begins with what the receiver has left over of an interrupted one, before anything else of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamResume {
+    /// Which stream.
+    pub stream: u64,
+    /// How many bytes the receiver has, at least one.
+    pub length: u64,
+    /// The hash of these bytes, holes as zeros.
+    pub hash: ContentHash,
+}
+
 /// Ends a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamEnd {

@@ -97,6 +97,8 @@ pub enum Content {
     Sibling(Place),
     /// A new file made of these pieces, which are told as differences to the small file there.
     Delta(Place, Vec<Piece>),
+    /// A new file with this content, which the receiver told of as [`Leftover`](crate::message::Leftover).
+    Leftover,
 }
 
 /// Ends an upload.
