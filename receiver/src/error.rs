@@ -56,6 +56,9 @@ pub enum ReceiverError {
         /// The stream, or the place.
         of: String,
     },
+    /// What was told to be left over of an interrupted upload is not.
+    #[error("{0}: the agent sends it")]
+    BadLeftover(String),
     /// A file operation failed.
     #[error(transparent)]
     Tree(TreeError),
@@ -109,6 +112,7 @@ impl ReceiverError {
             Self::Refused(_) => FailureCode::Refused,
             Self::Misbehaved(_) | Self::Protocol(_) => FailureCode::Misbehaved,
             Self::BadDelta { .. } => FailureCode::BadDelta,
+            Self::BadLeftover(_) => FailureCode::BadLeftover,
             Self::Store { .. }
             | Self::Tree(_)
             | Self::Catalog { .. }

@@ -134,7 +134,8 @@ fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
         .find_map(|line| line.strip_prefix(key)?.strip_prefix(": "))
 }
 
-fn boot() -> String {
+/// The boot of the machine, as the kernel names it; empty if it does not.
+pub(crate) fn boot() -> String {
     // Without it every interruption counts as a power cut, which costs time and is safe.
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .unwrap_or_default()

@@ -29,6 +29,8 @@ names! {
     STAGING = "staging";
     INCOMING = "incoming";
     STREAMS = "streams";
+    LEDGER = "ledger";
+    LEFTOVERS = "leftovers";
     OBJECTS = "objects";
     PATCHES = "patches";
     TRASH = "trash";

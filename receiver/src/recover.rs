@@ -5,6 +5,7 @@ use crate::catalog::{Catalog, Recorded};
 use crate::cycle::{self, Stopwatch};
 use crate::dataset::{Dataset, Locked};
 use crate::error::ReceiverError;
+use crate::leftovers;
 use crate::marker::{self, Applying};
 
 /// Recovers a dataset when the receiver starts, unless somebody else is working on it.
@@ -12,7 +13,8 @@ pub(crate) fn at_start(dataset: &Dataset) -> Result<(), ReceiverError> {
     match dataset.lock() {
         Ok(locked) => {
             let catalog = dataset.catalog(&locked)?;
-            recover(dataset, &catalog, &locked)
+            recover(dataset, &catalog, &locked)?;
+            leftovers::drop_old(dataset, &locked)
         }
         Err(ReceiverError::Busy(_)) => Ok(()),
         Err(error) => Err(error),
@@ -48,7 +50,7 @@ pub(crate) fn recover(
             )?;
         }
         Some(pending) if is(&head) => roll(dataset, catalog, locked, &pending)?,
-        None if is(&head) => {}
+        None if is(&head) => leftovers::keep(dataset, locked)?,
         _ => return Err(disagreement(head.as_ref(), live)),
     }
     dataset.clean_patches(|id| Ok(catalog.row_by_id(id)?.is_some()))?;

@@ -22,6 +22,9 @@ use crate::arriving::Shape;
 use crate::catalog::{Origin, Put, Row};
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
+use crate::keeping::Keeping;
+use crate::ledger::{Entries, Record, Spot};
+use crate::leftovers::Taker;
 use crate::names;
 use crate::patch::Patch;
 use crate::resolve::Base;
@@ -67,6 +70,10 @@ pub(crate) struct Stager<'a> {
     /// Next number and end of this worker's shelf.
     own: (u64, u64),
     lacking: Lacking,
+    keeping: &'a Keeping<'a>,
+    taker: Option<Taker<'a>>,
+    /// What the ledger is to tell of the message at hand.
+    entries: Entries,
 }
 
 impl<'a> Stager<'a> {
@@ -76,6 +83,7 @@ impl<'a> Stager<'a> {
         base: Option<Base<'a>>,
         streams: &'a Streams,
         numbers: Numbers,
+        keeping: &'a Keeping<'a>,
     ) -> Result<Self, ReceiverError> {
         let shelves = Shelves::open(&dataset.control)?;
         let stream_files = shelves.staging.ensure_directory(&names::STREAMS)?;
@@ -94,6 +102,9 @@ impl<'a> Stager<'a> {
             numbers,
             own: (0, 0),
             lacking,
+            keeping,
+            taker: keeping.leftovers.map(Taker::new),
+            entries: Entries::default(),
         })
     }
 
@@ -133,8 +144,17 @@ impl<'a> Stager<'a> {
                 } => self.in_full(place, attributes, touch)?,
             };
             staged.digest.add(&place, &entry);
-            staged.puts.push(self.put(place, entry, content, number)?);
+            let is_new = matches!(
+                content,
+                Content::Inline(_) | Content::Stream(_) | Content::Leftover
+            );
+            let put = self.put(place, entry, content, number)?;
+            if is_new {
+                self.note(&put)?;
+            }
+            staged.puts.push(put);
         }
+        self.keeping.append(&mut self.entries)?;
         Ok(staged)
     }
 
@@ -159,6 +179,19 @@ impl<'a> Stager<'a> {
             group,
         };
         Ok((place, entry, content))
+    }
+
+    /// Has the ledger tell of a new file.
+    fn note(&mut self, put: &Put) -> Result<(), ReceiverError> {
+        let Some((size, hash)) = self.keeping.worth_noting(&put.entry) else {
+            return Ok(());
+        };
+        let spot = if self.new_directories.contains(put.place.parent)? {
+            Spot::Incoming(put.place.parent.0, put.place.name.clone())
+        } else {
+            Spot::Shelf(put.id)
+        };
+        self.entries.add(&Record::Staged { hash, size, spot })
     }
 
     fn put(
@@ -200,6 +233,10 @@ impl<'a> Stager<'a> {
             (Content::Delta(from, pieces), Node::File { hash, .. }) => {
                 let data = self.assemble(&place, &from, &pieces, *hash)?;
                 self.stage_inline(id, &place, &entry, &data)?;
+                Origin::Own
+            }
+            (Content::Leftover, Node::File { size, hash }) if self.taker.is_some() => {
+                self.stage_leftover(id, &place, &entry, (*size, *hash))?;
                 Origin::Own
             }
             (Content::Copy(from), Node::File { .. }) => {
@@ -300,6 +337,24 @@ impl<'a> Stager<'a> {
             place,
             stream_files.rename_new(&names::number(stream), directory, &name),
         )?;
+        let lacking = set_attributes(directory, &name, entry, &privileges)?;
+        self.lacking.merge(lacking);
+        Ok(())
+    }
+
+    /// Takes what an interrupted upload left.
+    fn stage_leftover(
+        &mut self,
+        id: u64,
+        place: &Place,
+        entry: &Entry,
+        (size, hash): (u64, ContentHash),
+    ) -> Result<(), ReceiverError> {
+        let taker = self.taker.as_mut().ok_or(ReceiverError::Worker)?;
+        let (from, former) = taker.find(size, hash)?;
+        let privileges = self.privileges;
+        let (directory, name) = self.waiting_place(id, place)?;
+        once(place, from.rename_new(&former, directory, &name))?;
         let lacking = set_attributes(directory, &name, entry, &privileges)?;
         self.lacking.merge(lacking);
         Ok(())

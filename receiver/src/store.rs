@@ -11,6 +11,7 @@ use crate::alert::Cycles;
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
 use crate::housekeeping::Housekeeping;
+use crate::leftovers;
 use crate::names;
 
 /// The layout this build writes.
@@ -142,6 +143,33 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Removes what interrupted uploads left too long ago. A dataset that is in use is passed over.
+    pub fn drop_old_leftovers(&self) -> Result<(), ReceiverError> {
+        for name in self.dataset_names()? {
+            let dropped = self.dataset(&name).and_then(|dataset| match dataset {
+                Some(dataset) => self.drop_old_leftovers_of(&dataset),
+                None => Ok(()),
+            });
+            if let Err(error) = dropped {
+                tracing::warn!(dataset = %name, "cannot drop what an interrupted upload left: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_old_leftovers_of(&self, dataset: &Dataset) -> Result<(), ReceiverError> {
+        // Declared before the lock, so that it ends after the lock is released.
+        let _tidying;
+        match dataset.lock() {
+            Ok(locked) => {
+                _tidying = self.housekeeping.begin(&dataset.name);
+                leftovers::drop_old(dataset, &locked)
+            }
+            Err(ReceiverError::Busy(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn format(&self) -> Result<Option<i64>, ReceiverError> {

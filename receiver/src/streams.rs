@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use understudy_protocol::ContentHash;
-use understudy_protocol::message::{StreamBase, StreamBlock, StreamCopy, StreamEnd};
+use understudy_protocol::message::{StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume};
 use understudy_tree::Directory;
-use understudy_tree::content::{self, HoleyHasher};
+use understudy_tree::content;
 
 use crate::arriving::{Arriving, Former, Manner, PATCHED_BYTES, Shape};
 use crate::error::ReceiverError;
+use crate::keeping::Keeping;
 use crate::names;
 use crate::resolve::Base;
 
@@ -110,6 +111,7 @@ pub(crate) struct Writer<'a> {
     base: Option<Base<'a>>,
     open: HashMap<u64, Arriving>,
     streams: &'a Streams,
+    keeping: &'a Keeping<'a>,
 }
 
 impl<'a> Writer<'a> {
@@ -118,6 +120,7 @@ impl<'a> Writer<'a> {
         control: &Directory,
         base: Option<Base<'a>>,
         streams: &'a Streams,
+        keeping: &'a Keeping<'a>,
     ) -> Result<Self, ReceiverError> {
         let directory = control
             .ensure_directory(&names::STAGING)?
@@ -127,6 +130,7 @@ impl<'a> Writer<'a> {
             base,
             open: HashMap::new(),
             streams,
+            keeping,
         })
     }
 
@@ -170,13 +174,37 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Begins a stream with what an interrupted one left.
+    pub(crate) fn resume(&mut self, resume: &StreamResume) -> Result<(), ReceiverError> {
+        let stream = resume.stream;
+        let leftovers = self.keeping.leftovers.ok_or(ReceiverError::Worker)?;
+        if self.open.contains_key(&stream) {
+            return Err(ReceiverError::Misbehaved(format!(
+                "stream {stream} is resumed late or twice"
+            )));
+        }
+        self.count()?;
+        self.keeping.begin(stream)?;
+        let name = names::number(stream);
+        let (file, hasher) = leftovers.take_partial(resume, &self.directory, &name)?;
+        let mut arriving = Arriving::new(file);
+        arriving.hasher = hasher;
+        self.keeping.note_position(stream, &mut arriving)?;
+        self.open.insert(stream, arriving);
+        Ok(())
+    }
+
     /// Writes a block.
     pub(crate) fn block(&mut self, block: &StreamBlock) -> Result<(), ReceiverError> {
+        let keeping = self.keeping;
         let arriving = self.arriving(block.stream)?;
         arriving.pass_to(block.stream, block.offset)?;
         arriving.changes(block.offset..block.offset + block.data.len() as u64)?;
         content::write_at(&arriving.file, block.offset, &block.data)?;
         arriving.hasher.update(block.offset, &block.data);
+        if arriving.hasher.position() >= arriving.note_at {
+            keeping.note_position(block.stream, arriving)?;
+        }
         Ok(())
     }
 
@@ -192,6 +220,7 @@ impl<'a> Writer<'a> {
             file,
             hasher,
             former,
+            ..
         } = arriving;
         let end = copy.from + copy.length;
         let former = former.as_ref().filter(|former| end <= former.size);
@@ -241,6 +270,7 @@ impl<'a> Writer<'a> {
             });
         }
         let shape = arriving.finish(end)?;
+        self.keeping.end(end, &shape)?;
         self.streams.finish(end, shape);
         Ok(())
     }
@@ -249,6 +279,25 @@ impl<'a> Writer<'a> {
     pub(crate) fn abort(&mut self, stream: u64) -> Result<(), ReceiverError> {
         if self.take(stream).is_some() {
             self.directory.remove_file(&names::number(stream))?;
+        }
+        Ok(())
+    }
+
+    /// No more comes: what is under way may be carried on with by another upload.
+    pub(crate) fn leave(&mut self) -> Result<(), ReceiverError> {
+        for (stream, mut arriving) in self.open.drain() {
+            self.streams.open.fetch_sub(1, Ordering::Relaxed);
+            self.keeping.note_position(stream, &mut arriving)?;
+        }
+        Ok(())
+    }
+
+    /// Counts a stream that begins.
+    fn count(&self) -> Result<(), ReceiverError> {
+        if self.streams.open.fetch_add(1, Ordering::Relaxed) >= OPEN {
+            return Err(ReceiverError::Misbehaved(
+                "too many streams at once".to_owned(),
+            ));
         }
         Ok(())
     }
@@ -263,18 +312,10 @@ impl<'a> Writer<'a> {
 
     fn arriving(&mut self, stream: u64) -> Result<&mut Arriving, ReceiverError> {
         if !self.open.contains_key(&stream) {
-            if self.streams.open.fetch_add(1, Ordering::Relaxed) >= OPEN {
-                return Err(ReceiverError::Misbehaved(
-                    "too many streams at once".to_owned(),
-                ));
-            }
+            self.count()?;
+            self.keeping.begin(stream)?;
             let file = self.directory.create_file(&names::number(stream))?;
-            let arriving = Arriving {
-                file,
-                hasher: HoleyHasher::default(),
-                former: None,
-            };
-            self.open.insert(stream, arriving);
+            self.open.insert(stream, Arriving::new(file));
         }
         self.open.get_mut(&stream).ok_or(ReceiverError::Worker)
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use understudy_protocol::message::{Begin, Commit, Committed, Confirm, Confirmed, Ready};
 use understudy_protocol::transport::{Incoming, Outgoing};
-use understudy_protocol::{Frame, Message, Position, ProtocolError, Snapshot};
+use understudy_protocol::{Frame, Message, Position, ProtocolError, Snapshot, version};
 use understudy_tree::crash_point;
 
 use crate::alert::Observed;
@@ -13,6 +13,7 @@ use crate::cycle::{self, Stopwatch};
 use crate::dataset::now_seconds;
 use crate::error::ReceiverError;
 use crate::housekeeping::Tidying;
+use crate::leftovers;
 use crate::serve::{AfterFirst, Deletions, SessionOptions};
 use crate::store::Store;
 use crate::workers::{self, Ground};
@@ -55,6 +56,13 @@ fn converse(
     recover::recover(&dataset, &catalog, &locked)?;
     let position = catalog.head()?.map(|head| head.snapshot.position);
     outgoing.send_message(&Message::Ready(Ready { position }))?;
+    let leftovers = if spoken >= version::RESUME {
+        let leftovers = leftovers::load(&dataset, &locked)?;
+        leftovers.tell(outgoing)?;
+        Some(leftovers)
+    } else {
+        None
+    };
     crash_point!("receiver.begun");
     loop {
         let frame = match incoming.receive() {
@@ -68,6 +76,7 @@ fn converse(
                 dataset: &dataset,
                 catalog: &catalog,
                 locked: &locked,
+                leftovers: leftovers.as_ref(),
                 spoken,
                 outgoing,
             },
@@ -82,7 +91,10 @@ fn converse(
             Message::ReadManifest(request) => {
                 give::manifest(&dataset, &request, Telling::of(spoken), outgoing).map(drop)?;
             }
-            Message::Confirm(confirm) => confirm_newest(&catalog, observed, &confirm, outgoing)?,
+            Message::Confirm(confirm) => {
+                confirm_newest(&catalog, observed, &confirm, outgoing)?;
+                leftovers::drop_all(&dataset, &locked)?;
+            }
             Message::Commit(commit) => {
                 let committed = session.commit(catalog.upload()?, &commit, Stopwatch::default())?;
                 return session.acknowledge(committed, outgoing, &mut tidying);
@@ -137,19 +149,19 @@ struct Session<'s, 'a> {
 impl<'s> Session<'s, '_> {
     /// Receives a change set that begins with `first`, and commits it.
     fn receive(&self, first: Frame, incoming: &mut Incoming) -> Result<Committed, ReceiverError> {
-        self.receive_and_commit(first, incoming).inspect_err(|_| {
-            // Give the space back at once; what cannot be removed now is removed before the next upload.
+        self.receive_and_commit(first, incoming).inspect_err(|error| {
+            // What is not kept gives its space back at once; what cannot be removed now is removed before the next upload.
             self.ground.catalog.abandon();
-            if let Err(error) = self.give_back() {
+            if let Err(error) = self.give_back(error) {
                 let name = &self.ground.dataset.name;
                 tracing::warn!(dataset = %name, "cannot clean up after a failed upload: {error}");
             }
         })
     }
 
-    fn give_back(&self) -> Result<(), ReceiverError> {
+    fn give_back(&self, error: &ReceiverError) -> Result<(), ReceiverError> {
         if self.ground.catalog.pending()?.is_none() {
-            self.ground.dataset.clean()?;
+            leftovers::after_failure(self.ground.dataset, self.ground.locked, error)?;
         }
         self.ground.catalog.shrink()
     }
@@ -211,6 +223,7 @@ impl<'s> Session<'s, '_> {
         };
         let pending = stopwatch.time("log", || upload.seal(pending, Telling::of(spoken)))?;
         drop(upload);
+        leftovers::close(dataset)?;
         crash_point!("receiver.sealed");
         match cycle::commit(dataset, catalog, locked, &pending, &mut stopwatch) {
             Ok(committed) => {
@@ -250,6 +263,7 @@ impl<'s> Session<'s, '_> {
         outgoing.send_message(&Message::Committed(committed))?;
         crash_point!("receiver.acknowledged");
         dataset.clean()?;
+        leftovers::drop_all(dataset, locked)?;
         catalog.checkpoint()?;
         if is_first && self.options.after_first == AfterFirst::FillShadow {
             match cycle::catch_up(dataset, catalog, locked, &stop) {

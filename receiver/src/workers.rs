@@ -16,6 +16,8 @@ use crate::cycle::{self, Stopwatch};
 use crate::dataset::{Dataset, Locked};
 use crate::error::ReceiverError;
 use crate::housekeeping::Stop;
+use crate::keeping::Keeping;
+use crate::leftovers::{self, Leftovers};
 use crate::resolve::Base;
 use crate::stage::{Numbers, Staged, Stager};
 use crate::streams::{Streams, Writer};
@@ -31,6 +33,7 @@ const QUEUE: usize = 4;
 const STREAM_NUMBERS: std::ops::RangeInclusive<u8> = 3..=5;
 const FUZZY: u8 = 6;
 const DELTA_NUMBERS: std::ops::RangeInclusive<u8> = 7..=8;
+const RESUME: u8 = 9;
 const CHANGES: u8 = 11;
 
 /// What an upload works on.
@@ -38,6 +41,8 @@ pub(crate) struct Ground<'a> {
     pub(crate) dataset: &'a Dataset,
     pub(crate) catalog: &'a Catalog,
     pub(crate) locked: &'a Locked,
+    /// `None` where the agent knows of no leftovers.
+    pub(crate) leftovers: Option<&'a Leftovers>,
     /// The version of the protocol.
     pub(crate) spoken: u32,
     pub(crate) outgoing: &'a Outgoing,
@@ -49,6 +54,7 @@ pub(crate) fn is_change(frame: &Frame, spoken: u32) -> bool {
     is_staged(frame, spoken)
         || STREAM_NUMBERS.contains(&number)
         || spoken >= version::DELTA && DELTA_NUMBERS.contains(&number)
+        || spoken >= version::RESUME && number == RESUME
 }
 
 /// Whether a frame becomes rows.
@@ -66,6 +72,7 @@ pub(crate) fn stage(
 ) -> Result<Commit, ReceiverError> {
     let (streams, trouble) = (Streams::default(), Trouble::default());
     let staged_bytes = StagedBytes::default();
+    let keeping = Keeping::new(&ground.dataset.control, ground.leftovers);
     let numbers = Numbers::new(upload.first_entry());
     let spoken = ground.spoken;
     let mut waiting = Waiting::new(incoming, ground.outgoing);
@@ -91,6 +98,7 @@ pub(crate) fn stage(
                 streams: &streams,
                 trouble: &trouble,
                 staged_bytes: &staged_bytes,
+                keeping: &keeping,
             };
             let (numbers, staged, live) = (numbers.clone(), staged_sender.clone(), live.as_ref());
             scope.spawn(move || worker.run(&jobs, &staged, &reader, base.zip(live), numbers));
@@ -108,7 +116,7 @@ pub(crate) fn stage(
             (result, started.elapsed())
         });
         let router = scope.spawn(|| route(first, &mut waiting, spoken, queues, &streams, &trouble));
-        scope.spawn(|| flush(ground.dataset, &staged_bytes, &streams, &trouble));
+        scope.spawn(|| flush(ground.dataset, &staged_bytes, &keeping, &streams, &trouble));
         write_rows(upload, &staged, &streams, &trouble);
         staged_bytes.ended.store(true, Ordering::Release);
         let commit = router.join().map_err(|_| ReceiverError::Worker)?;
@@ -170,6 +178,10 @@ fn route(
     trouble: &Trouble,
 ) -> Result<Commit, ReceiverError> {
     let result = route_frames(first, waiting, spoken, &queues, streams, trouble);
+    if result.as_ref().is_err_and(leftovers::is_interruption) {
+        // What has arrived is staged all the same: the next upload need not send it.
+        return result;
+    }
     if result.is_err() {
         // Wakes workers that wait for streams which will not come.
         trouble.is_there.store(true, Ordering::Release);
@@ -204,6 +216,7 @@ fn route_frames(
                 Message::StreamAbort(abort) => abort.stream,
                 Message::StreamBase(base) if spoken >= version::DELTA => base.stream,
                 Message::StreamCopy(copy) if spoken >= version::DELTA => copy.stream,
+                Message::StreamResume(resume) if spoken >= version::RESUME => resume.stream,
                 Message::StreamEnd(end) => {
                     streams.announce(end.stream, number)?;
                     end.stream
@@ -237,6 +250,7 @@ struct Worker<'a> {
     streams: &'a Streams,
     trouble: &'a Trouble,
     staged_bytes: &'a StagedBytes,
+    keeping: &'a Keeping<'a>,
 }
 
 /// How much was staged, for the flusher.
@@ -247,7 +261,13 @@ struct StagedBytes {
 }
 
 /// Makes what was staged durable now and then. The last sync before the intent then finds little to do.
-fn flush(dataset: &Dataset, staged_bytes: &StagedBytes, streams: &Streams, trouble: &Trouble) {
+fn flush(
+    dataset: &Dataset,
+    staged_bytes: &StagedBytes,
+    keeping: &Keeping<'_>,
+    streams: &Streams,
+    trouble: &Trouble,
+) {
     let mut flushed = 0;
     while !staged_bytes.ended.load(Ordering::Acquire) {
         let sum = staged_bytes.sum.load(Ordering::Relaxed);
@@ -256,8 +276,8 @@ fn flush(dataset: &Dataset, staged_bytes: &StagedBytes, streams: &Streams, troub
             continue;
         }
         flushed = sum;
-        if let Err(error) = dataset.control.sync_file_system() {
-            return trouble.report(error.into(), streams);
+        if let Err(error) = keeping.sync(&dataset.control) {
+            return trouble.report(error, streams);
         }
     }
 }
@@ -294,8 +314,8 @@ impl Worker<'_> {
         numbers: Numbers,
     ) -> Result<Lacking, ReceiverError> {
         let base = || base.map(|(at, live)| Base::new(reader, at, live));
-        let mut stager = Stager::new(self.dataset, base(), self.streams, numbers)?;
-        let mut writer = Writer::new(&self.dataset.control, base(), self.streams)?;
+        let mut stager = Stager::new(self.dataset, base(), self.streams, numbers, self.keeping)?;
+        let mut writer = Writer::new(&self.dataset.control, base(), self.streams, self.keeping)?;
         for job in jobs {
             if self.trouble.is_there() {
                 continue;
@@ -317,6 +337,7 @@ impl Worker<'_> {
                     writer.block(&block)?;
                 }
                 Job::Stream(Message::StreamBase(base)) => writer.begin(&base)?,
+                Job::Stream(Message::StreamResume(resume)) => writer.resume(&resume)?,
                 Job::Stream(Message::StreamCopy(copy)) => {
                     writer.copy(&copy)?;
                     // Not before it was found to be within its base.
@@ -329,6 +350,7 @@ impl Worker<'_> {
                 Job::Stream(_) => return Err(ReceiverError::Worker),
             }
         }
+        writer.leave()?;
         Ok(stager.lacking())
     }
 }

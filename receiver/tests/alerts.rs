@@ -65,7 +65,11 @@ impl Scratch {
         self.session(|channel| {
             send(channel, &Message::Begin(Begin { dataset: name() }));
             match hear(channel) {
-                Ok(Message::Ready(ready)) => talk(channel, ready.position),
+                Ok(Message::Ready(ready)) => {
+                    let end = hear(channel).expect("leftovers");
+                    assert!(matches!(end, Message::LeftoverEnd(_)), "{end:?}");
+                    talk(channel, ready.position);
+                }
                 other => panic!("{other:?}"),
             }
         })

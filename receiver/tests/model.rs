@@ -390,6 +390,8 @@ fn upload(store: &Arc<Store>, old: &Model, new: &Model, base: Option<Position>) 
         panic!("not ready")
     };
     assert_eq!(ready.position, base);
+    let end = channel.incoming.receive_message().expect("leftovers");
+    assert!(matches!(end, Message::LeftoverEnd(_)), "{end:?}");
     let changes = changes(old, new);
     for records in changes.chunks(3) {
         let message = Message::Changes(Changes {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use understudy_protocol::message::{Begin, Change, Changes, Commit, Content, Touch};
 use understudy_protocol::transport::{Channel, in_process};
-use understudy_protocol::version::{Hello, NEWEST};
+use understudy_protocol::version::{Hello, NEWEST, RESUME};
 use understudy_protocol::{
     Attributes, ContentHash, DatasetName, DirectoryId, Entry, Message, Name, Node, Place, Position,
     ProtocolError, StateDigest, Timestamp,
@@ -115,8 +115,11 @@ impl Stage {
     ) -> Result<Position, ProtocolError> {
         let fingerprint = digest(&self.after(changes)).fingerprint();
         self.talk(|channel| {
-            send(channel, &Message::Begin(Begin { dataset: dataset() }));
-            hear(channel).expect("ready");
+            if self.version < RESUME {
+                begin_anew(channel);
+            } else {
+                begin(channel);
+            }
             for message in before {
                 send(channel, message);
             }
@@ -181,6 +184,35 @@ pub(crate) fn digest(entries: &BTreeMap<Place, Entry>) -> StateDigest {
         digest.add(place, entry);
     }
     digest
+}
+
+/// What was told after `Ready`.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    pub(crate) contents: Vec<(u64, [u8; 16])>,
+    pub(crate) partials: Vec<(u64, ContentHash)>,
+}
+
+/// Begins an upload in a session in which leftovers are not told.
+pub(crate) fn begin_anew(channel: &mut Channel) {
+    send(channel, &Message::Begin(Begin { dataset: dataset() }));
+    hear(channel).expect("ready");
+}
+
+/// Begins an upload.
+pub(crate) fn begin(channel: &mut Channel) -> Left {
+    begin_anew(channel);
+    let mut left = Left::default();
+    loop {
+        match hear(channel).expect("leftovers") {
+            Message::Leftover(told) => {
+                left.contents.extend(told.contents);
+                left.partials.extend(told.partials);
+            }
+            Message::LeftoverEnd(_) => return left,
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 pub(crate) fn send(channel: &mut Channel, message: &Message) {
