@@ -175,6 +175,10 @@ fn hint_for(code: FailureCode) -> (Code, &'static str) {
             Code::Failed,
             "run it again: large files are sent whole then; if it comes again, run `understudy verify`",
         ),
+        FailureCode::BadLeftover => (
+            Code::Failed,
+            "run it again: everything is sent then, as if nothing had been interrupted",
+        ),
         FailureCode::Interrupted => (Code::Unreachable, "run it again when the receiver is back"),
         FailureCode::Internal => (
             Code::Failed,

@@ -13,6 +13,7 @@ mod effort;
 mod error;
 mod index;
 mod journal;
+mod leftovers;
 mod lock;
 mod outbox;
 pub mod pace;
@@ -38,7 +39,7 @@ pub use pace::Pace;
 pub use progress::{Phase, Progress};
 pub use restore::{Action, Existing, RestoreReport, RestoreRequest, restore};
 pub use scan::Trust;
-pub use sync::{LookedAt, Problem, SyncReport, is_bad_delta, sync};
+pub use sync::{Again, LookedAt, Problem, SyncReport, again, sync, sync_again};
 pub use wishes::Cancel;
 
 /// A directory tree that is one dataset.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use understudy_protocol::message::{
     Change, Changes, Content, Piece, StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd,
-    Touch,
+    StreamResume, Touch,
 };
 use understudy_protocol::transport::Outgoing;
 use understudy_protocol::{Attributes, Bytes, ContentHash, Encoder, Entry, Message, Place, limits};
@@ -146,6 +146,20 @@ impl Outbox {
     /// Says that a stream is a new version of what the base has at a place.
     pub(crate) fn begin_delta(&mut self, stream: u64, place: Place) -> Result<(), AgentError> {
         self.send(&Message::StreamBase(StreamBase { stream, place }))
+    }
+
+    /// Says that a stream begins with what the spare has left over.
+    pub(crate) fn resume(
+        &mut self,
+        stream: u64,
+        length: u64,
+        hash: ContentHash,
+    ) -> Result<(), AgentError> {
+        self.send(&Message::StreamResume(StreamResume {
+            stream,
+            length,
+            hash,
+        }))
     }
 
     /// Says that a stretch of a stream is one of its base.

@@ -40,6 +40,9 @@ const FAREWELL: Duration = Duration::from_millis(1200);
 /// After a failed accept, which is mostly a lack of descriptors, others get time to give some back.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// How often the receiver looks for leftovers that are too old.
+const TIDYING: Duration = Duration::from_secs(60 * 60);
+
 /// What options and configuration come to.
 struct Settings {
     store: PathBuf,
@@ -124,11 +127,18 @@ async fn accept(
     alerting: &Alerting,
 ) {
     let open = Arc::new(());
+    let first = tokio::time::Instant::now() + TIDYING;
+    let mut tidying = tokio::time::interval_at(first, TIDYING);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = signals.interrupt.recv() => return,
             _ = signals.terminate.recv() => return,
+            _ = tidying.tick() => {
+                let store = Arc::clone(store);
+                std::thread::spawn(move || tidy(&store));
+                continue;
+            }
             file = hung_up(&mut signals.reload) => {
                 reload(&file, alerting);
                 continue;
@@ -150,6 +160,13 @@ async fn accept(
                 tokio::time::sleep(PAUSE).await;
             }
         }
+    }
+}
+
+/// Removes what nobody will come back for.
+fn tidy(store: &Store) {
+    if let Err(error) = store.drop_old_leftovers() {
+        tracing::warn!("cannot drop what interrupted uploads left: {error}");
     }
 }
 
@@ -210,7 +227,9 @@ fn serve(store: Arc<Store>, channel: Channel, peer: &str) {
     match understudy_receiver::serve(store, channel, OPTIONS) {
         Ok(()) => tracing::info!("{peer}: ended"),
         Err(ReceiverError::Protocol(ProtocolError::Cut | ProtocolError::Io(_))) => {
-            tracing::info!("{peer}: the connection was cut; what was not committed is dropped");
+            tracing::info!(
+                "{peer}: the connection was cut; what has arrived is kept for the next upload"
+            );
         }
         Err(error) => match error.failure_code() {
             FailureCode::Internal | FailureCode::NoSpace | FailureCode::Damaged => {

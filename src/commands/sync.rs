@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use understudy_agent::{Emptied, LookedAt, Problem, Source, SyncReport, Unsettled};
+use understudy_agent::{Emptied, LookedAt, Problem, Source, SyncReport, Unsettled, sync_again};
 use understudy_protocol::DatasetName;
 use understudy_tree::{Excludes, Mounts};
 
@@ -38,21 +38,14 @@ pub(crate) fn run(arguments: &Sync, session: &Session) -> Result<Report, Command
     }
     let context = session.context(state, &spare);
     let progress = Line::show(&context.progress, session.output);
-    let is_bad_delta = Cell::new(false);
-    let sync = || {
-        spare.talk(|channel| {
-            let result = understudy_agent::sync(channel, &source, &context);
-            is_bad_delta.set(result.as_ref().is_err_and(understudy_agent::is_bad_delta));
-            result
-        })
-    };
-    let mut result = sync();
-    if is_bad_delta.get() {
-        // What it wants to compare with is forgotten.
-        result = sync();
-        if let Ok(synced) = &mut result {
-            synced.deltas_refused += 1;
-        }
+    let again = Cell::new(None);
+    let mut result = spare.talk(|channel| {
+        let result = understudy_agent::sync(channel, &source, &context);
+        again.set(result.as_ref().err().and_then(understudy_agent::again));
+        result
+    });
+    if let Some(again) = again.get() {
+        result = spare.talk(|channel| sync_again(channel, &source, &context, again));
     }
     drop(progress);
     let synced = result?;
@@ -126,6 +119,8 @@ pub(super) fn value(synced: &SyncReport) -> Value {
         "deltas": synced.deltas,
         "deltas_refused": synced.deltas_refused,
         "bytes_kept": synced.bytes_kept,
+        "bytes_resumed": synced.bytes_resumed,
+        "leftovers_refused": synced.leftovers_refused,
         "bytes_sent": synced.bytes_sent,
         "unreadable": problems(&synced.unreadable),
         "unsettled": problems(&synced.unsettled),
@@ -179,8 +174,12 @@ pub(super) fn summary(synced: &SyncReport) -> String {
     } else {
         changes.join(", ")
     };
+    let resumed = match synced.bytes_resumed {
+        0 => String::new(),
+        bytes => format!(", resumed {} of an interrupted upload", words::size(bytes)),
+    };
     format!(
-        "{name}: snapshot {number} is live and durable: {changes} of {entries}; {} sent, {:.1} s",
+        "{name}: snapshot {number} is live and durable: {changes} of {entries}; {} sent{resumed}, {:.1} s",
         words::size(synced.bytes_sent),
         synced.seconds
     )

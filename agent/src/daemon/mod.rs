@@ -20,7 +20,9 @@ use crate::db;
 use crate::error::AgentError;
 use crate::lock::try_lock;
 use crate::scan::Trust;
-use crate::sync::{LookedAt, Patience, Reliance, SyncReport, Telling, cycle_in_two_tries};
+use crate::sync::{
+    Carrying, LookedAt, Patience, Reliance, SyncReport, Telling, cycle_in_two_tries,
+};
 use crate::{Context, Pace, Source};
 
 use once::wanted;
@@ -254,6 +256,7 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
             },
             patience: Patience::None,
             telling: Telling::Spare,
+            carrying: Carrying::On,
         };
         let (connect, context) = (&mut self.connect, &self.context);
         let rhythm = [SHOW_RUNNING, REWRITE];

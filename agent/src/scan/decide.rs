@@ -263,7 +263,8 @@ impl Worker<'_> {
         // What the spare may have, all or most of it, is worth reading twice; what has another size than before is hardly
         // a copy of something known.
         let has_other_size = known.is_some_and(|known| known.entry.size_bytes() != stat.size);
-        let at_once = self.scan.base_is_empty || has_other_size && former.is_none();
+        let is_new = self.scan.base_is_empty || has_other_size && former.is_none();
+        let at_once = is_new && !self.scan.leftovers.have_large(stat.size);
         let sending = if at_once {
             Sending::AtOnce
         } else {
@@ -370,6 +371,10 @@ impl Worker<'_> {
         };
         if let Some(from) = known {
             return Ok(Some(Content::Copy(from)));
+        }
+        if self.scan.leftovers.take(&contents.hash) {
+            self.findings.tally.bytes_resumed += contents.size;
+            return Ok(Some(Content::Leftover));
         }
         if let Body::Inline(bytes) = &mut contents.body {
             return Ok(Some(Content::Inline(std::mem::take(bytes).into())));

@@ -63,6 +63,8 @@ pub(crate) struct Tally {
     pub(crate) deltas: u64,
     /// Bytes of those that the spare had.
     pub(crate) bytes_kept: u64,
+    /// Bytes that were not sent because the spare had them of an interrupted upload.
+    pub(crate) bytes_resumed: u64,
     pub(crate) sockets: u64,
     /// Rows written to the index.
     pub(crate) rows: u64,
@@ -120,6 +122,7 @@ impl Findings {
         tally.bytes_read += more.bytes_read;
         tally.deltas += more.deltas;
         tally.bytes_kept += more.bytes_kept;
+        tally.bytes_resumed += more.bytes_resumed;
         tally.sockets += more.sockets;
         tally.rows += more.rows;
         self.missing.extend(other.missing);

@@ -21,6 +21,7 @@ mod pass;
 mod queue;
 mod read;
 mod removal;
+mod resume;
 mod short;
 mod stands;
 mod visit;
@@ -41,6 +42,7 @@ use crate::effort::Effort;
 use crate::error::AgentError;
 use crate::index::Index;
 use crate::journal::{Doubt, Journal, Marked, Taken};
+use crate::leftovers::Leftovers;
 use crate::outbox::{Outbox, Shared};
 use crate::progress::Phase;
 use crate::{Context, Source};
@@ -119,6 +121,8 @@ pub(crate) struct Scan<'a> {
     trust: Trust,
     /// The version of the protocol.
     spoken: u32,
+    /// What the spare has of interrupted uploads.
+    leftovers: &'a Leftovers,
     /// Names in doubt, for a look at everything.
     doubts: HashMap<Identity, BTreeMap<Name, Doubt>>,
     /// Whether differences are remembered, to check the journal with.
@@ -155,6 +159,7 @@ pub(crate) struct Start<'a> {
     pub(crate) spoken: u32,
     /// Where it is counted how the time of its workers is spent.
     pub(crate) effort: &'a Arc<Effort>,
+    pub(crate) leftovers: &'a Leftovers,
     pub(crate) scope: Scope<'a>,
 }
 
@@ -228,6 +233,7 @@ pub(crate) fn run(start: Start<'_>, outgoing: &Outgoing) -> Result<Outcome, Agen
         base_is_empty: start.base_is_empty,
         trust: start.trust,
         spoken: start.spoken,
+        leftovers: start.leftovers,
         doubts,
         is_checked: checked.is_some(),
         parts: Parts::default(),

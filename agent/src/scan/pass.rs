@@ -33,19 +33,19 @@ pub(super) enum Sink {
 }
 
 impl Worker<'_> {
-    /// Hashes a file and sends its data where `sink` says, compared with `former` if it says so; `None` if it ended early.
+    /// Hashes a file from where `summer` is and sends its data where `sink` says, compared with `former` if it says so; `None` if it ended early.
     pub(super) fn read_extents(
         &mut self,
         file: &File,
         size: u64,
+        mut summer: Summer,
         sink: &mut Sink,
         former: Option<&Signature>,
     ) -> Result<Option<Summed>, AgentError> {
         if matches!(sink, Sink::Nowhere) && size >= FROM_BYTES {
             return self.sum_in_two(file, size);
         }
-        let mut summer = Summer::new(size);
-        for (start, length) in content::data_extents(file, size)? {
+        for (start, length) in content::data_extents_in(file, summer.length()..size)? {
             let (mut offset, end) = (start, start + length);
             while offset < end {
                 self.scan.context.cancel.check()?;
@@ -95,9 +95,12 @@ impl Worker<'_> {
         if let (Some(signature), Some(former)) = (&contents.signature, former) {
             return self.send_delta(&file, contents, signature, former);
         }
-        let stream = self.outbox.new_stream();
         let (size, hash) = (contents.size, contents.hash);
-        match self.read_extents(&file, size, &mut Sink::Stream(stream), None) {
+        let (stream, summer) = match self.begin_stream(&file, size) {
+            Err(AgentError::Tree(error)) if is_about_entry(&error) => return Ok(None),
+            begun => begun?,
+        };
+        match self.read_extents(&file, size, summer, &mut Sink::Stream(stream), None) {
             Ok(Some(found)) if found.hash == hash => {
                 self.outbox.end(stream, size, hash)?;
                 Ok(Some(stream))

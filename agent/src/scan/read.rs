@@ -4,7 +4,7 @@ use std::fs::File;
 use std::thread;
 use std::time::Duration;
 
-use understudy_protocol::delta::{Signature, SmallSignature};
+use understudy_protocol::delta::{Signature, SmallSignature, Summer};
 use understudy_protocol::{Attributes, ContentHash, Entry, Name, Node, limits};
 use understudy_tree::content;
 use understudy_tree::{Directory, Kind, Stat, TreeError, node};
@@ -268,6 +268,7 @@ impl Worker<'_> {
                 _ => Pass::Short(body),
             });
         }
+        let mut summer = Summer::new(stat.size);
         let (mut sink, body) = match (sending, former) {
             (Sending::IfNeeded, _) => (Sink::Nowhere, Body::Unsent),
             (Sending::AtOnce, Some(former)) => {
@@ -276,12 +277,13 @@ impl Worker<'_> {
                 (Sink::Delta(delta), body)
             }
             (Sending::AtOnce, None) => {
-                let stream = self.outbox.new_stream();
+                let (stream, begun) = self.begin_stream(file, stat.size)?;
+                summer = begun;
                 (Sink::Stream(stream), Body::Streamed(stream))
             }
         };
         let former = former.map(|former| &former.signature);
-        match self.read_extents(file, stat.size, &mut sink, former) {
+        match self.read_extents(file, stat.size, summer, &mut sink, former) {
             Ok(Some(summed)) => {
                 if let Sink::Delta(delta) = &sink {
                     self.note_delta(delta);

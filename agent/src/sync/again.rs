@@ -3,31 +3,92 @@
 use understudy_protocol::transport::Channel;
 use understudy_protocol::{FailureCode, ProtocolError};
 
-use super::{Reliance, SyncReport, cycle};
+use super::{Carrying, Patience, Reliance, SyncReport, Telling, Trust, cycle};
 use crate::error::AgentError;
 use crate::{Context, Source};
 
-/// As [`cycle`], once more if the spare could make nothing of a delta.
+/// How the next cycle does without what the last one failed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// The spare could make nothing of a delta: large files are sent whole.
+    WithoutDeltas,
+    /// The spare did not have what it had told to be left over of an interrupted upload: everything is sent.
+    WithoutLeftovers,
+}
+
+impl Again {
+    /// What the second cycle carries on with.
+    pub(super) fn carrying(self) -> Carrying {
+        match self {
+            Self::WithoutDeltas => Carrying::On,
+            Self::WithoutLeftovers => Carrying::Nothing,
+        }
+    }
+
+    /// Notes why there were two.
+    pub(super) fn note(self, report: &mut SyncReport) {
+        match self {
+            Self::WithoutDeltas => report.deltas_refused = 1,
+            Self::WithoutLeftovers => report.leftovers_refused = 1,
+        }
+    }
+}
+
+/// As [`cycle`], once more if the spare could make nothing of a delta or a leftover.
 pub(crate) fn cycle_in_two_tries(
     connect: &mut impl FnMut() -> Result<Channel, ProtocolError>,
     source: &Source,
     context: &Context,
     reliance: Reliance<'_>,
 ) -> Result<SyncReport, AgentError> {
-    let mut run = || cycle(connect()?, source, context, reliance);
-    match run() {
-        Err(error) if is_bad_delta(&error) => {
-            let mut report = run()?;
-            report.deltas_refused = 1;
-            Ok(report)
-        }
-        result => result,
+    let result = cycle(connect()?, source, context, reliance);
+    let Some(again) = result.as_ref().err().and_then(again) else {
+        return result;
+    };
+    let reliance = Reliance {
+        carrying: again.carrying(),
+        ..reliance
+    };
+    let mut report = cycle(connect()?, source, context, reliance)?;
+    again.note(&mut report);
+    Ok(report)
+}
+
+/// As [`sync`], after one that failed.
+pub fn sync_again(
+    channel: Channel,
+    source: &Source,
+    context: &Context,
+    again: Again,
+) -> Result<SyncReport, AgentError> {
+    let reliance = by_itself(again.carrying());
+    let mut report = cycle(channel, source, context, reliance)?;
+    again.note(&mut report);
+    Ok(report)
+}
+
+/// What a cycle that nobody watched for relies on.
+pub(super) fn by_itself(carrying: Carrying) -> Reliance<'static> {
+    Reliance {
+        journal: None,
+        sweep: None,
+        trust: Trust::Times,
+        patience: Patience::None,
+        telling: Telling::Nobody,
+        carrying,
     }
 }
 
-/// Whether a cycle failed in a way in which the next one does not.
-pub fn is_bad_delta(error: &AgentError) -> bool {
-    matches!(error, AgentError::Spare(ProtocolError::Failed(failure)) if failure.code == FailureCode::BadDelta)
+/// How a cycle that failed can be tried again at once; `None` if the next one would fail too.
+pub fn again(error: &AgentError) -> Option<Again> {
+    match error {
+        AgentError::Spare(ProtocolError::Failed(failure)) => match failure.code {
+            FailureCode::BadDelta => Some(Again::WithoutDeltas),
+            FailureCode::BadLeftover => Some(Again::WithoutLeftovers),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Whether the two sides believe different things.

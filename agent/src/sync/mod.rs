@@ -14,15 +14,16 @@ use crate::conversation::{Conversation, unexpected};
 use crate::error::AgentError;
 use crate::index::{Adoption, Attended, Index, Meta, Reason};
 use crate::journal::Covered;
+use crate::leftovers::Leftovers;
 use crate::progress::Phase;
 use crate::scan::{self, Outcome, Scope, Spot, Start, Told, Trust};
 use crate::{Context, Source, ask};
 
 pub(crate) use again::cycle_in_two_tries;
-pub use again::is_bad_delta;
-use again::is_out_of_step;
+pub use again::{Again, again, sync_again};
+use again::{by_itself, is_out_of_step};
 use prepare::prepare;
-pub(crate) use prepare::{Patience, Reliance, Telling};
+pub(crate) use prepare::{Carrying, Patience, Reliance, Telling};
 pub use report::{LookedAt, SyncReport};
 
 pub use crate::scan::Problem;
@@ -36,14 +37,7 @@ pub fn sync(
     source: &Source,
     context: &Context,
 ) -> Result<SyncReport, AgentError> {
-    let reliance = Reliance {
-        journal: None,
-        sweep: None,
-        trust: Trust::Times,
-        patience: Patience::None,
-        telling: Telling::Nobody,
-    };
-    cycle(channel, source, context, reliance)
+    cycle(channel, source, context, by_itself(Carrying::On))
 }
 
 /// As [`sync`], with what the cycle may rely on.
@@ -88,7 +82,8 @@ pub(crate) fn cycle(
         index.roll_back()?;
         index.distrust()?;
     }
-    if result.as_ref().is_err_and(is_bad_delta) {
+    let again = result.as_ref().err().and_then(again);
+    if again == Some(Again::WithoutDeltas) {
         tracing::warn!(dataset = %source.dataset, "the spare has other contents than the index says: large files that change are sent whole for once");
         index.roll_back()?;
         index.forget_signatures()?;
@@ -115,6 +110,10 @@ impl Cycle<'_> {
             Message::Ready(ready) => ready.position,
             other => return Err(unexpected(&other, "Ready")),
         };
+        let leftovers = self
+            .reliance
+            .carrying
+            .of(Leftovers::hear(self.conversation)?);
         let (meta, anew) = self.reconcile(position)?;
         let capture = Moment::now();
         self.context.progress.enter(Phase::Scanning);
@@ -135,6 +134,7 @@ impl Cycle<'_> {
             trust: self.reliance.trust,
             spoken: self.conversation.version,
             effort: &self.conversation.effort,
+            leftovers: &leftovers,
             scope,
         };
         let outcome = scan::run(start, &self.conversation.outgoing)?;

@@ -10,6 +10,7 @@ use crate::clock::Moment;
 use crate::error::AgentError;
 use crate::index::Index;
 use crate::journal::Journal;
+use crate::leftovers::Leftovers;
 use crate::scan::Trust;
 use crate::{Context, Source};
 
@@ -31,6 +32,17 @@ pub(crate) struct Reliance<'a> {
     pub(crate) patience: Patience,
     /// Who hears of a cycle that fails.
     pub(crate) telling: Telling,
+    /// Whether what the spare has of an interrupted upload counts.
+    pub(crate) carrying: Carrying,
+}
+
+/// What a cycle carries on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carrying {
+    /// What the spare has left over of interrupted ones.
+    On,
+    /// Nothing: everything that differs is sent.
+    Nothing,
 }
 
 /// What to do while somebody else works on the dataset.
@@ -49,6 +61,16 @@ pub(crate) enum Telling {
     Nobody,
     /// The spare too: nobody sits at this host.
     Spare,
+}
+
+impl Carrying {
+    /// What counts of what the spare has told.
+    pub(super) fn of(self, told: Leftovers) -> Leftovers {
+        match self {
+            Self::On => told,
+            Self::Nothing => Leftovers::default(),
+        }
+    }
 }
 
 /// Opens what a cycle needs on this side.

@@ -34,6 +34,10 @@ pub struct SyncReport {
     pub deltas_refused: u64,
     /// Bytes of those files that the spare had.
     pub bytes_kept: u64,
+    /// Bytes that were not sent because the spare had them of an interrupted upload.
+    pub bytes_resumed: u64,
+    /// Cycles before this one that the spare gave up because it did not have what it had told to be left over.
+    pub leftovers_refused: u64,
     /// Bytes sent to the spare, after compression.
     pub bytes_sent: u64,
     /// What could not be read; the spare keeps what it has of it.
@@ -97,6 +101,8 @@ impl SyncReport {
             deltas: tally.deltas,
             deltas_refused: 0,
             bytes_kept: tally.bytes_kept,
+            bytes_resumed: tally.bytes_resumed,
+            leftovers_refused: 0,
             bytes_sent: 0,
             unreadable: outcome.unreadable,
             unsettled: outcome.unsettled,

@@ -18,7 +18,7 @@ use understudy_tree::{Excludes, Mounts};
 use crate::index::Index;
 use crate::journal::Journal;
 use crate::scan::Trust;
-use crate::sync::{Patience, Reliance, Telling, cycle};
+use crate::sync::{Carrying, Patience, Reliance, Telling, cycle};
 use crate::{AgentError, Cancel, Context, Pace, Progress, Source, SyncReport, sync};
 use spare::Spare;
 
@@ -158,6 +158,7 @@ impl Stage {
             trust: Trust::Times,
             patience: Patience::None,
             telling: Telling::Nobody,
+            carrying: Carrying::On,
         };
         self.with_channel(|channel| cycle(channel, &self.source, &self.context(), reliance))
     }

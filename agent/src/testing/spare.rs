@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Mutex;
 
 use understudy_protocol::message::{
-    Change, Committed, Confirmed, Content, Fuzzy, Given, GivenStream, Manifest, ManifestEnd, Ready,
-    StreamBase, StreamBlock, StreamCopy, StreamEnd, Touch,
+    Change, Committed, Confirmed, Content, Fuzzy, Given, GivenStream, Leftover, LeftoverEnd,
+    Manifest, ManifestEnd, Ready, StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume,
+    Touch,
 };
 use understudy_protocol::transport::Channel;
 use understudy_protocol::version::Hello;
@@ -35,6 +36,11 @@ pub(crate) struct Spare {
     pub(crate) manifests: usize,
     /// The newest version of the protocol that it speaks, if that is not this build's.
     pub(crate) newest: Option<u32>,
+    /// Contents that it says it has left over; with `is_boasting` it has none of them.
+    pub(crate) leftovers: Vec<Vec<u8>>,
+    /// Beginnings of contents that it has left over.
+    pub(crate) partials: Vec<Vec<u8>>,
+    pub(crate) is_boasting: bool,
     /// Told instead of committing.
     pub(crate) refuse: Option<Failure>,
 }
@@ -78,6 +84,10 @@ pub(crate) fn serve(spare: &Mutex<Spare>, mut channel: Channel) {
     }
 }
 
+fn bad_leftover() -> Message {
+    Message::Failure(Failure::new(FailureCode::BadLeftover, "nothing is left"))
+}
+
 /// Greets as an older version does.
 fn greet_as(newest: u32, channel: &mut Channel) -> Result<(), ProtocolError> {
     let hello = Hello {
@@ -104,13 +114,58 @@ impl Spare {
         }
     }
 
+    fn ready(&self) -> Vec<Message> {
+        let ready = Message::Ready(Ready {
+            position: self.position,
+        });
+        if self.newest.is_some() {
+            return vec![ready];
+        }
+        let told = self.leftovers.iter().map(|content| {
+            let hash = ContentHash::of(content);
+            let key = hash.0[..16].try_into().expect("16 bytes");
+            Message::Leftover(Leftover {
+                contents: vec![(content.len() as u64, key)],
+                partials: vec![],
+            })
+        });
+        let partials = self.partials.iter().map(|partial| {
+            Message::Leftover(Leftover {
+                contents: vec![],
+                partials: vec![(partial.len() as u64, ContentHash::of(partial))],
+            })
+        });
+        let end = Message::LeftoverEnd(LeftoverEnd {});
+        [ready]
+            .into_iter()
+            .chain(told)
+            .chain(partials)
+            .chain([end])
+            .collect()
+    }
+
     fn answer(&mut self, message: Message, upload: &mut Upload) -> Vec<Message> {
         match message {
             Message::Begin(_) => {
                 self.told.clear();
-                vec![Message::Ready(Ready {
-                    position: self.position,
-                })]
+                self.ready()
+            }
+            Message::StreamResume(StreamResume {
+                stream,
+                length,
+                hash,
+            }) => {
+                let is_it = |partial: &Vec<u8>| {
+                    (partial.len() as u64, ContentHash::of(partial)) == (length, hash)
+                };
+                let partial = self.partials.iter().position(is_it);
+                let Some(partial) = partial.filter(|_| !self.is_boasting) else {
+                    return vec![bad_leftover()];
+                };
+                let partial = self.partials.remove(partial);
+                let former = upload.open.insert(stream, partial);
+                assert!(former.is_none(), "a beginning comes first");
+                vec![]
             }
             Message::ReadManifest(_) => self.manifest(),
             Message::StreamBlock(StreamBlock {
@@ -164,6 +219,15 @@ impl Spare {
                 vec![]
             }
             Message::Changes(changes) => {
+                let is_leftover = |change: &Change| {
+                    let Change::Put { content, .. } = change else {
+                        return false;
+                    };
+                    *content == Content::Leftover
+                };
+                if self.is_boasting && changes.records.iter().any(is_leftover) {
+                    return vec![bad_leftover()];
+                }
                 self.told.extend(changes.records.iter().cloned());
                 let records = changes
                     .records
@@ -429,6 +493,12 @@ impl Spare {
             Content::Delta(from, pieces) => {
                 let base = &self.contents[&base[from].1];
                 delta::assemble(base, pieces).expect("pieces of the base")
+            }
+            Content::Leftover => {
+                let (_, hash) = entry.content().expect("a file");
+                let is_it = |content: &Vec<u8>| ContentHash::of(content) == hash;
+                let index = self.leftovers.iter().position(is_it);
+                self.leftovers.remove(index.expect("a leftover, once"))
             }
             Content::Stream(stream) => streams.remove(stream).expect("a stream that has ended"),
         };

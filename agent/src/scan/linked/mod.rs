@@ -241,7 +241,8 @@ impl Worker<'_> {
                 contents: None,
             }));
         }
-        let sending = if self.scan.base_is_empty {
+        let is_leftover = self.scan.leftovers.have_large(stat.size);
+        let sending = if self.scan.base_is_empty && !is_leftover {
             Sending::AtOnce
         } else {
             Sending::IfNeeded

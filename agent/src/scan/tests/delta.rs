@@ -6,7 +6,7 @@ use crate::SyncReport;
 const SIZE: usize = 3 << 20;
 
 /// Bytes that nothing compresses, and of which no stretch comes twice.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub(super) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed | 1;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
@@ -162,7 +162,11 @@ fn what_the_spare_can_make_nothing_of_is_sent_whole_in_a_second_try() {
     stage.write("d1/large", &content);
     settle();
     let error = stage.try_sync().expect_err("refused");
-    assert!(crate::is_bad_delta(&error), "{error}");
+    assert_eq!(
+        crate::again(&error),
+        Some(crate::Again::WithoutDeltas),
+        "{error}"
+    );
     let report = stage.sync_and_compare();
     assert_eq!((report.deltas, report.changed), (0, 1));
     assert!(report.bytes_sent > SIZE as u64);

@@ -248,6 +248,7 @@ fn a_sweep_names_what_nobody_told_and_it_is_looked_at_from_then_on() {
         trust: crate::scan::Trust::Times,
         patience: crate::sync::Patience::None,
         telling: crate::sync::Telling::Nobody,
+        carrying: crate::sync::Carrying::On,
     };
     let report = stage
         .with_channel(|channel| {

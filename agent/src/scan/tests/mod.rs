@@ -3,6 +3,7 @@
 mod busy;
 mod delta;
 mod marks;
+mod resume;
 mod short;
 
 use std::fs::{self, File, FileTimes};
@@ -35,6 +36,7 @@ fn contents(changes: &[Change]) -> Vec<&'static str> {
                 Content::Copy(_) => "copy",
                 Content::Sibling(_) => "sibling",
                 Content::Delta(..) => "delta",
+                Content::Leftover => "leftover",
             },
         })
         .collect();

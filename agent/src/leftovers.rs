@@ -1,0 +1,150 @@
+//! What the spare still has of interrupted uploads, and what of it is not spoken for yet.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use understudy_protocol::{ContentHash, Message, ProtocolError, limits, version};
+
+use crate::conversation::{Conversation, unexpected};
+use crate::error::AgentError;
+
+/// The first half of a hash.
+type Key = [u8; 16];
+
+/// The beginning of a content: how many bytes, and their hash.
+pub(crate) type Partial = (u64, ContentHash);
+
+/// Shared by all workers of a scan; each leftover is taken once.
+#[derive(Debug, Default)]
+pub(crate) struct Leftovers {
+    /// In order, each once.
+    keys: Vec<Key>,
+    /// For each key, how many files of the spare have that content and are not taken.
+    left: Vec<AtomicU32>,
+    /// The sizes of contents that do not travel inline, in order.
+    large: Vec<u64>,
+    /// Shortest first.
+    partials: Mutex<Vec<Partial>>,
+}
+
+impl Leftovers {
+    /// Hears of them, after `Ready`; a spare of a former version has none.
+    pub(crate) fn hear(conversation: &Conversation) -> Result<Self, AgentError> {
+        if conversation.version < version::RESUME {
+            return Ok(Self::default());
+        }
+        let (mut contents, mut partials) = (Vec::new(), Vec::new());
+        loop {
+            match conversation.hear()? {
+                Message::Leftover(told) => {
+                    contents.extend(told.contents);
+                    partials.extend(told.partials);
+                    check("leftovers", contents.len(), limits::LEFTOVERS)?;
+                    check("partial leftovers", partials.len(), limits::PARTIALS)?;
+                }
+                Message::LeftoverEnd(_) => return Ok(Self::new(contents, partials)),
+                other => return Err(unexpected(&other, "Leftover")),
+            }
+        }
+    }
+
+    fn new(mut contents: Vec<(u64, Key)>, mut partials: Vec<Partial>) -> Self {
+        let inline = limits::INLINE_BYTES as u64;
+        let sizes = contents.iter().map(|(size, _)| *size);
+        let mut large: Vec<u64> = sizes.filter(|size| *size > inline).collect();
+        large.sort_unstable();
+        large.dedup();
+        contents.sort_unstable_by_key(|(_, key)| *key);
+        let (mut keys, mut left) = (Vec::new(), Vec::new());
+        for same in contents.chunk_by(|a, b| a.1 == b.1) {
+            keys.push(same[0].1);
+            left.push(AtomicU32::new(same.len() as u32));
+        }
+        partials.sort_unstable_by_key(|(length, _)| *length);
+        Self {
+            keys,
+            left,
+            large,
+            partials: Mutex::new(partials),
+        }
+    }
+
+    /// Whether some content that does not travel inline has this size: then it is worth hashing a file before it is sent.
+    pub(crate) fn have_large(&self, size: u64) -> bool {
+        self.large.binary_search(&size).is_ok()
+    }
+
+    /// Takes a file with this content; `false` if there is none.
+    pub(crate) fn take(&self, hash: &ContentHash) -> bool {
+        let key = &hash.0[..16];
+        let Ok(index) = self.keys.binary_search_by(|known| known[..].cmp(key)) else {
+            return false;
+        };
+        let taken = self.left[index].fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            left.checked_sub(1)
+        });
+        taken.is_ok()
+    }
+
+    /// The partials that may be the beginning of a content of `size` bytes, shortest first.
+    pub(crate) fn partials_within(&self, size: u64) -> Vec<Partial> {
+        let partials = self.partials();
+        let within = partials.partition_point(|(length, _)| *length <= size);
+        partials[..within].to_vec()
+    }
+
+    /// Takes a partial; `false` if somebody else has.
+    pub(crate) fn take_partial(&self, partial: &Partial) -> bool {
+        let mut partials = self.partials();
+        let index = partials.iter().position(|known| known == partial);
+        index.map(|index| partials.remove(index)).is_some()
+    }
+
+    fn partials(&self) -> MutexGuard<'_, Vec<Partial>> {
+        // A list is whole after any panic.
+        self.partials.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn check(what: &'static str, length: usize, limit: usize) -> Result<(), AgentError> {
+    if length > limit {
+        return Err(ProtocolError::TooLong {
+            what,
+            length,
+            limit,
+        }
+        .into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(number: u8, size: u64) -> (u64, Key) {
+        let mut key = [0; 16];
+        key.copy_from_slice(&ContentHash::of(&[number]).0[..16]);
+        (size, key)
+    }
+
+    #[test]
+    fn each_is_taken_as_often_as_it_was_told() {
+        let large = limits::INLINE_BYTES as u64 + 1;
+        let contents = vec![content(1, 5), content(2, large), content(1, 5)];
+        let leftovers = Leftovers::new(contents, Vec::new());
+        assert!(leftovers.have_large(large) && !leftovers.have_large(5));
+        let takes = [1, 2, 1, 2, 1, 3].map(|number| leftovers.take(&ContentHash::of(&[number])));
+        assert_eq!(takes, [true, true, true, false, false, false]);
+    }
+
+    #[test]
+    fn partials_are_taken_once_and_never_for_a_shorter_content() {
+        let (short, long) = ((10, ContentHash::of(b"a")), (20, ContentHash::of(b"b")));
+        let leftovers = Leftovers::new(Vec::new(), vec![long, short]);
+        assert_eq!(leftovers.partials_within(9), []);
+        assert_eq!(leftovers.partials_within(20), [short, long]);
+        assert!(leftovers.take_partial(&long) && !leftovers.take_partial(&long));
+        assert_eq!(leftovers.partials_within(u64::MAX), [short]);
+    }
+}
