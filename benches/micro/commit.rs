@@ -114,6 +114,8 @@ fn upload(
     let Message::Ready(_) = ours.incoming.receive_message().expect("ready") else {
         panic!("not ready")
     };
+    let end = ours.incoming.receive_message().expect("leftovers");
+    assert!(matches!(end, Message::LeftoverEnd(_)), "{end:?}");
     ours.outgoing
         .send_message(&Message::Commit(commit))
         .expect("send");

@@ -233,6 +233,8 @@ fn remove_everything(address: &str, names: &[&str]) {
     let Message::Ready(ready) = channel.incoming.receive_message().unwrap() else {
         panic!("the receiver is not ready");
     };
+    let end = channel.incoming.receive_message().unwrap();
+    assert!(matches!(end, Message::LeftoverEnd(_)), "{end:?}");
     let remove = |name: &&str| Change::Remove {
         place: Place {
             parent: DirectoryId::FILES,

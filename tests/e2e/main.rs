@@ -33,6 +33,7 @@ mod readers;
 mod real_trees;
 mod renames;
 mod restarts;
+mod resume;
 mod silent;
 mod soak;
 mod units;
