@@ -1,7 +1,7 @@
 //! What an upload that runs keeps account of, so that it can be carried on if it is interrupted, and what it may take of
 //! those that were.
 
-use understudy_protocol::message::StreamEnd;
+use understudy_protocol::message::{StreamEnd, StreamResume};
 use understudy_protocol::{ContentHash, Entry};
 use understudy_tree::Directory;
 
@@ -49,9 +49,30 @@ impl<'a> Keeping<'a> {
         }
     }
 
+    /// Appends it now if a file is too large for being lost with the rest of a message.
+    pub(crate) fn append_if_large(
+        &self,
+        size: u64,
+        entries: &mut Entries,
+    ) -> Result<(), ReceiverError> {
+        if size < LEAST_PARTIAL {
+            return Ok(());
+        }
+        self.append(entries)
+    }
+
     /// Before the file of a stream is made.
     pub(crate) fn begin(&self, stream: u64) -> Result<(), ReceiverError> {
         self.note(&Record::Begun { stream })
+    }
+
+    /// Before the file of a stream is taken: reading it again takes long, and may be interrupted too.
+    pub(crate) fn resume(&self, resume: &StreamResume) -> Result<(), ReceiverError> {
+        self.note(&Record::Position {
+            stream: resume.stream,
+            length: resume.length,
+            hash: resume.hash,
+        })
     }
 
     /// How far a stream is; one that is a difference to another file is worth nothing without its end.

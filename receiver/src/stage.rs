@@ -144,14 +144,7 @@ impl<'a> Stager<'a> {
                 } => self.in_full(place, attributes, touch)?,
             };
             staged.digest.add(&place, &entry);
-            let is_new = matches!(
-                content,
-                Content::Inline(_) | Content::Stream(_) | Content::Leftover
-            );
             let put = self.put(place, entry, content, number)?;
-            if is_new {
-                self.note(&put)?;
-            }
             staged.puts.push(put);
         }
         self.keeping.append(&mut self.entries)?;
@@ -181,17 +174,18 @@ impl<'a> Stager<'a> {
         Ok((place, entry, content))
     }
 
-    /// Has the ledger tell of a new file.
-    fn note(&mut self, put: &Put) -> Result<(), ReceiverError> {
-        let Some((size, hash)) = self.keeping.worth_noting(&put.entry) else {
+    /// Has the ledger tell of a new file: with the message at hand, or at once if it is large and about to be moved.
+    fn note(&mut self, id: u64, place: &Place, entry: &Entry) -> Result<(), ReceiverError> {
+        let Some((size, hash)) = self.keeping.worth_noting(entry) else {
             return Ok(());
         };
-        let spot = if self.new_directories.contains(put.place.parent)? {
-            Spot::Incoming(put.place.parent.0, put.place.name.clone())
+        let spot = if self.new_directories.contains(place.parent)? {
+            Spot::Incoming(place.parent.0, place.name.clone())
         } else {
-            Spot::Shelf(put.id)
+            Spot::Shelf(id)
         };
-        self.entries.add(&Record::Staged { hash, size, spot })
+        self.entries.add(&Record::Staged { hash, size, spot })?;
+        self.keeping.append_if_large(size, &mut self.entries)
     }
 
     fn put(
@@ -211,6 +205,7 @@ impl<'a> Stager<'a> {
                     )));
                 }
                 self.stage_inline(id, &place, &entry, &data)?;
+                self.note(id, &place, &entry)?;
                 Origin::Own
             }
             (Content::Inline(data), node)
@@ -331,6 +326,7 @@ impl<'a> Stager<'a> {
         entry: &Entry,
         stream: u64,
     ) -> Result<(), ReceiverError> {
+        self.note(id, place, entry)?;
         let (privileges, stream_files) = (self.privileges, self.stream_files.try_clone()?);
         let (directory, name) = self.waiting_place(id, place)?;
         once(
@@ -352,6 +348,7 @@ impl<'a> Stager<'a> {
     ) -> Result<(), ReceiverError> {
         let taker = self.taker.as_mut().ok_or(ReceiverError::Worker)?;
         let (from, former) = taker.find(size, hash)?;
+        self.note(id, place, entry)?;
         let privileges = self.privileges;
         let (directory, name) = self.waiting_place(id, place)?;
         once(place, from.rename_new(&former, directory, &name))?;

@@ -185,6 +185,7 @@ impl<'a> Writer<'a> {
         }
         self.count()?;
         self.keeping.begin(stream)?;
+        self.keeping.resume(resume)?;
         let name = names::number(stream);
         let (file, hasher) = leftovers.take_partial(resume, &self.directory, &name)?;
         let mut arriving = Arriving::new(file);

@@ -453,3 +453,37 @@ fn a_session_of_a_former_version_neither_hears_of_leftovers_nor_makes_any() {
     stage.talk(talk);
     assert!(generations(&stage).is_empty());
 }
+
+/// Tears the last chunk off the ledger of the newest generation.
+fn tear(stage: &Stage) {
+    let mut generations = generations(stage);
+    generations.sort();
+    let ledger = generations.last().expect("a generation").join("ledger");
+    let length = std::fs::metadata(&ledger).expect("ledger").len();
+    let opened = std::fs::File::options().write(true).open(&ledger);
+    opened
+        .and_then(|file| file.set_len(length - 1))
+        .expect("torn");
+}
+
+#[test]
+fn what_is_large_is_told_before_it_is_taken_again() {
+    let stage = Stage::new();
+    let content = noise(LARGE);
+    let mut sent = block(1, 0, &content);
+    sent.push(end(1, &content));
+    sent.extend(block(2, 0, &content[..2_000_000]));
+    cut(&stage, &sent);
+    // As if the receiver had died while it read the beginning again, or before the whole message was done.
+    cut(&stage, &[resume(5, &content[..2_000_000])]);
+    tear(&stage);
+    assert_eq!(left(&stage).partials.len(), 1);
+    let mut all = tree().to_vec();
+    all.push(leftover(&large(&content, 1)));
+    all.extend(files(0..3));
+    cut(&stage, &[changes(&all)]);
+    tear(&stage);
+    let told = left(&stage);
+    assert_eq!(sizes(&told), [LARGE as u64]);
+    assert_eq!(told.partials.len(), 1);
+}
