@@ -54,7 +54,7 @@ pub(crate) fn cycle_in_two_tries(
     Ok(report)
 }
 
-/// As [`sync`], after one that failed.
+/// As [`sync`](super::sync()), after one that failed.
 pub fn sync_again(
     channel: Channel,
     source: &Source,
