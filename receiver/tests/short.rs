@@ -77,6 +77,12 @@ fn what_does_not_lead_to_the_content_is_a_bad_delta() {
     let small = || place(1, "small");
     let wrong = delta(small(), vec![copy(0, 3)], "not");
     assert_eq!(refused(&stage, wrong), FailureCode::BadDelta);
+    let mut longer = delta(small(), vec![copy(0, 3)], "the");
+    if let Change::Put { entry, .. } = &mut longer {
+        let hash = ContentHash::of(b"the");
+        entry.node = Node::File { size: 4, hash };
+    }
+    assert_eq!(refused(&stage, longer), FailureCode::BadDelta);
     let short = || delta(small(), vec![copy(0, 3)], "the");
     std::fs::write(stage.path("live/files/small"), "th").expect("write");
     assert_eq!(refused(&stage, short()), FailureCode::BadDelta);
