@@ -384,6 +384,7 @@ fn changes_during_the_scan_arrive_in_the_next_cycle() {
 fn a_lost_index_is_adopted_without_sending() {
     let stage = filled();
     fs::hard_link(stage.path("d1/f1"), stage.path("d2/second")).expect("link");
+    settle();
     stage.sync_and_compare();
     fs::remove_dir_all(stage.beside("state")).expect("remove");
     let report = stage.sync_and_compare();
