@@ -260,10 +260,10 @@ impl Worker<'_> {
         known: Option<&Known>,
         former: Option<&Former>,
     ) -> Result<Option<Box<Contents>>, AgentError> {
-        // What the spare may have, all or most of it, is worth reading twice; what has another size than before is hardly
-        // a copy of something known.
+        // What the spare may have, all of it, is worth reading twice; what has another size than before is hardly a copy
+        // of something known.
         let has_other_size = known.is_some_and(|known| known.entry.size_bytes() != stat.size);
-        let is_new = self.scan.base_is_empty || has_other_size && former.is_none();
+        let is_new = self.scan.base_is_empty || has_other_size;
         let at_once = is_new && !self.scan.leftovers.have_large(stat.size);
         let sending = if at_once {
             Sending::AtOnce

@@ -1,7 +1,6 @@
 //! Sending a large file as the difference to the version that the spare has, which its signature tells.
 //!
-//! What is the same at the same offset is copied there; what is not is searched for what moved; the rest is sent. A
-//! file that never stands still is compared at the same offsets only, while it is read.
+//! What is the same at the same offset is copied there; what is not is searched for what moved; the rest is sent.
 
 use std::fs::File;
 use std::ops::Range;
@@ -26,6 +25,9 @@ const SAMPLED: u64 = 8;
 
 /// A new file with at least so many bytes is compared with one of its kind: below, looking for that costs as much as it saves.
 const KIN_BYTES: u64 = 1 << 20;
+
+/// A copy is told at least so often: the spare reads its base meanwhile, to hash the whole.
+const TOLD_BYTES: u64 = 32 << 20;
 
 /// The version of a file that the spare has.
 pub(super) struct Former {
@@ -72,7 +74,12 @@ impl Delta {
     }
 
     /// The next bytes are those of the base from `from` on.
-    fn copy(&mut self, outbox: &mut Outbox, from: u64, length: u64) -> Result<(), AgentError> {
+    pub(super) fn copy(
+        &mut self,
+        outbox: &mut Outbox,
+        from: u64,
+        length: u64,
+    ) -> Result<(), AgentError> {
         match &mut self.copy {
             Some((start, known)) if *start + *known == from => *known += length,
             _ => {
@@ -82,11 +89,19 @@ impl Delta {
         }
         self.offset += length;
         self.copied_bytes += length;
-        Ok(())
+        match self.copy {
+            Some((_, known)) if known >= TOLD_BYTES => self.flush(outbox),
+            _ => Ok(()),
+        }
+    }
+
+    /// The end of what is known, told or not.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
     }
 
     /// What is up to `offset` is a hole.
-    fn hole_to(&mut self, outbox: &mut Outbox, offset: u64) -> Result<(), AgentError> {
+    pub(super) fn hole_to(&mut self, outbox: &mut Outbox, offset: u64) -> Result<(), AgentError> {
         if offset > self.offset {
             self.flush(outbox)?;
             self.offset = offset;
@@ -102,36 +117,6 @@ impl Delta {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Tells the data at `offset`: groups that the base has there too as copies.
-    pub(super) fn compare(
-        &mut self,
-        outbox: &mut Outbox,
-        former: &Signature,
-        offset: u64,
-        data: &[u8],
-    ) -> Result<(), AgentError> {
-        self.hole_to(outbox, offset)?;
-        let group_size = former.group_size();
-        let mut rest = data;
-        let mut unlike = 0..0;
-        while !rest.is_empty() {
-            let at = offset + (data.len() - rest.len()) as u64;
-            let room = group_size - at % group_size;
-            let length = usize::try_from(room).map_or(rest.len(), |room| room.min(rest.len()));
-            let (piece, after) = rest.split_at(length);
-            let start = data.len() - rest.len();
-            if former.has_at(at, piece) {
-                self.literal(outbox, &data[unlike])?;
-                unlike = start + length..start + length;
-                self.copy(outbox, at, length as u64)?;
-            } else {
-                unlike.end = start + length;
-            }
-            rest = after;
-        }
-        self.literal(outbox, &data[unlike])
     }
 }
 
@@ -252,7 +237,7 @@ impl Worker<'_> {
             }
             for (start, length) in extents {
                 let data = (start - offset) as usize..(start - offset + length) as usize;
-                if start > delta.offset + finder.held.len() as u64 {
+                if start > delta.offset + finder.held_bytes() {
                     finder.end(&mut self.outbox, delta)?;
                     delta.hole_to(&mut self.outbox, start)?;
                 }
@@ -291,7 +276,7 @@ fn is_as_hashed(new: &Signature, offset: u64, data: &[u8]) -> bool {
 }
 
 /// Searches what differs, as long as that is worth it.
-struct Finder {
+pub(super) struct Finder {
     /// `None` where there is nothing to find.
     search: Option<Search>,
     /// Bytes that the search has not judged yet.
@@ -302,7 +287,7 @@ struct Finder {
 }
 
 impl Finder {
-    fn new(former: &Signature) -> Self {
+    pub(super) fn new(former: &Signature) -> Self {
         Self {
             search: Search::new(former, budget()),
             held: Vec::new(),
@@ -311,7 +296,8 @@ impl Finder {
         }
     }
 
-    fn feed(
+    /// Takes the next bytes of a stretch that differs, and tells what is known of it by now.
+    pub(super) fn feed(
         &mut self,
         outbox: &mut Outbox,
         delta: &mut Delta,
@@ -334,7 +320,13 @@ impl Finder {
         self.tell(outbox, delta)
     }
 
-    fn end(&mut self, outbox: &mut Outbox, delta: &mut Delta) -> Result<(), AgentError> {
+    /// Bytes fed that are not told yet.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.held.len() as u64
+    }
+
+    /// Tells the rest of the stretch.
+    pub(super) fn end(&mut self, outbox: &mut Outbox, delta: &mut Delta) -> Result<(), AgentError> {
         if let Some(search) = &mut self.search {
             search.end(&mut self.ops);
         }

@@ -6,6 +6,7 @@
 //! [`Outbox`] only.
 
 mod again;
+mod comparison;
 mod decide;
 mod delta;
 mod doubts;

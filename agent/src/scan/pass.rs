@@ -1,17 +1,18 @@
 //! One pass over the data of a file: hashing it, and sending it on the way.
 //!
-//! Of a large file that is only hashed, blocks are made on a second thread while the next bytes are read.
+//! Of a large file that is not sent whole, blocks are made on a second thread while the next bytes are read.
 
 use std::fs::File;
 use std::panic::resume_unwind;
 use std::sync::mpsc::{TrySendError, sync_channel};
 use std::thread;
 
-use understudy_protocol::delta::{Signature, Summed, Summer};
+use understudy_protocol::delta::{Summed, Summer};
 use understudy_protocol::{Name, limits};
 use understudy_tree::{Directory, content};
 
-use super::delta::{Delta, Former};
+use super::comparison::Comparison;
+use super::delta::Former;
 use super::is_about_entry;
 use super::read::Contents;
 use super::worker::Worker;
@@ -26,24 +27,23 @@ const BUFFERS: usize = 4;
 type Piece = (u64, Vec<u8>);
 
 /// Where what is read goes at once.
-pub(super) enum Sink {
+pub(super) enum Sink<'a> {
     Nowhere,
     Stream(u64),
-    Delta(Delta),
+    Delta(Box<Comparison<'a>>),
 }
 
 impl Worker<'_> {
-    /// Hashes a file from where `summer` is and sends its data where `sink` says, compared with `former` if it says so; `None` if it ended early.
+    /// Hashes a file from where `summer` is and sends its data where `sink` says; `None` if it ended early.
     pub(super) fn read_extents(
         &mut self,
         file: &File,
         size: u64,
         mut summer: Summer,
-        sink: &mut Sink,
-        former: Option<&Signature>,
+        sink: &mut Sink<'_>,
     ) -> Result<Option<Summed>, AgentError> {
-        if matches!(sink, Sink::Nowhere) && size >= FROM_BYTES {
-            return self.sum_in_two(file, size);
+        if !matches!(sink, Sink::Stream(_)) && size >= FROM_BYTES {
+            return self.sum_in_two(file, size, sink);
         }
         for (start, length) in content::data_extents_in(file, summer.length()..size)? {
             let (mut offset, end) = (start, start + length);
@@ -60,19 +60,19 @@ impl Worker<'_> {
                 }
                 summer.zeros(offset - summer.length());
                 summer.update(&buffer);
-                self.buffer = match (&mut *sink, former) {
-                    (Sink::Stream(stream), _) => self.outbox.block(*stream, offset, buffer)?,
-                    (Sink::Delta(delta), Some(former)) => {
-                        delta.compare(&mut self.outbox, former, offset, &buffer)?;
+                self.buffer = match sink {
+                    Sink::Stream(stream) => self.outbox.block(*stream, offset, buffer)?,
+                    Sink::Delta(comparison) => {
+                        comparison.feed(&mut self.outbox, offset, &buffer)?;
                         buffer
                     }
-                    _ => buffer,
+                    Sink::Nowhere => buffer,
                 };
                 offset += read as u64;
             }
         }
-        if let Sink::Delta(delta) = sink {
-            delta.flush(&mut self.outbox)?;
+        if let Sink::Delta(comparison) = sink {
+            comparison.finish(&mut self.outbox, size)?;
         }
         summer.zeros(size - summer.length());
         Ok(Some(summer.finish()))
@@ -100,7 +100,7 @@ impl Worker<'_> {
             Err(AgentError::Tree(error)) if is_about_entry(&error) => return Ok(None),
             begun => begun?,
         };
-        match self.read_extents(&file, size, summer, &mut Sink::Stream(stream), None) {
+        match self.read_extents(&file, size, summer, &mut Sink::Stream(stream)) {
             Ok(Some(found)) if found.hash == hash => {
                 self.outbox.end(stream, size, hash)?;
                 Ok(Some(stream))
@@ -117,8 +117,13 @@ impl Worker<'_> {
         }
     }
 
-    /// Hashes a file of `size` bytes; `None` if it ended early.
-    fn sum_in_two(&mut self, file: &File, size: u64) -> Result<Option<Summed>, AgentError> {
+    /// As [`Self::read_extents`], from the beginning.
+    fn sum_in_two(
+        &mut self,
+        file: &File,
+        size: u64,
+        sink: &mut Sink<'_>,
+    ) -> Result<Option<Summed>, AgentError> {
         thread::scope(|scope| {
             let (mut groups, mut blocks) = Summer::new(size).split();
             // Dropped with this block, whichever way it ends: that ends the thread.
@@ -149,11 +154,17 @@ impl Worker<'_> {
                     let hole = offset - groups.length();
                     groups.zeros(hole);
                     groups.update(&data);
+                    if let Sink::Delta(comparison) = sink {
+                        comparison.feed(&mut self.outbox, offset, &data)?;
+                    }
                     if pieces.send((hole, data)).is_err() {
                         break;
                     }
                     offset += wanted as u64;
                 }
+            }
+            if let Sink::Delta(comparison) = sink {
+                comparison.finish(&mut self.outbox, size)?;
             }
             let hole = size - groups.length();
             groups.zeros(hole);

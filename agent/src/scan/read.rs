@@ -9,7 +9,8 @@ use understudy_protocol::{Attributes, ContentHash, Entry, Name, Node, limits};
 use understudy_tree::content;
 use understudy_tree::{Directory, Kind, Stat, TreeError, node};
 
-use super::delta::{Delta, Former};
+use super::comparison::Comparison;
+use super::delta::Former;
 use super::is_about_entry;
 use super::pass::Sink;
 use super::worker::Worker;
@@ -272,9 +273,9 @@ impl Worker<'_> {
         let (mut sink, body) = match (sending, former) {
             (Sending::IfNeeded, _) => (Sink::Nowhere, Body::Unsent),
             (Sending::AtOnce, Some(former)) => {
-                let delta = Delta::begin(&mut self.outbox, former)?;
-                let body = Body::Streamed(delta.stream());
-                (Sink::Delta(delta), body)
+                let comparison = Comparison::begin(&mut self.outbox, former)?;
+                let body = Body::Streamed(comparison.delta().stream());
+                (Sink::Delta(Box::new(comparison)), body)
             }
             (Sending::AtOnce, None) => {
                 let (stream, begun) = self.begin_stream(file, stat.size)?;
@@ -282,11 +283,10 @@ impl Worker<'_> {
                 (Sink::Stream(stream), Body::Streamed(stream))
             }
         };
-        let former = former.map(|former| &former.signature);
-        match self.read_extents(file, stat.size, summer, &mut sink, former) {
+        match self.read_extents(file, stat.size, summer, &mut sink) {
             Ok(Some(summed)) => {
-                if let Sink::Delta(delta) = &sink {
-                    self.note_delta(delta);
+                if let Sink::Delta(comparison) = &sink {
+                    self.note_delta(comparison.delta());
                 }
                 Ok(Pass::Whole(summed.hash, Some(summed.signature), body))
             }

@@ -247,3 +247,29 @@ fn a_new_file_is_compared_with_the_largest_of_its_kind_beside_it() {
     assert_eq!(report.deltas, 1, "{report:?}");
     assert!(report.bytes_sent < 20_000, "{report:?}");
 }
+
+#[test]
+fn what_moved_and_grew_is_compared_while_it_is_read() {
+    let (stage, content) = with_a_large_file();
+    // With a hole where there was data, and data beyond what two threads share.
+    let mut other = [&noise(10, 3000), &content[..]].concat();
+    other.extend(noise(11, 40 << 20));
+    stage.write("d1/large", &other);
+    fs::File::options()
+        .write(true)
+        .open(stage.path("d1/large"))
+        .and_then(|file| file.set_len((50 << 20) + 7))
+        .expect("hole");
+    settle();
+    let report = stage.sync_and_compare();
+    assert_eq!(report.deltas, 1);
+    assert_eq!(report.bytes_read, (50 << 20) + 7, "once");
+    let literal = (40 << 20) + 3000;
+    assert!(report.bytes_sent < literal + 80_000, "{report:?}");
+    // What two threads made is what the next one is compared with.
+    other.splice(1000..1000, noise(12, 100));
+    stage.write("d1/large", &other);
+    settle();
+    let report = stage.sync_and_compare();
+    assert!(report.bytes_sent < 80_000, "{report:?}");
+}
