@@ -109,7 +109,7 @@ impl Arriving {
     }
 
     /// Copies what was left out up to `end`, and leaves nothing out from now on.
-    pub(crate) fn become_whole(&mut self, end: u64) -> Result<(), ReceiverError> {
+    fn become_whole(&mut self, end: u64) -> Result<(), ReceiverError> {
         let Some(former) = &mut self.former else {
             return Ok(());
         };

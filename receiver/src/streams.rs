@@ -215,7 +215,8 @@ impl<'a> Writer<'a> {
         arriving.pass_to(copy.stream, copy.offset)?;
         let stays = copy.from == copy.offset;
         if !stays {
-            arriving.become_whole(copy.offset)?;
+            // What moved is data to a patch: it reads the base while that is changed.
+            arriving.changes(copy.offset..copy.offset + copy.length)?;
         }
         let Arriving {
             file,

@@ -377,3 +377,34 @@ fn damaged_patches_are_found_and_not_given() {
         "what cannot come back is told, too"
     );
 }
+
+#[test]
+fn a_little_that_moved_stays_a_patch() {
+    let mut versions = Versions::new();
+    versions.touch(1);
+    let inode = versions.inode();
+    let mut content = versions.newest();
+    let (page, moved) = (700 * PAGE, 20 * PAGE..21 * PAGE);
+    content.copy_within(moved.clone(), page);
+    let messages = [
+        Message::StreamBase(StreamBase {
+            stream: 1,
+            place: large(),
+        }),
+        copy(0, page).expect("a stretch"),
+        Message::StreamCopy(StreamCopy {
+            stream: 1,
+            offset: page as u64,
+            from: moved.start as u64,
+            length: PAGE as u64,
+        }),
+        copy(page + PAGE, SIZE).expect("a stretch"),
+        end(&content),
+    ];
+    versions.stage.upload(&[put(&content)], &messages);
+    versions.contents.push(content);
+    // The other twin's own copy comes next, and after two more cycles the first one again.
+    versions.touch(2);
+    assert_eq!(versions.inode(), inode);
+    versions.check();
+}
