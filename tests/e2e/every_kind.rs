@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags, lsetxattr, open, openat, renameat, unlinkat};
 
 use crate::support::command::tool;
-use crate::support::needs::needs;
+use crate::support::needs::{is_root, needs};
 use crate::support::{Kind, Random, Stage, edits, judge, kinds};
 
 #[test]
@@ -90,8 +90,41 @@ fn a_default_acl_around_the_store_or_the_target_is_not_given_to_files() {
     std::fs::write(stage.source.join("below/deeper/644"), "changed").unwrap();
     std::fs::write(stage.source.join("large"), vec![8; 200_000]).unwrap();
     stage.sync_and_judge();
+    if is_root() {
+        // Nor is its group.
+        std::os::unix::fs::chown(&around, None, Some(1234)).unwrap();
+        set_mode(&around, 0o2775);
+    }
     let target = around.join("target");
     stage.restore(&target).ok();
+    judge::same(&stage.source, &target);
+
+    // As an interrupted restore may leave it.
+    let work = around.join("again.understudy-restore");
+    std::fs::create_dir_all(work.join("below/deeper")).unwrap();
+    for directory in [work.join("below"), work.join("below/deeper")] {
+        let what = [OsStr::new("-d"), OsStr::new("-m"), OsStr::new("u:4321:rwx")];
+        tool("setfacl", what.into_iter().chain([directory.as_os_str()]));
+    }
+    let target = around.join("again");
+    stage.restore(&target).ok();
+    judge::same(&stage.source, &target);
+}
+
+#[test]
+fn a_mask_of_the_process_takes_nothing_away() {
+    needs!("a_mask_of_the_process_takes_nothing_away": "rsync", "root");
+    let stage = Stage::new(Kind::Embedded);
+    for mode in [0o644, 0o600, 0o400, 0o777, 0o000] {
+        let path = stage.source.join(format!("{mode:o}"));
+        std::fs::write(&path, "content").unwrap();
+        set_mode(&path, mode);
+    }
+    let masked = ["sh", "-c", "umask 0277; exec \"$@\"", "sh"];
+    stage.sync().through(&masked).ok();
+    judge::same(&stage.source, &stage.live());
+    let target = stage.path().join("restored");
+    stage.restore(&target).through(&masked).ok();
     judge::same(&stage.source, &target);
 }
 

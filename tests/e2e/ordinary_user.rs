@@ -64,6 +64,8 @@ fn fill(source: &Path) {
         ("below/program", 0o555),
     ] {
         std::fs::write(locked.join(name), name).unwrap();
+        let flags = rustix::fs::XattrFlags::CREATE;
+        rustix::fs::lsetxattr(locked.join(name), "user.kept", b"value", flags).unwrap();
         std::fs::set_permissions(locked.join(name), PermissionsExt::from_mode(mode)).unwrap();
     }
     lock(source, 0o555);

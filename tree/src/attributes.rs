@@ -129,12 +129,10 @@ pub fn create_file_as<E: From<TreeError>>(
     fill: impl FnOnce(&File) -> Result<(), E>,
 ) -> Result<Lacking, E> {
     let mode = materialised_mode(attributes.mode, 0o400, privileges);
-    // What it can be created with need not be set. A change of owner would take the special bits away.
-    let created = if mode & (privileges.umask | 0o7000) == 0 {
-        mode
-    } else {
-        PRIVATE
-    };
+    // What it can be created with need not be set. A change of owner would take the special bits away, and without
+    // privileges extended attributes want a file that can be written to.
+    let is_plain = attributes.xattrs.is_empty() && mode & (privileges.umask | 0o7000) == 0;
+    let created = if is_plain { mode } else { PRIVATE };
     let file = directory.create_file_with(name, mode_of(created))?;
     fill(&file)?;
     Ok(set_what_differs(&file, created, attributes, privileges)?)
@@ -181,7 +179,7 @@ fn set_what_differs(
     }
     let mode = materialised_mode(attributes.mode, 0o400, privileges);
     lacking.mode |= mode != attributes.mode;
-    if mode != created {
+    if mode != created || created & privileges.umask != 0 {
         lacking.mode |= !permitted(fchmod(file, mode_of(mode)), b"a new file")?;
     }
     for xattr in attributes

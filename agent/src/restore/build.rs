@@ -9,7 +9,7 @@ use std::thread;
 
 use understudy_protocol::{ContentHash, Name, Node, ProtocolError};
 use understudy_tree::attributes::{
-    create_file_as, make_accessible, set_attributes, set_attributes_of_new,
+    create_file_as, drop_default_acl, make_accessible, set_attributes, set_attributes_of_new,
 };
 use understudy_tree::{Directory, Kind, Lacking, Privileges, content, node};
 
@@ -96,6 +96,7 @@ impl<'a> Build<'a> {
             let parent = self.open(&mut held, branch.parent)?;
             if self.work.is_resumed && parent.stat_if_present(&branch.name)?.is_some() {
                 make_accessible(parent, &branch.name)?;
+                drop_default_acl(&parent.open_directory(&branch.name)?)?;
                 self.tidy(number, &known)?;
             } else {
                 parent.create_directory(&branch.name)?;

@@ -113,7 +113,9 @@ impl Site {
             make_accessible(&self.parent, &name)?;
         }
         let directory = self.parent.ensure_directory(&name)?;
+        // Neither an ACL nor the group of a set-group-id directory around it may come down to the files in it.
         drop_default_acl(&directory)?;
+        directory.set_mode(0o700)?;
         Ok(Work {
             directory,
             is_resumed,
