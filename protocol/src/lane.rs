@@ -107,7 +107,11 @@ impl SendingLane {
     }
 
     fn try_pack(&mut self, message: u8, body: &[u8]) -> Option<Frame> {
-        let level = self.lanes.level();
+        let level = match self.lanes.level() {
+            // Since it was looked at.
+            UNCOMPRESSED => FIRST_LEVEL,
+            level => level,
+        };
         let flag = if self.level == Some(level) {
             CONTINUED
         } else {

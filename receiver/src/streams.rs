@@ -145,9 +145,9 @@ impl<'a> Writer<'a> {
         let base = self.base.as_mut().ok_or_else(|| {
             ReceiverError::OutOfStep("a delta needs a snapshot, and there is none".to_owned())
         })?;
-        let (size, hash) = base.row(&begin.place)?.entry.content().ok_or_else(|| {
-            ReceiverError::Misbehaved(format!("{:?} is no file to be a base", begin.place))
-        })?;
+        // What the agent remembers may be wrong, and it has another way.
+        let content = base.row(&begin.place)?.entry.content();
+        let (size, hash) = content.ok_or_else(|| ReceiverError::bad_delta(begin.stream))?;
         let file = match base.open_file(&begin.place) {
             // Somebody removed it from the live tree: the whole file heals that.
             Err(ReceiverError::Tree(error)) if error.is_gone() => {
@@ -224,14 +224,13 @@ impl<'a> Writer<'a> {
             former,
             ..
         } = arriving;
-        let end = copy.from + copy.length;
-        let former = former.as_ref().filter(|former| end <= former.size);
-        let former = former.ok_or_else(|| {
-            ReceiverError::Misbehaved(format!(
-                "stream {} copies from beyond its base",
-                copy.stream
-            ))
+        let former = former.as_ref().ok_or_else(|| {
+            ReceiverError::Misbehaved(format!("stream {} copies, and has no base", copy.stream))
         })?;
+        let end = copy.from + copy.length;
+        if end > former.size {
+            return Err(ReceiverError::bad_delta(copy.stream));
+        }
         let is_there = stays && !matches!(former.manner, Manner::Copied);
         if !is_there && matches!(former.manner, Manner::Shared) {
             content::punch_hole(file, copy.offset..copy.offset + copy.length)?;

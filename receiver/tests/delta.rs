@@ -149,14 +149,12 @@ fn what_breaks_the_rules_of_deltas_is_refused() {
     let mut twice = from(itself(), &[Copy(0, 0, whole)]);
     twice.insert(0, twice[0].clone());
     let cases = [
-        ("beyond the end", from(itself(), &[Copy(0, 1, whole)])),
         (
             "backwards",
             from(itself(), &[Copy(5, 0, 10), Copy(4, 0, 10)]),
         ),
         ("too long", from(itself(), &[Copy(1, 0, whole)])),
         ("no base", from(None, &[Copy(0, 0, whole)])),
-        ("a directory", from(Some(place(1, "d")), &[])),
         ("a base after its copies", late),
         ("two bases", twice),
         ("an empty copy", from(itself(), &[Copy(0, 0, 0)])),
@@ -168,6 +166,13 @@ fn what_breaks_the_rules_of_deltas_is_refused() {
             FailureCode::Misbehaved,
             "{what}"
         );
+    }
+    for (what, messages) in [
+        ("beyond the end", from(itself(), &[Copy(0, 1, whole)])),
+        ("a directory", from(Some(place(1, "d")), &[])),
+    ] {
+        let code = refused(&stage, &messages, &content);
+        assert_eq!(code, FailureCode::BadDelta, "{what}");
     }
     let nowhere = from(Some(place(1, "nowhere")), &[]);
     assert_eq!(refused(&stage, &nowhere, &content), FailureCode::OutOfStep);

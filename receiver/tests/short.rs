@@ -95,9 +95,9 @@ fn what_the_protocol_forbids_is_refused() {
     let stage = filled();
     let beyond = vec![copy(BASE.len() as u32, 1)];
     let beyond = delta(place(1, "small"), beyond, "x");
-    assert_eq!(refused(&stage, beyond), FailureCode::Misbehaved);
+    assert_eq!(refused(&stage, beyond), FailureCode::BadDelta);
     let directory = delta(place(0, "files"), vec![], "");
-    assert_eq!(refused(&stage, directory), FailureCode::Misbehaved);
+    assert_eq!(refused(&stage, directory), FailureCode::BadDelta);
     let nothing = delta(place(1, "nothing"), vec![], "");
     assert_eq!(refused(&stage, nothing), FailureCode::OutOfStep);
     let touch = Change::Touch {

@@ -70,9 +70,11 @@ impl Reader<'_> {
         parent: DirectoryId,
         ending: &[u8],
     ) -> Result<Option<(Name, Signature)>, AgentError> {
-        let sql = "SELECT name, hash FROM (SELECT name, hash FROM signatures WHERE parent = ?1 LIMIT ?2) AS signed \
-                   WHERE substr(name, -?3) = ?4 ORDER BY \
-                   (SELECT size FROM entries WHERE entries.parent = ?1 AND entries.name = signed.name) DESC LIMIT 1";
+        // A signature may have outlived its file.
+        let sql = "SELECT signed.name, signed.hash FROM \
+                   (SELECT name, hash FROM signatures WHERE parent = ?1 LIMIT ?2) AS signed \
+                   JOIN entries ON entries.parent = ?1 AND entries.name = signed.name AND entries.hash = signed.hash \
+                   WHERE substr(signed.name, -?3) = ?4 ORDER BY entries.size DESC LIMIT 1";
         let mut statement = self.index.check(self.connection.prepare_cached(sql))?;
         let key = (parent.0 as i64, LOOKED_AT, ending.len() as i64, ending);
         let found = statement.query_row(key, |row| Ok((row.get(0)?, row.get(1)?)));

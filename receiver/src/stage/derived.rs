@@ -48,28 +48,27 @@ impl Stager<'_> {
         })?;
         let former = base.row(from)?.entry.content().map(|(size, _)| size);
         let former = former.filter(|size| *size <= limits::INLINE_BYTES as u64);
-        let former = former.ok_or_else(|| {
-            ReceiverError::Misbehaved(format!("{from:?} is no small file to be a base"))
-        })?;
-        let of = || format!("{place:?}");
+        // What the agent remembers may be wrong, and it has another way.
+        let bad = || ReceiverError::BadDelta {
+            of: format!("{place:?}"),
+        };
+        let former = former.ok_or_else(bad)?;
         let file = match base.open_file(from) {
             // Somebody removed it from the live tree: the whole file heals that.
             Err(ReceiverError::Tree(error)) if error.is_gone() => {
-                return Err(ReceiverError::BadDelta { of: of() });
+                return Err(bad());
             }
             opened => opened?,
         };
         let mut bytes = vec![0; former as usize];
         let length = content::read_at(&file, 0, &mut bytes)?;
-        let data = delta::assemble(&bytes, pieces).ok_or_else(|| {
-            ReceiverError::Misbehaved(format!("the pieces of {place:?} are not within its base"))
-        })?;
+        let data = delta::assemble(&bytes, pieces).ok_or_else(bad)?;
         // The base may be damaged, or the two versions alike in a way that the agent's short sums do not tell.
         let found = (data.len() as u64, ContentHash::of(&data));
         if length as u64 == former && found == (size, hash) {
             Ok(data)
         } else {
-            Err(ReceiverError::BadDelta { of: of() })
+            Err(bad())
         }
     }
 

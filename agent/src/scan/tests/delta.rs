@@ -273,3 +273,23 @@ fn what_moved_and_grew_is_compared_while_it_is_read() {
     let report = stage.sync_and_compare();
     assert!(report.bytes_sent < 80_000, "{report:?}");
 }
+
+#[test]
+fn a_file_that_is_none_any_more_is_no_kin() {
+    let (stage, content) = with_a_large_file();
+    for name in ["linked.pack", "emptied.pack", "directory.pack"] {
+        stage.write(&format!("d2/{name}"), &content);
+    }
+    settle();
+    stage.sync_and_compare();
+    fs::remove_file(stage.path("d2/linked.pack")).expect("remove");
+    symlink("elsewhere", stage.path("d2/linked.pack")).expect("symlink");
+    stage.write("d2/emptied.pack", "");
+    fs::remove_file(stage.path("d2/directory.pack")).expect("remove");
+    fs::create_dir(stage.path("d2/directory.pack")).expect("directory");
+    settle();
+    stage.sync_and_compare();
+    stage.write("d2/new.pack", [&b"changed"[..], &content].concat());
+    settle();
+    assert_eq!(stage.sync_and_compare().deltas, 0);
+}
