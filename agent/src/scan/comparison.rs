@@ -1,7 +1,7 @@
 //! Comparing a file with its former version while it is read for the first time: it is another for sure, because it has
 //! another size or never stands still, so that reading it twice would tell nothing more.
 
-use understudy_protocol::delta::Signature;
+use understudy_protocol::delta::{GroupSummer, Signature};
 
 use super::delta::{Delta, Finder, Former};
 use crate::error::AgentError;
@@ -29,12 +29,13 @@ impl<'a> Comparison<'a> {
         &self.delta
     }
 
-    /// Takes the data at `offset`; what was left out since the data before is a hole.
+    /// Takes the data at `offset`, which `groups` took before; what was left out since the data before is a hole.
     ///
     /// Groups that the base has there too are copies. What is between them is searched for what moved.
     pub(super) fn feed(
         &mut self,
         outbox: &mut Outbox,
+        groups: &GroupSummer,
         offset: u64,
         data: &[u8],
     ) -> Result<(), AgentError> {
@@ -55,7 +56,7 @@ impl<'a> Comparison<'a> {
             let left = data.len() - unlike.end;
             let length = usize::try_from(room).map_or(left, |room| room.min(left));
             let group = unlike.end..unlike.end + length;
-            if former.has_at(at, &data[group.clone()]) {
+            if former.has_summed(groups, at, &data[group.clone()]) {
                 finder.feed(outbox, delta, &data[unlike])?;
                 finder.end(outbox, delta)?;
                 delta.copy(outbox, at, length as u64)?;

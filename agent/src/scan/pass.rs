@@ -63,7 +63,7 @@ impl Worker<'_> {
                 self.buffer = match sink {
                     Sink::Stream(stream) => self.outbox.block(*stream, offset, buffer)?,
                     Sink::Delta(comparison) => {
-                        comparison.feed(&mut self.outbox, offset, &buffer)?;
+                        comparison.feed(&mut self.outbox, summer.groups(), offset, &buffer)?;
                         buffer
                     }
                     Sink::Nowhere => buffer,
@@ -155,7 +155,7 @@ impl Worker<'_> {
                     groups.zeros(hole);
                     groups.update(&data);
                     if let Sink::Delta(comparison) = sink {
-                        comparison.feed(&mut self.outbox, offset, &data)?;
+                        comparison.feed(&mut self.outbox, &groups, offset, &data)?;
                     }
                     if pieces.send((hole, data)).is_err() {
                         break;

@@ -14,6 +14,7 @@
 use blake3::Hasher;
 use blake3::hazmat::HasherExt;
 
+use super::sums::GroupSummer;
 use super::{Damaged, take};
 
 /// Bytes of a sum: the beginning of a group's chaining value.
@@ -80,19 +81,35 @@ impl Signature {
     /// Whether `data` is the group at `offset`, all of it: the last one may be partial. What is equal is so but by
     /// collision of 8 bytes.
     pub fn has_at(&self, offset: u64, data: &[u8]) -> bool {
-        let left = self.size.saturating_sub(offset);
-        if !offset.is_multiple_of(self.group_size)
-            || data.is_empty()
-            || data.len() as u64 != left.min(self.group_size)
-        {
+        let Some(sum) = self.sum_at(offset, data.len()) else {
             return false;
-        }
+        };
         let mut group = Hasher::new();
         group.set_input_offset(offset).update(data);
-        usize::try_from(offset / self.group_size)
-            .ok()
-            .and_then(|index| self.sums.chunks_exact(SUM).nth(index))
-            .is_some_and(|sum| group.finalize_non_root()[..SUM] == *sum)
+        group.finalize_non_root()[..SUM] == *sum
+    }
+
+    /// As [`has_at`](Self::has_at), of data that was given to `groups` before: what they have of it is not hashed again.
+    pub fn has_summed(&self, groups: &GroupSummer, offset: u64, data: &[u8]) -> bool {
+        let known = groups
+            .sum_at(offset)
+            .filter(|_| groups.group_size() == self.group_size);
+        match (known, self.sum_at(offset, data.len())) {
+            (_, None) => false,
+            (Some(known), Some(sum)) => known == sum,
+            (None, Some(_)) => self.has_at(offset, data),
+        }
+    }
+
+    /// The sum of the group at `offset`, if it has `length` bytes.
+    fn sum_at(&self, offset: u64, length: usize) -> Option<&[u8]> {
+        let left = self.size.saturating_sub(offset);
+        let is_group = offset.is_multiple_of(self.group_size) && length > 0;
+        if !is_group || length as u64 != left.min(self.group_size) {
+            return None;
+        }
+        let index = usize::try_from(offset / self.group_size).ok()?;
+        self.sums.chunks_exact(SUM).nth(index)
     }
 
     /// The form for storage; see the description of this module.
@@ -277,9 +294,15 @@ mod tests {
             .map(|number| (number / 4096) as u8)
             .collect();
         let signature = signature(&content, 10_000);
+        let mut summer = Summer::new(content.len() as u64);
+        summer.update(&content);
+        let mut other = Summer::new(content.len() as u64);
+        other.update(&vec![9; content.len()]);
         for (offset, end) in [(0, 4096), (4096, 8192), (8192, 10_000)] {
             let group = &content[offset..end];
             assert!(signature.has_at(offset as u64, group));
+            assert!(signature.has_summed(summer.groups(), offset as u64, group));
+            assert!(!signature.has_summed(other.groups(), offset as u64, &vec![9; group.len()]));
             assert!(!signature.has_at(offset as u64, &group[1..]));
             assert!(!signature.has_at(offset as u64, &vec![9; group.len()]));
         }

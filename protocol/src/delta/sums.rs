@@ -85,6 +85,11 @@ impl Summer {
         self.groups.hash_so_far()
     }
 
+    /// What was summed so far for comparison at the same offsets.
+    pub fn groups(&self) -> &GroupSummer {
+        &self.groups
+    }
+
     /// Takes the next bytes.
     pub fn update(&mut self, data: &[u8]) {
         self.groups.update(data);
@@ -135,6 +140,16 @@ impl GroupSummer {
     /// Bytes taken so far.
     pub fn length(&self) -> u64 {
         self.size
+    }
+
+    pub(super) fn group_size(&self) -> u64 {
+        self.group_size
+    }
+
+    /// The sum of the whole group at `offset`, a multiple of the group size, if something was taken after it.
+    pub(super) fn sum_at(&self, offset: u64) -> Option<&[u8]> {
+        let index = usize::try_from(offset / self.group_size).ok()?;
+        self.sums.chunks_exact(SUM).nth(index)
     }
 
     /// Takes the next bytes.
