@@ -14,7 +14,7 @@ use understudy_protocol::message::Waited;
 /// what holds things back, compressing costs both sides time and saves none.
 const LEVELS: [i32; 6] = [UNCOMPRESSED, 1, 3, 5, 7, 9];
 /// Where it starts in them.
-const START: usize = 1;
+const START: usize = 2;
 /// The spare is idle if it waits for at least this share of the time.
 const IDLE: Percent = 50;
 /// The spare is busy if it waits for less than this share.
@@ -162,21 +162,21 @@ mod tests {
     fn the_level_follows_what_holds_things_back() {
         for (reports, expected) in [
             // A slow link, up to the highest level.
-            (vec![LINK; 12], vec![1, 3, 3, 5, 5, 7, 7, 9, 9, 9, 9, 9]),
+            (vec![LINK; 12], vec![3, 5, 5, 7, 7, 9, 9, 9, 9, 9, 9, 9]),
             // Neither a slow spare nor slow workers raise it, nor a link that is slow for a moment.
             // where compressing saves no time.
-            (vec![SPARE; 3], vec![0; 3]),
-            (vec![WORKERS; 3], vec![0; 3]),
-            (vec![LINK, BALANCE, LINK, BALANCE], vec![1; 4]),
-            (vec![SPARE, LINK, LINK, BALANCE], vec![0, 0, 1, 1]),
+            (vec![SPARE; 3], vec![1, 0, 0]),
+            (vec![WORKERS; 3], vec![1, 0, 0]),
+            (vec![LINK, BALANCE, LINK, BALANCE], vec![3; 4]),
+            (vec![SPARE, SPARE, LINK, LINK, BALANCE], vec![1, 0, 0, 1, 1]),
             // It stays where both work, and falls where the spare or the workers are too slow for it.
             (
-                [vec![LINK; 4], vec![BALANCE; 3], vec![SPARE; 4]].concat(),
-                vec![1, 3, 3, 5, 5, 5, 5, 3, 1, 0, 0],
+                [vec![LINK; 4], vec![BALANCE; 3], vec![SPARE; 5]].concat(),
+                vec![3, 5, 5, 7, 7, 7, 7, 5, 3, 1, 0, 0],
             ),
             (
-                [vec![LINK; 4], vec![WORKERS; 4]].concat(),
-                vec![1, 3, 3, 5, 3, 1, 0, 0],
+                [vec![LINK; 4], vec![WORKERS; 5]].concat(),
+                vec![3, 5, 5, 7, 5, 3, 1, 0, 0],
             ),
         ] {
             let found = levels(&mut Choice::default(), &reports);
@@ -188,9 +188,9 @@ mod tests {
     fn a_level_that_was_too_high_is_not_tried_again_at_once() {
         let mut choice = Choice::default();
         let before = levels(&mut choice, &[LINK, LINK, LINK, LINK, WORKERS]);
-        assert_eq!(before.last(), Some(&3));
+        assert_eq!(before.last(), Some(&5));
         let after = levels(&mut choice, &[LINK; 21]);
-        assert_eq!(after.iter().position(|&level| level == 5), Some(19));
+        assert_eq!(after.iter().position(|&level| level == 7), Some(19));
     }
 
     #[test]
@@ -209,6 +209,7 @@ mod tests {
     fn what_is_heard_sets_the_level_of_the_lanes() {
         let effort = Arc::<Effort>::default();
         let lanes = SendingLanes::default();
+        assert_eq!(lanes.level(), LEVELS[START]);
         let mut tuning = Tuning::new(Some(lanes.clone()), Arc::clone(&effort));
         let waited = Waited {
             milliseconds: 450,

@@ -25,7 +25,7 @@ const HEADER_BYTES: usize = 1 + 4;
 /// The level at which frames go as they are, and lanes stand still.
 pub const UNCOMPRESSED: i32 = 0;
 /// The level that every connection starts with.
-const FIRST_LEVEL: i32 = 1;
+const FIRST_LEVEL: i32 = 3;
 /// The lanes of one direction of a connection, shared by all that make frames for it.
 #[derive(Debug, Clone)]
 pub struct SendingLanes(Arc<Shared>);
