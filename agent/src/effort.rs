@@ -132,7 +132,7 @@ impl Choice {
             }
         } else if idle < BUSY {
             // Smaller frames would not help; how good the link is shows when the spare has caught up.
-            self.at = self.at.saturating_sub(1);
+            self.at = 0;
         } else if blocked < FREE && self.at > 0 {
             self.at -= 1;
             self.pause = PAUSE;
@@ -165,14 +165,14 @@ mod tests {
             (vec![LINK; 12], vec![3, 5, 5, 7, 7, 9, 9, 9, 9, 9, 9, 9]),
             // Neither a slow spare nor slow workers raise it, nor a link that is slow for a moment.
             // where compressing saves no time.
-            (vec![SPARE; 3], vec![1, 0, 0]),
+            (vec![SPARE; 3], vec![0; 3]),
             (vec![WORKERS; 3], vec![1, 0, 0]),
             (vec![LINK, BALANCE, LINK, BALANCE], vec![3; 4]),
-            (vec![SPARE, SPARE, LINK, LINK, BALANCE], vec![1, 0, 0, 1, 1]),
+            (vec![SPARE, SPARE, LINK, LINK, BALANCE], vec![0, 0, 0, 1, 1]),
             // It stays where both work, and falls where the spare or the workers are too slow for it.
             (
                 [vec![LINK; 4], vec![BALANCE; 3], vec![SPARE; 5]].concat(),
-                vec![3, 5, 5, 7, 7, 7, 7, 5, 3, 1, 0, 0],
+                vec![3, 5, 5, 7, 7, 7, 7, 0, 0, 0, 0, 0],
             ),
             (
                 [vec![LINK; 4], vec![WORKERS; 5]].concat(),

@@ -5,6 +5,7 @@ use crate::frame::{COMPRESSED, Frame, PREFIX_BYTES};
 use crate::lane::{SendingLane, SendingLanes, UNCOMPRESSED};
 use crate::limits;
 use crate::message::Message;
+use crate::randomness::looks_random;
 
 /// Bodies below this are sent as they are: zstd gains nothing on them.
 const COMPRESS_FROM_BYTES: usize = 200;
@@ -180,29 +181,6 @@ impl Experience {
             self.in_vain = self.in_vain.saturating_add(1);
         }
     }
-}
-
-/// Whether all bytes are about as frequent in a body, as they are in what is compressed or encrypted already.
-///
-/// Looks at 16 stretches of 256 bytes. The sum of the squares of the 256 frequencies is 4096 + 4096 * 4095 / 256 = 69,616
-/// on average for random bytes, with a standard deviation of about 360. Where it is as large as is allowed here, a code
-/// for single bytes takes 7.8 bits for each: less would be saved than a compressed frame must save.
-fn looks_random(body: &[u8]) -> bool {
-    const STRETCHES: usize = 16;
-    const STRETCH_BYTES: usize = 256;
-    const RANDOM_BELOW: u32 = 86_000;
-    if body.len() < 2 * STRETCHES * STRETCH_BYTES {
-        return false;
-    }
-    let mut frequencies = [0_u32; 256];
-    for stretch in body.chunks_exact(body.len() / STRETCHES).take(STRETCHES) {
-        // The beginning of a body is that of a message, so the end of each part is taken.
-        for &byte in &stretch[stretch.len() - STRETCH_BYTES..] {
-            frequencies[usize::from(byte)] += 1;
-        }
-    }
-    let squares: u32 = frequencies.iter().map(|&times| times * times).sum();
-    squares < RANDOM_BELOW
 }
 
 #[cfg(test)]

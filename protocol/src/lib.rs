@@ -17,6 +17,7 @@ pub mod limits;
 pub mod message;
 pub mod name;
 pub mod place;
+pub mod randomness;
 pub mod transport;
 pub mod version;
 
