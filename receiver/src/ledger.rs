@@ -3,7 +3,8 @@
 //! Records are appended in chunks, many to a chunk: length of the records (4 bytes, little-endian), the first 8 bytes of
 //! their BLAKE3 hash, the records (postcard). What follows the first chunk that does not match was torn and does not
 //! count. A chunk is written after the files that it tells of. So after the death of the process all of it is true;
-//! after a power cut what comes before the end that the last [`Record::Synced`] names.
+//! after a power cut, or when the file system went away otherwise, what comes before the end that the last
+//! [`Record::Synced`] names.
 
 use std::fs::File;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,7 @@ use crate::marker;
 use crate::names;
 
 /// The records this build writes.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 const HEADER: usize = 12;
 /// No chunk is longer: it has the records of one message.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -38,8 +39,12 @@ pub(crate) enum Spot {
 /// One thing that the ledger tells.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Record {
-    /// Comes first: the boot in which the upload runs.
-    Opened { format: u8, boot: String },
+    /// Comes first: the boot in which the upload runs, and the mount that it writes to, if the kernel tells.
+    Opened {
+        format: u8,
+        boot: String,
+        mount: Option<u64>,
+    },
     /// A file is whole.
     Staged {
         hash: ContentHash,
@@ -138,6 +143,7 @@ impl<'a> Ledger<'a> {
         opened.add(&Record::Opened {
             format: FORMAT,
             boot: marker::boot(),
+            mount: staging.unique_mount(),
         })?;
         open.append(&opened.0)?;
         Ok(open)
@@ -156,12 +162,35 @@ impl Open {
     }
 }
 
+/// What may have become of an interrupted upload's files since they were written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fortune {
+    /// Nothing: the machine was not restarted, and it is the same mount.
+    Kept,
+    /// The kernel does not tell whether it is the same mount.
+    Unknown,
+    /// The machine was restarted, or the file system was away: what was not synced may be lost.
+    Lost,
+}
+
+impl Fortune {
+    fn of(boot: &str, mount: Option<u64>, staging: &Directory) -> Self {
+        if boot.is_empty() || boot != marker::boot() {
+            return Self::Lost;
+        }
+        match (mount, staging.unique_mount()) {
+            (Some(then), Some(now)) if then == now => Self::Kept,
+            (Some(_), Some(_)) => Self::Lost,
+            _ => Self::Unknown,
+        }
+    }
+}
+
 /// The ledger of an upload that was interrupted.
 #[derive(Debug)]
 pub(crate) struct Former {
     file: File,
-    /// Whether the machine was not restarted since.
-    pub(crate) is_of_this_boot: bool,
+    pub(crate) fortune: Fortune,
 }
 
 impl Former {
@@ -176,9 +205,13 @@ impl Former {
             return Ok(None);
         };
         match postcard::from_bytes(&chunk) {
-            Ok(Record::Opened { format, boot }) if format == FORMAT => Ok(Some(Self {
+            Ok(Record::Opened {
+                format,
+                boot,
+                mount,
+            }) if format == FORMAT => Ok(Some(Self {
                 file,
-                is_of_this_boot: !boot.is_empty() && boot == marker::boot(),
+                fortune: Fortune::of(&boot, mount, staging),
             })),
             _ => Ok(None),
         }
@@ -189,10 +222,9 @@ impl Former {
         &self,
         mut visit: impl FnMut(u64, Record) -> Result<(), ReceiverError>,
     ) -> Result<(), ReceiverError> {
-        let end = if self.is_of_this_boot {
-            u64::MAX
-        } else {
-            self.synced_end()?
+        let end = match self.fortune {
+            Fortune::Kept | Fortune::Unknown => u64::MAX,
+            Fortune::Lost => self.synced_end()?,
         };
         self.visit_until(end, &mut visit)
     }
@@ -338,6 +370,24 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_lost_only_in_the_same_boot_and_the_same_mount() {
+        let scratch = tempfile::tempdir().expect("tempdir");
+        let staging = Directory::open(scratch.path(), Mounts::Stay).expect("open");
+        let (boot, mount) = (marker::boot(), staging.unique_mount());
+        let fortune = |boot: &str, mount| Fortune::of(boot, mount, &staging);
+        assert_eq!(fortune("another", mount), Fortune::Lost);
+        assert_eq!(fortune("", mount), Fortune::Lost);
+        assert_eq!(fortune(&boot, None), Fortune::Unknown);
+        // Before Linux 6.8 no number of a mount is known.
+        let (same, other) = match mount {
+            Some(_) => (Fortune::Kept, Fortune::Lost),
+            None => (Fortune::Unknown, Fortune::Unknown),
+        };
+        assert_eq!(fortune(&boot, mount), same);
+        assert_eq!(fortune(&boot, Some(mount.unwrap_or(0) ^ 1)), other);
+    }
+
+    #[test]
     fn after_a_power_cut_only_what_was_synced_counts() {
         let scratch = tempfile::tempdir().expect("tempdir");
         let control = Directory::open(scratch.path(), Mounts::Stay).expect("open");
@@ -348,8 +398,8 @@ mod tests {
         let mut former = Former::open(&staging(&control))
             .expect("open")
             .expect("whole");
-        assert!(former.is_of_this_boot);
-        former.is_of_this_boot = false;
+        assert_ne!(former.fortune, Fortune::Lost);
+        former.fortune = Fortune::Lost;
         assert!(visited(&former).is_empty());
         ledger.note(&Record::Synced { end }).expect("note");
         ledger.note(&staged(3)).expect("note");

@@ -15,6 +15,7 @@ use understudy_protocol::message::{
 use understudy_protocol::transport::Channel;
 use understudy_protocol::{ContentHash, FailureCode, Message, Node, ProtocolError};
 use understudy_receiver::Store;
+use understudy_tree::{Directory, Mounts};
 
 use stage::{Left, Stage, begin, directory, entry, file, place, send};
 
@@ -135,22 +136,49 @@ fn generations(stage: &Stage) -> Vec<PathBuf> {
     entries.map(|entry| entry.expect("entry").path()).collect()
 }
 
-/// What only a restart of the machine changes: the boot in which each ledger was written is another one.
-fn restart(stage: &Stage) {
+/// Changes where the ledgers say that they were written: the boot comes first, then the mount.
+fn rewrite_openings(stage: &Stage, rewrite: impl Fn(&mut Vec<u8>, usize)) {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("boot");
     for generation in generations(stage) {
         let path = generation.join("ledger");
-        let mut bytes = std::fs::read(&path).expect("ledger");
-        let at = bytes
+        let bytes = std::fs::read(&path).expect("ledger");
+        let mut opening = chunks(&bytes)[0].to_vec();
+        let rest = &bytes[12 + opening.len()..];
+        let at = opening
             .windows(36)
             .position(|window| window == boot.trim().as_bytes())
             .expect("the boot");
-        bytes[at] = b'x';
-        let length = u32::from_le_bytes(bytes[..4].try_into().expect("4")) as usize;
-        let check = ContentHash::of(&bytes[12..12 + length]);
-        bytes[4..12].copy_from_slice(&check.0[..8]);
+        rewrite(&mut opening, at);
+        let mut bytes = (opening.len() as u32).to_le_bytes().to_vec();
+        bytes.extend(&ContentHash::of(&opening).0[..8]);
+        bytes.extend(&opening);
+        bytes.extend(rest);
         std::fs::write(path, bytes).expect("write");
     }
+}
+
+/// What only a restart of the machine changes: the boot in which each ledger was written is another one.
+fn restart(stage: &Stage) {
+    rewrite_openings(stage, |opening, at| opening[at] = b'x');
+}
+
+/// As if the file system had been away and was mounted again; the kernel must tell the numbers of mounts.
+fn mount_again(stage: &Stage) {
+    rewrite_openings(stage, |opening, at| opening[at + 37] ^= 1);
+}
+
+/// As if the kernel did not tell the numbers of mounts.
+fn forget_mount(stage: &Stage) {
+    rewrite_openings(stage, |opening, at| {
+        opening.truncate(at + 36);
+        opening.push(0);
+    });
+}
+
+/// Whether the kernel tells the numbers of mounts.
+fn are_mounts_told(stage: &Stage) -> bool {
+    let store = Directory::open(stage.store.path(), Mounts::Stay);
+    store.expect("store").unique_mount().is_some()
 }
 
 fn failure(stage: &Stage, changes: &[Change], before: &[Message]) -> FailureCode {
@@ -384,6 +412,36 @@ fn after_a_restart_of_the_machine_only_what_was_synced_counts_and_it_is_read_aga
     let mut changes = tree().to_vec();
     changes.extend(files(0..8));
     stage.upload(&changes, &[]);
+}
+
+#[test]
+fn what_was_not_synced_before_the_file_system_was_away_does_not_count() {
+    let stage = Stage::new();
+    if !are_mounts_told(&stage) {
+        return;
+    }
+    cut(&stage, &[changes(&tree()), changes(&files(0..5))]);
+    assert_eq!(left(&stage).contents.len(), 5);
+    mount_again(&stage);
+    assert!(left(&stage).contents.is_empty());
+    assert!(generations(&stage).is_empty());
+}
+
+#[test]
+fn where_nobody_knows_whether_the_file_system_was_away_everything_is_read_again() {
+    let mut stage = Stage::new();
+    cut(&stage, &[changes(&tree()), changes(&files(0..5))]);
+    forget_mount(&stage);
+    assert_eq!(left(&stage).contents.len(), 5);
+    let kept = generations(&stage)[0].join("incoming/2/f3");
+    std::fs::write(kept, "x".repeat(text(3).len())).expect("write");
+    let mut all = tree().to_vec();
+    all.extend(files(0..5).iter().map(leftover));
+    assert_eq!(failure(&stage, &all, &[]), FailureCode::BadLeftover);
+    cut(&stage, &[changes(&tree()), changes(&files(0..5))]);
+    forget_mount(&stage);
+    stage.upload(&all, &[]);
+    assert_live(&stage, 0..5);
 }
 
 /// The records of each chunk of a ledger.

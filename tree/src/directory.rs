@@ -328,6 +328,19 @@ impl Directory {
         syncfs(&self.descriptor).context("sync file system of", b".")
     }
 
+    /// The number of the mount it is in, which no other mount has as long as the machine runs; `None` where the kernel
+    /// does not tell (before Linux 6.8).
+    pub fn unique_mount(&self) -> Option<u64> {
+        let raw = statx(
+            &self.descriptor,
+            "",
+            AtFlags::EMPTY_PATH,
+            stat::UNIQUE_MOUNT,
+        )
+        .ok()?;
+        (raw.stx_mask & stat::UNIQUE_MOUNT.bits() != 0).then_some(raw.stx_mnt_id)
+    }
+
     /// A path of `name` in this directory that the kernel resolves through the held descriptor.
     pub(crate) fn proc_path(&self, name: &Name) -> Vec<u8> {
         let mut path = format!("/proc/self/fd/{}/", self.descriptor.as_raw_fd()).into_bytes();

@@ -8,6 +8,9 @@ use understudy_protocol::Timestamp;
 
 use crate::error::{Context, TreeError};
 
+/// `STATX_MNT_ID_UNIQUE`, which rustix does not know.
+pub(crate) const UNIQUE_MOUNT: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+
 /// The kind of an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {

@@ -11,7 +11,7 @@ use understudy_tree::{Directory, Stat};
 
 use super::{Item, Leftovers, Partial, is_sound, key};
 use crate::error::ReceiverError;
-use crate::ledger::{Record, Spot};
+use crate::ledger::{Fortune, Record, Spot};
 use crate::names;
 
 /// Opens the directories of staged files, and keeps the one used last.
@@ -212,8 +212,8 @@ impl<'a> Taker<'a> {
         if !stat.is_some_and(|stat| is_sound(&stat) && stat.size == size) {
             return Ok(None);
         }
-        // What was written in this boot is what was verified then. What a power cut left is read again.
-        if !generation.ledger.is_of_this_boot
+        // What nothing has happened to is what was verified when it was written. Anything else is read again.
+        if generation.ledger.fortune != Fortune::Kept
             && content::hash_file(&directory.open_file(&name)?, size)? != hash
         {
             return Ok(None);

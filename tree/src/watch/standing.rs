@@ -20,9 +20,6 @@ use crate::stat::{self, Identity, Stat};
 /// The number of a file system in fanotify's records.
 pub(super) type FileSystemId = [u8; 8];
 
-/// `STATX_MNT_ID_UNIQUE`, which rustix does not know; a kernel that does not either gives the other number.
-const UNIQUE_MOUNT: StatxFlags = StatxFlags::from_bits_retain(0x4000);
-
 /// File systems to which other hosts, or a process that tells nobody, may write.
 const SHARED: [(u64, &str); 18] = [
     (0x6969, "NFS"),
@@ -177,7 +174,8 @@ pub(super) fn identify_with_names(descriptor: BorrowedFd<'_>) -> Result<(Identit
 
 /// An inode without a name is gone.
 fn statx_at(directory: BorrowedFd<'_>, path: &OsStr, flags: AtFlags) -> Result<Statx, Errno> {
-    let wanted = stat::WANTED | StatxFlags::MNT_ID | UNIQUE_MOUNT;
+    // A kernel that does not know the number that is never used again gives the other one.
+    let wanted = stat::WANTED | StatxFlags::MNT_ID | stat::UNIQUE_MOUNT;
     let raw = statx(directory, path, flags, wanted)?;
     if raw.stx_nlink == 0 {
         return Err(Errno::STALE);
