@@ -36,6 +36,14 @@ impl Leftovers {
         let (mut contents, mut partials) = (Vec::new(), Vec::new());
         loop {
             match conversation.hear()? {
+                // Each is bounded by what it has, so that there is an end.
+                Message::Leftover(told) if told.contents.is_empty() && told.partials.is_empty() => {
+                    return Err(ProtocolError::Unexpected {
+                        got: "a Leftover of nothing",
+                        wanted: "LeftoverEnd",
+                    }
+                    .into());
+                }
                 Message::Leftover(told) => {
                     contents.extend(told.contents);
                     partials.extend(told.partials);
@@ -120,7 +128,11 @@ fn check(what: &'static str, length: usize, limit: usize) -> Result<(), AgentErr
 
 #[cfg(test)]
 mod tests {
+    use understudy_protocol::message::Leftover;
+    use understudy_protocol::transport::in_process;
+
     use super::*;
+    use crate::Cancel;
 
     fn content(number: u8, size: u64) -> (u64, Key) {
         let mut key = [0; 16];
@@ -146,5 +158,28 @@ mod tests {
         assert_eq!(leftovers.partials_within(20), [short, long]);
         assert!(leftovers.take_partial(&long) && !leftovers.take_partial(&long));
         assert_eq!(leftovers.partials_within(u64::MAX), [short]);
+    }
+
+    #[test]
+    fn a_spare_that_never_ends_to_tell_of_nothing_is_not_listened_to() {
+        let (ours, mut theirs) = in_process();
+        let spare = std::thread::spawn(move || {
+            theirs.greet().expect("greeting");
+            let nothing = Message::Leftover(Leftover {
+                contents: Vec::new(),
+                partials: Vec::new(),
+            });
+            while theirs.outgoing.send_message(&nothing).is_ok() {}
+        });
+        let conversation = Conversation::open(ours, &Cancel::default()).expect("greeting");
+        let heard = Leftovers::hear(&conversation);
+        let expected = ProtocolError::Unexpected {
+            got: "a Leftover of nothing",
+            wanted: "LeftoverEnd",
+        };
+        let error = heard.expect_err("an endless list").to_string();
+        assert!(error.contains(&expected.to_string()), "{error}");
+        drop(conversation);
+        spare.join().expect("spare");
     }
 }
