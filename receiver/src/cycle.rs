@@ -159,7 +159,7 @@ pub(crate) fn commit(
         tracing::warn!(dataset = %dataset.name, ?lacking, "some owners, modes, attributes or devices cannot be set here; the catalog has them");
     }
     crash_point!("receiver.built");
-    stopwatch.time("sync", || dataset.control.sync_file_system())?;
+    stopwatch.time("sync", || dataset.sync())?;
     // As long as this is there, a power cut may have met a build that was not on the disk yet.
     Applying::finish(&dataset.control)?;
     crash_point!("receiver.synced");
@@ -237,7 +237,7 @@ pub(crate) fn finish(
 ) -> Result<Recorded, ReceiverError> {
     let started = Instant::now();
     if set_shared_metadata(dataset, catalog, pending)? > 0 {
-        dataset.control.sync_file_system()?;
+        dataset.sync()?;
     }
     stopwatch.add("metadata", started.elapsed());
     crash_point!("receiver.metadata-set");

@@ -2,15 +2,17 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use understudy_protocol::{DatasetName, Name};
 use understudy_tree::attributes::drop_default_acl;
-use understudy_tree::{Directory, Privileges, TreeError};
+use understudy_tree::{Directory, Privileges, TreeError, remove};
 
 use crate::catalog::Catalog;
 use crate::error::ReceiverError;
 use crate::names;
+use crate::syncs::Syncs;
 
 /// A reader that holds the retired twin by a shared lock delays the next cycle at most this long.
 const READERS_WAIT: Duration = Duration::from_secs(10);
@@ -28,6 +30,8 @@ pub(crate) struct Dataset {
     /// The directory with everything else.
     pub(crate) control: Directory,
     pub(crate) privileges: Privileges,
+    /// Of the whole store.
+    pub(crate) syncs: Arc<Syncs>,
     catalog: PathBuf,
 }
 
@@ -42,6 +46,7 @@ impl Dataset {
         store: &Directory,
         path: &Path,
         name: &DatasetName,
+        syncs: &Arc<Syncs>,
     ) -> Result<Option<Self>, ReceiverError> {
         let own = own_name(name)?;
         let opened = store.open_directory(&own).and_then(|directory| {
@@ -49,7 +54,7 @@ impl Dataset {
             Ok((directory, control))
         });
         match opened {
-            Ok((directory, control)) => Ok(Some(Self::of(path, name, directory, control))),
+            Ok(opened) => Ok(Some(Self::of(path, name, opened, syncs))),
             Err(error) if error.is_gone() => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -59,6 +64,7 @@ impl Dataset {
         store: &Directory,
         path: &Path,
         name: &DatasetName,
+        syncs: &Arc<Syncs>,
     ) -> Result<Self, ReceiverError> {
         let own = own_name(name)?;
         let is_new = store.stat_if_present(&own)?.is_none();
@@ -81,10 +87,15 @@ impl Dataset {
                 _ => {}
             }
         }
-        Ok(Self::of(path, name, directory, control))
+        Ok(Self::of(path, name, (directory, control), syncs))
     }
 
-    fn of(path: &Path, name: &DatasetName, directory: Directory, control: Directory) -> Self {
+    fn of(
+        path: &Path,
+        name: &DatasetName,
+        (directory, control): (Directory, Directory),
+        syncs: &Arc<Syncs>,
+    ) -> Self {
         let control_path = path.join(name.as_str()).join(names::CONTROL.as_os_str());
         let catalog = control_path.join(names::CATALOG.as_os_str());
         Self {
@@ -92,6 +103,7 @@ impl Dataset {
             directory,
             control,
             privileges: Privileges::current(),
+            syncs: Arc::clone(syncs),
             catalog,
         }
     }
@@ -173,10 +185,11 @@ impl Dataset {
         Ok(())
     }
 
-    /// Removes everything in staging and trash.
+    /// Removes everything in staging and trash. What cannot be removed from the trash is in nobody's way there.
     pub(crate) fn clean(&self) -> Result<(), ReceiverError> {
-        for name in [&names::STAGING, &names::TRASH] {
-            understudy_tree::remove::empty(&self.control.ensure_directory(name)?)?;
+        remove::empty(&self.control.ensure_directory(&names::STAGING)?)?;
+        if let Err(error) = remove::empty(&self.control.ensure_directory(&names::TRASH)?) {
+            tracing::warn!(dataset = %self.name, "cannot empty the trash: {error}");
         }
         Ok(())
     }
@@ -195,6 +208,11 @@ impl Dataset {
             }
         }
         Ok(())
+    }
+
+    /// Makes the whole file system durable. After a failure no leftover of the store counts.
+    pub(crate) fn sync(&self) -> Result<(), ReceiverError> {
+        Ok(self.syncs.note(self.control.sync_file_system())?)
     }
 
     /// Makes the switch of the twins durable.

@@ -6,6 +6,7 @@ use understudy_protocol::{ContentHash, Entry};
 use understudy_tree::Directory;
 
 use crate::arriving::{Arriving, Shape};
+use crate::dataset::Dataset;
 use crate::error::ReceiverError;
 use crate::ledger::{Entries, Ledger, Record};
 use crate::leftovers::{LEAST_BYTES, LEAST_PARTIAL, Leftovers};
@@ -107,9 +108,9 @@ impl<'a> Keeping<'a> {
     }
 
     /// Makes everything durable that was staged before, and says so in the ledger.
-    pub(crate) fn sync(&self, control: &Directory) -> Result<(), ReceiverError> {
+    pub(crate) fn sync(&self, dataset: &Dataset) -> Result<(), ReceiverError> {
         let end = self.ledger.as_ref().and_then(Ledger::end);
-        control.sync_file_system()?;
+        dataset.sync()?;
         match end {
             Some(end) => self.note(&Record::Synced { end }),
             None => Ok(()),

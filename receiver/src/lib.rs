@@ -28,6 +28,7 @@ mod shelves;
 mod stage;
 mod store;
 mod streams;
+mod syncs;
 mod upload;
 mod verify;
 mod waiting;

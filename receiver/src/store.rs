@@ -1,6 +1,7 @@
 //! The store: the directory that holds all datasets, and what its file system must be able to do.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{XattrFlags, fsetxattr};
 use understudy_protocol::{DatasetName, Name};
@@ -8,11 +9,12 @@ use understudy_tree::durable::{self, Durability};
 use understudy_tree::{Directory, Kind, Mounts, TreeError, remove};
 
 use crate::alert::Cycles;
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, Locked};
 use crate::error::ReceiverError;
 use crate::housekeeping::Housekeeping;
 use crate::leftovers;
 use crate::names;
+use crate::syncs::Syncs;
 
 /// The layout this build writes.
 const FORMAT: i64 = 1;
@@ -25,6 +27,7 @@ pub struct Store {
     directory: Directory,
     pub(crate) housekeeping: Housekeeping,
     pub(crate) cycles: Cycles,
+    pub(crate) syncs: Arc<Syncs>,
 }
 
 impl Store {
@@ -80,6 +83,7 @@ impl Store {
             directory,
             housekeeping: Housekeeping::default(),
             cycles: Cycles::default(),
+            syncs: Arc::default(),
         })
     }
 
@@ -101,12 +105,12 @@ impl Store {
 
     /// Opens a dataset; `None` if the store has none of this name.
     pub(crate) fn dataset(&self, name: &DatasetName) -> Result<Option<Dataset>, ReceiverError> {
-        Dataset::open(&self.directory, &self.path, name)
+        Dataset::open(&self.directory, &self.path, name, &self.syncs)
     }
 
     /// Opens a dataset, made if the store has none of this name.
     pub(crate) fn ensure_dataset(&self, name: &DatasetName) -> Result<Dataset, ReceiverError> {
-        Dataset::ensure(&self.directory, &self.path, name)
+        Dataset::ensure(&self.directory, &self.path, name, &self.syncs)
     }
 
     /// The names of all datasets, in order.
@@ -145,11 +149,24 @@ impl Store {
         Ok(())
     }
 
-    /// Removes what interrupted uploads left too long ago. A dataset that is in use is passed over.
+    /// Removes what interrupted uploads left too long ago, or before a sync failed. A dataset that is in use is passed
+    /// over.
     pub fn drop_old_leftovers(&self) -> Result<(), ReceiverError> {
+        self.drop_leftovers(leftovers::drop_old)
+    }
+
+    /// Removes everything that interrupted uploads left: the space is needed. A dataset that is in use is passed over.
+    pub(crate) fn drop_all_leftovers(&self) -> Result<(), ReceiverError> {
+        self.drop_leftovers(leftovers::drop_all)
+    }
+
+    fn drop_leftovers(
+        &self,
+        drop: impl Fn(&Dataset, &Locked) -> Result<(), ReceiverError>,
+    ) -> Result<(), ReceiverError> {
         for name in self.dataset_names()? {
             let dropped = self.dataset(&name).and_then(|dataset| match dataset {
-                Some(dataset) => self.drop_old_leftovers_of(&dataset),
+                Some(dataset) => self.drop_leftovers_of(&dataset, &drop),
                 None => Ok(()),
             });
             if let Err(error) = dropped {
@@ -159,13 +176,17 @@ impl Store {
         Ok(())
     }
 
-    fn drop_old_leftovers_of(&self, dataset: &Dataset) -> Result<(), ReceiverError> {
+    fn drop_leftovers_of(
+        &self,
+        dataset: &Dataset,
+        drop: impl Fn(&Dataset, &Locked) -> Result<(), ReceiverError>,
+    ) -> Result<(), ReceiverError> {
         // Declared before the lock, so that it ends after the lock is released.
         let _tidying;
         match dataset.lock() {
             Ok(locked) => {
                 _tidying = self.housekeeping.begin(&dataset.name);
-                leftovers::drop_old(dataset, &locked)
+                drop(dataset, &locked)
             }
             Err(ReceiverError::Busy(_)) => Ok(()),
             Err(error) => Err(error),

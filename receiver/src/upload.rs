@@ -13,7 +13,7 @@ use crate::cycle::{self, Stopwatch};
 use crate::dataset::now_seconds;
 use crate::error::ReceiverError;
 use crate::housekeeping::Tidying;
-use crate::leftovers;
+use crate::leftovers::{self, Leftovers};
 use crate::serve::{AfterFirst, Deletions, SessionOptions};
 use crate::store::Store;
 use crate::workers::{self, Ground};
@@ -34,7 +34,23 @@ pub(crate) fn serve(
     let observed = store.cycles.begin(&begin.dataset);
     let result = converse(store, &observed, spoken, incoming, outgoing, options);
     observed.end(&result);
+    if let Err(error) = &result {
+        give_way(store, error);
+    }
     result
+}
+
+/// After a failed upload nothing left over is kept of any dataset that takes the space, or that the disk may have lost. The
+/// agent is not told before, so that its next try finds the space.
+pub(crate) fn give_way(store: &Store, error: &ReceiverError) {
+    let dropped = match error {
+        ReceiverError::NoSpace(_) => store.drop_all_leftovers(),
+        _ if store.syncs.failures() > 0 => store.drop_old_leftovers(),
+        _ => Ok(()),
+    };
+    if let Err(error) = dropped {
+        tracing::warn!("cannot drop what interrupted uploads left: {error}");
+    }
 }
 
 fn converse(
@@ -92,8 +108,11 @@ fn converse(
                 give::manifest(&dataset, &request, Telling::of(spoken), outgoing).map(drop)?;
             }
             Message::Confirm(confirm) => {
-                confirm_newest(&catalog, observed, &confirm, outgoing)?;
-                leftovers::drop_all(&dataset, &locked)?;
+                let snapshot = confirm_newest(&catalog, observed, &confirm)?;
+                let _ = tidying.insert(store.housekeeping.begin(name));
+                outgoing.send_message(&Message::Confirmed(Confirmed { snapshot }))?;
+                leftovers::forget_all(&dataset, &locked);
+                return Ok(());
             }
             Message::Commit(commit) => {
                 let committed = session.commit(catalog.upload()?, &commit, Stopwatch::default())?;
@@ -115,8 +134,7 @@ fn confirm_newest(
     catalog: &Catalog,
     observed: &Observed<'_>,
     confirm: &Confirm,
-    outgoing: &Outgoing,
-) -> Result<(), ReceiverError> {
+) -> Result<Snapshot, ReceiverError> {
     let Some(head) = catalog
         .head()?
         .filter(|head| head.snapshot.position == confirm.position)
@@ -128,10 +146,7 @@ fn confirm_newest(
     let as_of_seconds = as_of(now_seconds(), confirm.elapsed_milliseconds);
     catalog.confirm(as_of_seconds)?;
     observed.is_good(as_of_seconds);
-    outgoing.send_message(&Message::Confirmed(Confirmed {
-        snapshot: head.snapshot,
-    }))?;
-    Ok(())
+    Ok(head.snapshot)
 }
 
 /// The begin of the capture by the receiver's clock; rounded down, so that lag is never told too small.
@@ -161,7 +176,13 @@ impl<'s> Session<'s, '_> {
 
     fn give_back(&self, error: &ReceiverError) -> Result<(), ReceiverError> {
         if self.ground.catalog.pending()?.is_none() {
-            leftovers::after_failure(self.ground.dataset, self.ground.locked, error)?;
+            let Ground {
+                dataset,
+                locked,
+                leftovers,
+                ..
+            } = self.ground;
+            leftovers::after_failure(dataset, locked, leftovers, error)?;
         }
         self.ground.catalog.shrink()
     }
@@ -203,7 +224,8 @@ impl<'s> Session<'s, '_> {
         }
         upload.settle()?;
         self.guard(&upload)?;
-        stopwatch.time("stage_sync", || dataset.control.sync_file_system())?;
+        stopwatch.time("stage_sync", || dataset.sync())?;
+        self.doubt()?;
         crash_point!("receiver.staged");
         let now = now_seconds();
         let position = Position {
@@ -242,6 +264,17 @@ impl<'s> Session<'s, '_> {
         }
     }
 
+    /// A sync that failed in another session while this one began may have been for what this one took.
+    fn doubt(&self) -> Result<(), ReceiverError> {
+        let are_used = self.ground.leftovers.is_some_and(Leftovers::are_used);
+        if are_used && self.store.syncs.are_doubtful(&self.ground.dataset.name) {
+            return Err(ReceiverError::BadLeftover(
+                "what was left may not be on the disk, which could not be written".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
     /// Tells the agent, then tidies up; from here on nothing can fail for the agent.
     fn acknowledge(
         &self,
@@ -263,7 +296,7 @@ impl<'s> Session<'s, '_> {
         outgoing.send_message(&Message::Committed(committed))?;
         crash_point!("receiver.acknowledged");
         dataset.clean()?;
-        leftovers::drop_all(dataset, locked)?;
+        leftovers::forget_all(dataset, locked);
         catalog.checkpoint()?;
         if is_first && self.options.after_first == AfterFirst::FillShadow {
             match cycle::catch_up(dataset, catalog, locked, &stop) {

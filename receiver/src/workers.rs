@@ -276,7 +276,7 @@ fn flush(
             continue;
         }
         flushed = sum;
-        if let Err(error) = keeping.sync(&dataset.control) {
+        if let Err(error) = keeping.sync(dataset) {
             return trouble.report(error, streams);
         }
     }

@@ -496,8 +496,31 @@ fn what_a_peer_did_wrong_leaves_nothing_and_neither_does_a_confirmation() {
         };
         send(channel, &Message::Confirm(confirm));
         stage::hear(channel).expect("confirmed");
+        // Whoever stays after that does not hold the dataset up.
+        assert!(left(&stage).contents.is_empty());
     });
     assert!(generations(&stage).is_empty());
+}
+
+#[test]
+fn an_upload_that_fails_with_leftovers_drops_them_all() {
+    let mut stage = Stage::new();
+    cut(&stage, &[changes(&tree()), changes(&files(0..5))]);
+    let mut wrong = tree().to_vec();
+    wrong.push(leftover(&files(0..1)[0]));
+    wrong.extend(files(6..7));
+    wrong.extend(files(6..7));
+    assert_eq!(failure(&stage, &wrong, &[]), FailureCode::Misbehaved);
+    assert!(left(&stage).contents.is_empty());
+    assert!(generations(&stage).is_empty());
+    // Leftovers that it made no use of are not what it failed for.
+    cut(&stage, &[changes(&tree()), changes(&files(0..5))]);
+    wrong.remove(2);
+    assert_eq!(failure(&stage, &wrong, &[]), FailureCode::Misbehaved);
+    assert_eq!(left(&stage).contents.len(), 5);
+    let mut all = tree().to_vec();
+    all.extend(files(0..5).iter().map(leftover));
+    stage.upload(&all, &[]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use understudy_protocol::{ContentHash, Name, limits};
 use understudy_tree::Directory;
@@ -172,6 +172,7 @@ impl Found {
             items: self.items,
             given,
             partials: Mutex::new(self.partials),
+            are_used: AtomicBool::new(false),
         }
     }
 }

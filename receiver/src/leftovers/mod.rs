@@ -6,9 +6,11 @@
 
 mod load;
 mod take;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Mutex;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use understudy_protocol::message::{Leftover, LeftoverEnd};
 use understudy_protocol::transport::Outgoing;
@@ -40,6 +42,8 @@ pub(crate) struct Leftovers {
     /// For the first of the items with one key: how many of these were given out.
     given: Vec<AtomicU32>,
     partials: Mutex<Vec<Partial>>,
+    /// Whether the upload that runs has made use of any.
+    are_used: AtomicBool,
 }
 
 struct Generation {
@@ -83,6 +87,11 @@ fn is_sound(stat: &Stat) -> bool {
 }
 
 impl Leftovers {
+    /// Whether the upload that runs has made use of any.
+    pub(crate) fn are_used(&self) -> bool {
+        self.are_used.load(Ordering::Relaxed)
+    }
+
     /// Tells the agent of all of them.
     pub(crate) fn tell(&self, outgoing: &Outgoing) -> Result<(), ReceiverError> {
         for items in self.items.chunks(limits::RECORDS) {
@@ -130,11 +139,16 @@ pub(crate) fn is_interruption(error: &ReceiverError) -> bool {
     matches!(error, ReceiverError::Protocol(Cut | Io(_) | Failed(_)))
 }
 
-fn fate(error: &ReceiverError) -> Fate {
+/// `leftovers` are those of the upload that failed.
+fn fate(error: &ReceiverError, leftovers: Option<&Leftovers>) -> Fate {
     match error {
         _ if is_interruption(error) => Fate::Keep,
+        // The agent comes back at once, without what it failed for.
+        ReceiverError::BadDelta { .. } => Fate::Keep,
+        // It may have failed for what was left: the next one must not fail in the same way.
+        _ if leftovers.is_some_and(Leftovers::are_used) => Fate::DropAll,
         // The agent comes back at once.
-        ReceiverError::BadDelta { .. } | ReceiverError::OutOfStep(_) => Fate::Keep,
+        ReceiverError::OutOfStep(_) => Fate::Keep,
         // The space is needed; and a list that was wrong once must not be told again.
         ReceiverError::NoSpace(_) | ReceiverError::BadLeftover(_) => Fate::DropAll,
         _ => Fate::Drop,
@@ -145,14 +159,16 @@ fn fate(error: &ReceiverError) -> Fate {
 pub(crate) fn after_failure(
     dataset: &Dataset,
     locked: &Locked,
+    leftovers: Option<&Leftovers>,
     error: &ReceiverError,
 ) -> Result<(), ReceiverError> {
-    match fate(error) {
+    match fate(error, leftovers) {
         Fate::Keep => keep(dataset, locked)?,
         Fate::Drop => {}
         Fate::DropAll => drop_all(dataset, locked)?,
     }
-    dataset.clean()
+    dataset.clean()?;
+    drop_doubtful(dataset, locked)
 }
 
 /// Puts aside what an interrupted upload staged, if it has a ledger. Where this cannot be done, nothing is kept.
@@ -171,7 +187,7 @@ fn or_drop<T: Default>(
         return result;
     };
     tracing::warn!(dataset = %dataset.name, "dropping what interrupted uploads left: {error}");
-    drop_all(dataset, locked)?;
+    forget_all(dataset, locked);
     Ok(T::default())
 }
 
@@ -203,8 +219,29 @@ pub(crate) fn drop_all(dataset: &Dataset, _locked: &Locked) -> Result<(), Receiv
     Ok(remove::tree(&dataset.control, &names::LEFTOVERS, &trash)?)
 }
 
-/// Removes leftovers that are too old, or that nothing tells of.
-pub(crate) fn drop_old(dataset: &Dataset, _locked: &Locked) -> Result<(), ReceiverError> {
+/// Removes all leftovers. What cannot be removed now is removed, or told once more, later.
+pub(crate) fn forget_all(dataset: &Dataset, locked: &Locked) {
+    if let Err(error) = drop_all(dataset, locked) {
+        tracing::warn!(dataset = %dataset.name, "cannot drop what interrupted uploads left: {error}");
+    }
+}
+
+/// Removes everything that was left before a sync of the store failed, also what is still in staging. An intent keeps what
+/// is staged: it was synced before.
+fn drop_doubtful(dataset: &Dataset, locked: &Locked) -> Result<(), ReceiverError> {
+    let failures = dataset.syncs.failures();
+    if !dataset.syncs.are_doubtful(&dataset.name) {
+        return Ok(());
+    }
+    close(dataset)?;
+    drop_all(dataset, locked)?;
+    dataset.syncs.clear(&dataset.name, failures);
+    Ok(())
+}
+
+/// Removes leftovers that are in doubt, too old, or that nothing tells of.
+pub(crate) fn drop_old(dataset: &Dataset, locked: &Locked) -> Result<(), ReceiverError> {
+    drop_doubtful(dataset, locked)?;
     let Some(pool) = pool(dataset)? else {
         return Ok(());
     };

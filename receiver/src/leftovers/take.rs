@@ -98,6 +98,7 @@ impl Leftovers {
         to: &Directory,
         name: &Name,
     ) -> Result<(File, HoleyHasher), ReceiverError> {
+        self.are_used.store(true, Ordering::Relaxed);
         self.carry_on(resume, to, name).map_err(bad)
     }
 
@@ -176,6 +177,7 @@ impl<'a> Taker<'a> {
         size: u64,
         hash: ContentHash,
     ) -> Result<(Arc<Directory>, Name), ReceiverError> {
+        self.leftovers.are_used.store(true, Ordering::Relaxed);
         let key = key(&hash);
         while let Some(item) = self.leftovers.next(size, &key) {
             if let Some(found) = self.look(item, size, hash).map_err(bad)? {
