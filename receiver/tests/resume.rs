@@ -462,19 +462,27 @@ fn chunks(mut bytes: &[u8]) -> Vec<&[u8]> {
 fn leftovers_that_are_too_old_are_dropped() {
     let stage = Stage::new();
     cut(&stage, &[changes(&tree()), changes(&files(0..5))]);
-    let age = |hours: u64| {
+    let written = |time: SystemTime| {
         let ledger = generations(&stage)[0].join("ledger");
-        let time = SystemTime::now() - Duration::from_secs(hours * 3600);
         let file = std::fs::File::options().write(true).open(ledger);
         file.expect("ledger").set_modified(time).expect("age");
     };
-    age(71);
+    let hours = |count: u64| Duration::from_secs(count * 3600);
+    written(SystemTime::now() - hours(71));
     stage.store.drop_old_leftovers().expect("drop");
     assert_eq!(left(&stage).contents.len(), 5);
-    age(73);
+    written(SystemTime::now() - hours(73));
     stage.store.drop_old_leftovers().expect("drop");
     assert!(generations(&stage).is_empty());
     assert!(left(&stage).contents.is_empty());
+    // The clock was ahead then: a little, or so much that they would stay for ever.
+    cut(&stage, &[changes(&tree()), changes(&files(0..5))]);
+    written(SystemTime::now() + hours(23));
+    stage.store.drop_old_leftovers().expect("drop");
+    assert_eq!(left(&stage).contents.len(), 5);
+    written(SystemTime::now() + hours(25));
+    stage.store.drop_old_leftovers().expect("drop");
+    assert!(generations(&stage).is_empty());
 }
 
 #[test]

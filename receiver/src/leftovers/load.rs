@@ -9,12 +9,12 @@ use understudy_tree::Directory;
 
 use super::take::Spots;
 use super::{
-    GENERATIONS, Generation, Item, LEAST_PARTIAL, Leftovers, Partial, drop_old, drop_one, is_sound,
-    key, numbers, pool,
+    GENERATIONS, Generation, Item, LEAST_PARTIAL, Leftovers, MOST_READ, Partial, drop_old,
+    drop_one, is_sound, key, numbers, pool,
 };
 use crate::dataset::{Dataset, Locked};
 use crate::error::ReceiverError;
-use crate::ledger::{Former, Record, Spot};
+use crate::ledger::{Former, Fortune, Record, Spot};
 use crate::names;
 
 impl Leftovers {
@@ -67,11 +67,15 @@ impl Found {
             return Ok(0);
         };
         let generation = self.generations.len();
+        let most = match ledger.fortune {
+            Fortune::Kept => u64::MAX,
+            Fortune::Unknown | Fortune::Lost => MOST_READ,
+        };
         let (mut bytes, mut streams) = (0, HashMap::new());
         let mut spots = Spots::default();
         ledger.visit(|offset, record| {
             match record {
-                Record::Staged { hash, size, spot } => {
+                Record::Staged { hash, size, spot } if size <= most => {
                     let stat = spots.stat(&directory, &spot)?;
                     if stat.is_some_and(|stat| is_sound(&stat) && stat.size == size) {
                         bytes += size;
@@ -93,7 +97,7 @@ impl Found {
                 Record::Ended { stream, hash, size } => {
                     streams.insert(stream, Stream::Ended(size, hash, offset));
                 }
-                Record::Opened { .. } | Record::Synced { .. } => {}
+                Record::Staged { .. } | Record::Opened { .. } | Record::Synced { .. } => {}
             }
             Ok(())
         })?;
@@ -103,7 +107,7 @@ impl Found {
                 continue;
             };
             match state {
-                Stream::Ended(size, hash, offset) if stat.size == size => {
+                Stream::Ended(size, hash, offset) if stat.size == size && size <= most => {
                     bytes += size;
                     self.items.push(Item {
                         key: key(&hash),
@@ -112,7 +116,7 @@ impl Found {
                         generation,
                     });
                 }
-                Stream::Begun(length, hash) if length >= LEAST_PARTIAL => {
+                Stream::Begun(length, hash) if (LEAST_PARTIAL..=MOST_READ).contains(&length) => {
                     bytes += length;
                     self.partials.push(Partial {
                         length,

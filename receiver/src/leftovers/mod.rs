@@ -26,12 +26,18 @@ pub(crate) use take::Taker;
 
 /// Leftovers of uploads that ended longer ago are dropped: much of the source has changed since.
 const AGE_SECONDS: i64 = 3 * 24 * 60 * 60;
-/// Interrupted uploads of which something may be left; beyond that the one with the fewest bytes is dropped.
-const GENERATIONS: usize = 32;
+/// The clock was wrong when a ledger was written if it is further ahead than this: its age will never be known.
+const AHEAD_SECONDS: i64 = 24 * 60 * 60;
+/// Interrupted uploads of which something may be left; beyond that the one with the fewest bytes is dropped. Each holds its
+/// space for days, and most of what an earlier one had is taken by the next.
+const GENERATIONS: usize = 8;
 /// Smaller contents are not worth a line in a ledger: telling of them costs as much as sending them.
 pub(crate) const LEAST_BYTES: u64 = 64;
 /// Shorter beginnings of contents are not told.
 pub(crate) const LEAST_PARTIAL: u64 = 1 << 20;
+/// What is longer and would have to be read again is not told either: while it is read nothing may be taken from the
+/// connection, and an agent gives up a spare that takes nothing for 30 minutes. This is enough at 80 MB/s.
+const MOST_READ: u64 = 128 << 30;
 
 /// All leftovers of a dataset, as they were when an upload began.
 #[derive(Default)]
@@ -251,7 +257,8 @@ pub(crate) fn drop_old(dataset: &Dataset, locked: &Locked) -> Result<(), Receive
             let stat = generation.stat_if_present(&names::LEDGER)?;
             Ok(stat.map(|stat| stat.modified.seconds))
         });
-        let is_young = |written: i64| now.saturating_sub(written) < AGE_SECONDS;
+        let is_young =
+            |written: i64| (-AHEAD_SECONDS..AGE_SECONDS).contains(&now.saturating_sub(written));
         if !ledger.is_ok_and(|written| written.is_some_and(is_young)) {
             drop_one(dataset, &pool, &name)?;
         }

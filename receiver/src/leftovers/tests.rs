@@ -111,3 +111,42 @@ fn an_upload_that_met_a_failed_sync_leaves_nothing_even_if_it_is_interrupted() {
     drop(locked);
     assert_eq!(told(&dataset), (0, 0));
 }
+
+#[test]
+fn a_beginning_that_takes_too_long_to_read_again_is_not_told() {
+    let scratch = tempfile::tempdir().expect("tempdir");
+    let store = Store::open(scratch.path()).expect("store");
+    let dataset = dataset(&store, "a");
+    for (length, expected) in [(MOST_READ, 1), (MOST_READ + 1, 0)] {
+        let position = Record::Position {
+            stream: 1,
+            length,
+            hash: ContentHash::of(b"unread"),
+        };
+        let locked = dataset.lock().expect("lock");
+        stage(&dataset, length, &position);
+        keep(&dataset, &locked).expect("keep");
+        drop(locked);
+        assert_eq!(told(&dataset), (0, expected));
+        let locked = dataset.lock().expect("lock");
+        drop_all(&dataset, &locked).expect("drop");
+    }
+}
+
+#[test]
+fn of_many_interrupted_uploads_the_largest_are_kept() {
+    let scratch = tempfile::tempdir().expect("tempdir");
+    let store = Store::open(scratch.path()).expect("store");
+    let dataset = dataset(&store, "a");
+    for number in 0..12 {
+        interrupt(&dataset, 100 + number);
+        let pool = pool(&dataset).expect("pool").expect("leftovers");
+        assert!(numbers(&pool).expect("numbers").len() <= 8);
+        told(&dataset);
+    }
+    let locked = dataset.lock().expect("lock");
+    let leftovers = load(&dataset, &locked).expect("load");
+    let mut sizes: Vec<u64> = leftovers.items.iter().map(|item| item.size).collect();
+    sizes.sort_unstable();
+    assert_eq!(sizes, (105..112).collect::<Vec<_>>());
+}
