@@ -107,13 +107,7 @@ fn converse(
             Message::ReadManifest(request) => {
                 give::manifest(&dataset, &request, Telling::of(spoken), outgoing).map(drop)?;
             }
-            Message::Confirm(confirm) => {
-                let snapshot = confirm_newest(&catalog, observed, &confirm)?;
-                let _ = tidying.insert(store.housekeeping.begin(name));
-                outgoing.send_message(&Message::Confirmed(Confirmed { snapshot }))?;
-                leftovers::forget_all(&dataset, &locked);
-                return Ok(());
-            }
+            Message::Confirm(confirm) => return session.confirm(&confirm, outgoing, &mut tidying),
             Message::Commit(commit) => {
                 let committed = session.commit(catalog.upload()?, &commit, Stopwatch::default())?;
                 return session.acknowledge(committed, outgoing, &mut tidying);
@@ -272,6 +266,26 @@ impl<'s> Session<'s, '_> {
                 "what was left may not be on the disk, which could not be written".to_owned(),
             ));
         }
+        Ok(())
+    }
+
+    /// Tells the agent that the newest snapshot is what it has, then tidies up.
+    fn confirm(
+        &self,
+        confirm: &Confirm,
+        outgoing: &Outgoing,
+        tidying: &mut Option<Tidying<'s>>,
+    ) -> Result<(), ReceiverError> {
+        let Ground {
+            dataset,
+            catalog,
+            locked,
+            ..
+        } = self.ground;
+        let snapshot = confirm_newest(catalog, self.observed, confirm)?;
+        let _ = tidying.insert(self.store.housekeeping.begin(&dataset.name));
+        outgoing.send_message(&Message::Confirmed(Confirmed { snapshot }))?;
+        leftovers::forget_all(dataset, locked);
         Ok(())
     }
 

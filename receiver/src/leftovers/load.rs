@@ -79,13 +79,7 @@ impl Found {
                     let stat = spots.stat(&directory, &spot)?;
                     if stat.is_some_and(|stat| is_sound(&stat) && stat.size == size) {
                         bytes += size;
-                        self.items.push(Item {
-                            key: key(&hash),
-                            size,
-                            offset,
-                            generation,
-                        });
-                        self.bound();
+                        self.add(&hash, size, offset);
                     }
                 }
                 Record::Begun { stream } => drop(streams.remove(&stream)),
@@ -109,12 +103,7 @@ impl Found {
             match state {
                 Stream::Ended(size, hash, offset) if stat.size == size && size <= most => {
                     bytes += size;
-                    self.items.push(Item {
-                        key: key(&hash),
-                        size,
-                        offset,
-                        generation,
-                    });
+                    self.add(&hash, size, offset);
                 }
                 Stream::Begun(length, hash) if (LEAST_PARTIAL..=MOST_READ).contains(&length) => {
                     bytes += length;
@@ -136,8 +125,14 @@ impl Found {
         Ok(bytes)
     }
 
-    /// Keeps the largest ones where there are too many.
-    fn bound(&mut self) {
+    /// Adds a content of the generation that is being read; keeps the largest ones where there are too many.
+    fn add(&mut self, hash: &ContentHash, size: u64, offset: u64) {
+        self.items.push(Item {
+            key: key(hash),
+            size,
+            offset,
+            generation: self.generations.len(),
+        });
         if self.items.len() >= 2 * limits::LEFTOVERS {
             self.shorten();
         }

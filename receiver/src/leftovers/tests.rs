@@ -1,3 +1,5 @@
+//! What is told and what is dropped, of datasets whose interrupted uploads are made here.
+
 use understudy_protocol::DatasetName;
 use understudy_tree::content;
 
