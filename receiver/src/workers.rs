@@ -99,6 +99,7 @@ pub(crate) fn stage(
                 trouble: &trouble,
                 staged_bytes: &staged_bytes,
                 keeping: &keeping,
+                spoken,
             };
             let (numbers, staged, live) = (numbers.clone(), staged_sender.clone(), live.as_ref());
             scope.spawn(move || worker.run(&jobs, &staged, &reader, base.zip(live), numbers));
@@ -251,6 +252,8 @@ struct Worker<'a> {
     trouble: &'a Trouble,
     staged_bytes: &'a StagedBytes,
     keeping: &'a Keeping<'a>,
+    /// The version of the protocol.
+    spoken: u32,
 }
 
 /// How much was staged, for the flusher.
@@ -314,7 +317,14 @@ impl Worker<'_> {
         numbers: Numbers,
     ) -> Result<Lacking, ReceiverError> {
         let base = || base.map(|(at, live)| Base::new(reader, at, live));
-        let mut stager = Stager::new(self.dataset, base(), self.streams, numbers, self.keeping)?;
+        let mut stager = Stager::new(
+            self.dataset,
+            base(),
+            self.streams,
+            numbers,
+            self.keeping,
+            self.spoken,
+        )?;
         let mut writer = Writer::new(&self.dataset.control, base(), self.streams, self.keeping)?;
         for job in jobs {
             if self.trouble.is_there() {

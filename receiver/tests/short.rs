@@ -142,3 +142,17 @@ fn a_touched_file_has_its_new_attributes_and_its_content() {
         assert_eq!(is_kept, touch == Touch::Kept);
     }
 }
+
+#[test]
+fn an_older_session_has_nothing_short() {
+    let mut stage = filled();
+    stage.version = 3;
+    let short = delta(place(1, "small"), vec![copy(0, 3)], "the");
+    assert_eq!(refused(&stage, short), FailureCode::Misbehaved);
+    let touch = Change::Touch {
+        place: place(1, "small"),
+        attributes: touched(),
+        touch: Touch::Kept,
+    };
+    assert_eq!(refused(&stage, touch), FailureCode::Misbehaved);
+}

@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
 use understudy_protocol::message::{Change, Content};
-use understudy_protocol::{ContentHash, Entry, Frame, Message, Name, Node, Place, StateDigest};
+use understudy_protocol::{
+    ContentHash, Entry, Frame, Message, Name, Node, Place, StateDigest, version,
+};
 use understudy_tree::{Directory, Lacking, Privileges, TreeError, node};
 
 use crate::catalog::{Origin, Put};
@@ -69,6 +71,8 @@ pub(crate) struct Stager<'a> {
     lacking: Lacking,
     keeping: &'a Keeping<'a>,
     taker: Option<Taker<'a>>,
+    /// The version of the protocol.
+    spoken: u32,
     /// What the ledger is to tell of the message at hand.
     entries: Entries,
 }
@@ -81,6 +85,7 @@ impl<'a> Stager<'a> {
         streams: &'a Streams,
         numbers: Numbers,
         keeping: &'a Keeping<'a>,
+        spoken: u32,
     ) -> Result<Self, ReceiverError> {
         let shelves = Shelves::open(&dataset.control)?;
         let stream_files = shelves.staging.ensure_directory(&names::STREAMS)?;
@@ -101,6 +106,7 @@ impl<'a> Stager<'a> {
             lacking,
             keeping,
             taker: keeping.leftovers.map(Taker::new),
+            spoken,
             entries: Entries::default(),
         })
     }
@@ -138,7 +144,8 @@ impl<'a> Stager<'a> {
                     place,
                     attributes,
                     touch,
-                } => self.in_full(place, attributes, touch)?,
+                } if self.spoken >= version::SHORT => self.in_full(place, attributes, touch)?,
+                Change::Touch { place, .. } => return Err(too_new(&place)),
             };
             staged.digest.add(&place, &entry);
             let put = self.put(place, entry, content, number)?;
@@ -199,6 +206,7 @@ impl<'a> Stager<'a> {
                 self.stage_shape(id, &place, &entry, stream, shape)?;
                 Origin::Own
             }
+            (Content::Delta(..), _) if self.spoken < version::SHORT => return Err(too_new(&place)),
             (Content::Delta(from, pieces), Node::File { size, hash }) => {
                 let data = self.assemble(&place, &from, &pieces, (*size, *hash))?;
                 self.stage_inline(id, &place, &entry, &data)?;
@@ -254,6 +262,12 @@ impl<'a> Stager<'a> {
             self.shelves.get(id)
         }
     }
+}
+
+fn too_new(place: &Place) -> ReceiverError {
+    ReceiverError::Misbehaved(format!(
+        "what is said of {place:?} belongs to a newer version than was agreed on"
+    ))
 }
 
 /// A name that is taken in staging was put before in the same upload.
