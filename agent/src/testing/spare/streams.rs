@@ -1,0 +1,81 @@
+//! Streams of an upload, as the spare in memory takes them.
+
+use understudy_protocol::message::{StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume};
+use understudy_protocol::{ContentHash, Failure, FailureCode, Message};
+
+use super::{Spare, Upload, bad_leftover};
+
+impl Spare {
+    pub(super) fn take_stream(&mut self, message: Message, upload: &mut Upload) -> Vec<Message> {
+        match message {
+            Message::StreamResume(StreamResume {
+                stream,
+                length,
+                hash,
+            }) => {
+                let is_it = |partial: &Vec<u8>| {
+                    (partial.len() as u64, ContentHash::of(partial)) == (length, hash)
+                };
+                let partial = self.partials.iter().position(is_it);
+                let Some(partial) = partial.filter(|_| !self.is_boasting) else {
+                    return vec![bad_leftover()];
+                };
+                let partial = self.partials.remove(partial);
+                let former = upload.open.insert(stream, partial);
+                assert!(former.is_none(), "a beginning comes first");
+                vec![]
+            }
+            Message::StreamBlock(StreamBlock {
+                stream,
+                offset,
+                data,
+            }) => {
+                let content = upload.open.entry(stream).or_default();
+                assert!(offset >= content.len() as u64, "a stream went backwards");
+                content.resize(offset as usize, 0);
+                content.extend_from_slice(&data);
+                vec![]
+            }
+            Message::StreamBase(StreamBase { stream, place }) => {
+                let (_, file) = &self.entries[&place];
+                let base = self.contents[file].clone();
+                assert!(!upload.open.contains_key(&stream), "a base comes first");
+                assert!(upload.bases.insert(stream, base).is_none(), "one base");
+                vec![]
+            }
+            Message::StreamCopy(StreamCopy {
+                stream,
+                offset,
+                from,
+                length,
+            }) => {
+                let content = upload.open.entry(stream).or_default();
+                assert!(offset >= content.len() as u64, "a stream went backwards");
+                content.resize(offset as usize, 0);
+                let stretch = from as usize..(from + length) as usize;
+                content.extend_from_slice(&upload.bases[&stream][stretch]);
+                vec![]
+            }
+            Message::StreamEnd(StreamEnd { stream, size, hash }) => {
+                let mut content = upload.open.remove(&stream).unwrap_or_default();
+                content.resize(size as usize, 0);
+                if upload.bases.remove(&stream).is_some() && ContentHash::of(&content) != hash {
+                    let failure = Failure::new(FailureCode::BadDelta, "bad delta");
+                    return vec![Message::Failure(failure)];
+                }
+                assert_eq!(ContentHash::of(&content), hash, "hash of a stream");
+                assert!(
+                    upload.ended.insert(stream, content).is_none(),
+                    "a stream ended twice"
+                );
+                vec![]
+            }
+            Message::StreamAbort(abort) => {
+                upload.open.remove(&abort.stream);
+                upload.bases.remove(&abort.stream);
+                vec![]
+            }
+            other => unreachable!("{} is not served", other.name()),
+        }
+    }
+}
