@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 use understudy_protocol::ContentHash;
 use understudy_protocol::delta::{Budget, Op, Search, Signature, Summer, differing};
 
+use crate::random::Random;
+
 const SIZE: usize = 256 * 1024 * 1024;
 const PIECE: usize = 512 * 1024;
 
 /// Times everything on one core.
 pub(crate) fn run() {
-    let base = random(SIZE, 1);
+    let base = Random::new(1).noise(SIZE);
     let summed = crate::median(|| {
         std::hint::black_box(signature(&base, SIZE as u64));
     });
@@ -24,17 +26,21 @@ pub(crate) fn run() {
         std::hint::black_box(differing(&signature, &signature));
     });
     report("compare", compared, SIZE);
-    let inserted = [&random(1000, 3)[..], &base[..SIZE - 1000]].concat();
+    let inserted = [&Random::new(3).noise(1000)[..], &base[..SIZE - 1000]].concat();
     search("all matches (1,000 bytes inserted)", &signature, &inserted);
-    search("nothing matches (random)", &signature, &random(SIZE, 2));
+    search(
+        "nothing matches (random)",
+        &signature,
+        &Random::new(2).noise(SIZE),
+    );
     every_other(&signature, &base);
     hostile(base);
 }
 
 /// Every other 32 KiB is new and the rest has moved by 1,000 bytes.
 fn every_other(signature: &Signature, base: &[u8]) {
-    let mut mixed = [&random(1000, 3)[..], &base[..SIZE - 1000]].concat();
-    let new = random(SIZE, 4);
+    let mut mixed = [&Random::new(3).noise(1000)[..], &base[..SIZE - 1000]].concat();
+    let new = Random::new(4).noise(SIZE);
     for start in (0..SIZE).step_by(64 * 1024) {
         mixed[start..start + 32 * 1024].copy_from_slice(&new[start..start + 32 * 1024]);
     }
@@ -96,17 +102,4 @@ fn report(label: &str, time: Duration, bytes: usize) {
         "delta {label}: {:.0} MB/s",
         bytes as f64 / 1e6 / time.as_secs_f64()
     );
-}
-
-fn random(length: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
 }

@@ -5,12 +5,16 @@
 #![allow(
     clippy::disallowed_methods,
     clippy::panic,
+    clippy::unwrap_used,
     reason = "benchmarks prepare files of their own, and stop at what they do not expect"
 )]
 
 mod commit;
 mod delta;
 mod frame;
+#[allow(dead_code, reason = "shared with the tests, which use all of it")]
+#[path = "../../tests/e2e/support/random.rs"]
+mod random;
 mod scan;
 
 use std::time::{Duration, Instant};

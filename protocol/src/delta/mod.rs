@@ -2,7 +2,7 @@
 //!
 //! One pass over a content gives its hash and its [`Signature`]. The signature of the version that the spare has stays with the
 //! agent; [`differing`] compares it with that of the new version at the same offsets, and [`Search`] looks in what differs for blocks
-//! that have moved. [`Groups`] lets whoever changes a part of a content prove the whole without reading the rest.
+//! that have moved.
 //!
 //! Everything found here is a guess until the BLAKE3 hash of the whole agrees: sums are cut to 8 bytes, and blocks are compared by
 //! 4 bytes of a rolling sum and 8 bytes of MD4, for which anybody can make collisions. Sans-IO: bytes in, values out; it must not know files, and
@@ -10,12 +10,13 @@
 
 mod compare;
 mod index;
+#[cfg(test)]
+mod noise;
 mod search;
 mod signature;
 mod small;
 mod subtrees;
 mod sums;
-mod tree;
 mod weak;
 
 pub use compare::differing;
@@ -23,7 +24,6 @@ pub use search::{Budget, Op, Search};
 pub use signature::Signature;
 pub use small::{SMALLEST, SmallSignature, assemble};
 pub use sums::{BlockSummer, GroupSummer, Summed, Summer};
-pub use tree::{GROUP, Groups, OutOfOrder};
 
 /// Bytes from storage are not what their writer says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

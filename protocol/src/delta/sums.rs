@@ -257,19 +257,11 @@ impl BlockSummer {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::noise::noise;
     use super::*;
 
     fn content(length: usize) -> Vec<u8> {
-        let mut state = 0x2545_f491_4f6c_dd1d_u64;
-        let mut bytes = Vec::with_capacity(length + 8);
-        while bytes.len() < length {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            bytes.extend(state.to_le_bytes());
-        }
-        bytes.truncate(length);
-        bytes
+        noise(length, 1)
     }
 
     fn summed(content: &[u8], size: u64, piece: usize) -> Summed {

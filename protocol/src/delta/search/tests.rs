@@ -5,21 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 
+use super::super::noise::noise;
 use super::super::{Summer, differing};
 use super::*;
-
-fn random(length: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
-}
 
 fn signature(content: &[u8]) -> Signature {
     let mut summer = Summer::new(content.len() as u64);
@@ -84,8 +72,8 @@ fn assert_merged(ops: &[Op]) {
 
 #[test]
 fn what_is_inserted_at_the_front_moves_everything_and_is_all_that_is_literal() {
-    let base = random(3 << 20, 1);
-    let new = [&random(1000, 2)[..], &base].concat();
+    let base = noise(3 << 20, 1);
+    let new = [&noise(1000, 2)[..], &base].concat();
     let ops = searched(&signature(&base), &new, 512 * 1024);
     assert!(apply(&base, &ops, &new) == new);
     assert_eq!(
@@ -102,7 +90,7 @@ fn what_is_inserted_at_the_front_moves_everything_and_is_all_that_is_literal() {
 
 #[test]
 fn edits_cost_about_a_block_each() {
-    let base = random(600_001, 3);
+    let base = noise(600_001, 3);
     let block = u64::from(signature(&base).block_size().expect("blocks"));
     let cut = |ranges: &[std::ops::Range<usize>]| {
         ranges
@@ -123,7 +111,7 @@ fn edits_cost_about_a_block_each() {
             ]),
             7,
         ),
-        ("appended", [&base[..], &random(100, 4)].concat(), 1),
+        ("appended", [&base[..], &noise(100, 4)].concat(), 1),
         ("truncated", base[..333_333].to_vec(), 1),
         ("doubled", cut(&[0..600_001, 0..600_001]), 3),
     ];
@@ -139,8 +127,8 @@ fn edits_cost_about_a_block_each() {
 
 #[test]
 fn a_block_is_found_wherever_it_straddles_two_buffers() {
-    let base = random(2048, 5);
-    let new = [&random(3000, 6)[..], &base, &random(10, 7)].concat();
+    let base = noise(2048, 5);
+    let new = [&noise(3000, 6)[..], &base, &noise(10, 7)].concat();
     let expected = [
         Op::Literal { length: 3000 },
         Op::Copy {
@@ -161,7 +149,7 @@ fn a_block_is_found_wherever_it_straddles_two_buffers() {
 
 #[test]
 fn runs_of_zeros_are_found_whatever_their_length() {
-    let base = [&random(4096, 8)[..], &vec![0; 40_960], &random(4096, 9)].concat();
+    let base = [&noise(4096, 8)[..], &vec![0; 40_960], &noise(4096, 9)].concat();
     let new = [&base[..30_000], &vec![0; 100_000], &base[30_000..]].concat();
     let ops = searched(&signature(&base), &new, 30_000);
     assert!(apply(&base, &ops, &new) == new);
@@ -179,7 +167,7 @@ fn runs_of_zeros_are_found_whatever_their_length() {
 
 #[test]
 fn ranges_do_not_continue_each_other() {
-    let base = random(8192, 10);
+    let base = noise(8192, 10);
     let mut search = Search::new(&signature(&base), budget_without_end()).expect("blocks");
     let mut ops = Vec::new();
     for range in [0..3000, 3000..6144] {
@@ -241,7 +229,7 @@ fn content_that_makes_every_byte_a_candidate_is_given_up() {
     for place in 0..512 {
         base[2 * place] = 128;
     }
-    base.extend(random(2048, 11));
+    base.extend(noise(2048, 11));
     let (budget, looks) = slow_clock();
     let mut search = Search::new(&signature(&base), budget).expect("blocks");
     assert_eq!(candidate(&search.index, &[0; 4096], 2000), Some(0));
@@ -249,7 +237,7 @@ fn content_that_makes_every_byte_a_candidate_is_given_up() {
     // Seven milliseconds at the floor, after the head start of twenty; each position takes one.
     search.feed(&vec![0; 2_450_000], &mut ops);
     assert_eq!(looks.load(Ordering::Relaxed), 2 * 28);
-    // Not even what could be found is looked for now.
+    // By then not even what could be found is looked for.
     search.feed(&base, &mut ops);
     search.end(&mut ops);
     assert_eq!(looks.load(Ordering::Relaxed), 2 * 28);
@@ -275,7 +263,7 @@ fn content_that_makes_every_byte_a_candidate_is_given_up() {
 
 #[test]
 fn what_follows_is_followed_even_when_nothing_is_left_of_the_budget() {
-    let base = random(300_000, 12);
+    let base = noise(300_000, 12);
     let (mut budget, _) = slow_clock();
     budget.head_start = Duration::ZERO;
     let mut search = Search::new(&signature(&base), budget).expect("blocks");
@@ -327,7 +315,7 @@ fn edited(content: &mut Vec<u8>, edit: &Edit) {
     match *edit {
         Edit::Insert(place, length) => {
             let place = place.min(end);
-            content.splice(place..place, random(length, length as u64 + 20));
+            content.splice(place..place, noise(length, length as u64 + 20));
         }
         Edit::Delete(place, length) => {
             content.drain(place.min(end)..(place + length).min(end));
@@ -339,7 +327,7 @@ fn edited(content: &mut Vec<u8>, edit: &Edit) {
             let to = to.min(content.len());
             content.splice(to..to, moved);
         }
-        Edit::Rewrite(place, length) => fill(content, place, random(length, place as u64)),
+        Edit::Rewrite(place, length) => fill(content, place, noise(length, place as u64)),
         Edit::Zeros(place, length) => fill(content, place, vec![0; length]),
         Edit::Truncate(length) => content.truncate(length),
         Edit::Swap(place) => content.rotate_left(place.min(end)),
@@ -356,7 +344,7 @@ proptest! {
         piece in prop::sample::select(vec![100, 2048, 5000, 70_000]),
         slow: bool,
     ) {
-        let mut base = random(50_000, 13);
+        let mut base = noise(50_000, 13);
         edits_of_base.iter().for_each(|edit| edited(&mut base, edit));
         let mut new = base.clone();
         edits.iter().for_each(|edit| edited(&mut new, edit));

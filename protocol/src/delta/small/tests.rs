@@ -2,20 +2,8 @@
 
 use proptest::prelude::*;
 
+use super::super::noise::noise;
 use super::*;
-
-fn noise(length: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
-}
 
 /// The pieces of `new`, which must give it, and the bytes that are sent as they are.
 fn compared(base: &[u8], new: &[u8]) -> (Vec<Piece>, usize) {
