@@ -54,9 +54,8 @@ fn time(label: &str, bytes: f64, messages: &[Message], encoder: fn() -> Encoder)
         .collect();
     let decode = crate::median(|| {
         let (mut deframer, mut lanes) = (Deframer::default(), ReceivingLanes::default());
-        for piece in wire.chunks(256 * 1024) {
-            deframer.push(piece);
-            while let Some(frame) = deframer.next_frame().expect("frame") {
+        for mut piece in wire.chunks(256 * 1024) {
+            while let Some(frame) = deframer.next_frame(&mut piece).expect("frame") {
                 let frame = lanes.open(frame).expect("open");
                 std::hint::black_box(frame.decode().expect("decode"));
             }

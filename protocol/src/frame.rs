@@ -93,33 +93,62 @@ fn decompress(body: &[u8]) -> Result<Vec<u8>, ProtocolError> {
     }
 }
 
-/// Cuts frames out of bytes as they arrive.
+/// Cuts frames out of bytes as they arrive. Keeps one frame at most.
 #[derive(Debug, Default)]
 pub struct Deframer {
-    buffer: Vec<u8>,
-    taken: usize,
+    /// What arrived of a length.
+    head: [u8; HEADER_BYTES],
+    head_bytes: usize,
+    /// What arrived of the frame whose length is known.
+    payload: Vec<u8>,
+    length: Option<usize>,
 }
 
 impl Deframer {
-    /// Adds bytes from the wire.
-    pub fn push(&mut self, bytes: &[u8]) {
-        if self.taken == self.buffer.len() {
-            self.buffer.clear();
-            self.taken = 0;
-        } else if self.taken > limits::FRAME_BYTES {
-            self.buffer.drain(..self.taken);
-            self.taken = 0;
-        }
-        self.buffer.extend_from_slice(bytes);
+    /// Takes bytes off the front until a frame is whole, and returns it; `None` once they are used up. An error is final.
+    pub fn next_frame(&mut self, bytes: &mut &[u8]) -> Result<Option<Frame>, ProtocolError> {
+        let length = match self.length {
+            Some(length) => length,
+            None => {
+                let taken = take(bytes, HEADER_BYTES - self.head_bytes);
+                let end = self.head_bytes + taken.len();
+                self.head[self.head_bytes..end].copy_from_slice(taken);
+                self.head_bytes = end;
+                if end < HEADER_BYTES {
+                    return Ok(None);
+                }
+                self.begin()?
+            }
+        };
+        let missing = length - self.payload.len();
+        self.payload.extend_from_slice(take(bytes, missing));
+        Ok(self.whole())
     }
 
-    /// The next whole frame, or `None` until more bytes come. An error is final.
-    pub fn next_frame(&mut self) -> Result<Option<Frame>, ProtocolError> {
-        let pending = &self.buffer[self.taken..];
-        let Some((length, rest)) = pending.split_first_chunk::<HEADER_BYTES>() else {
-            return Ok(None);
-        };
-        let length = u32::from_be_bytes(*length) as usize;
+    /// Where the rest of a frame that has begun belongs, and how many bytes that are: whoever reads them there saves a copy.
+    pub fn rest(&mut self) -> Option<(&mut Vec<u8>, usize)> {
+        let missing = self.length? - self.payload.len();
+        Some((&mut self.payload, missing))
+    }
+
+    /// The frame, if all of it was put to the [`rest`](Self::rest).
+    pub fn whole(&mut self) -> Option<Frame> {
+        if self.length? > self.payload.len() {
+            return None;
+        }
+        self.length = None;
+        self.head_bytes = 0;
+        Some(Frame(std::mem::take(&mut self.payload)))
+    }
+
+    /// Whether the bytes end between two frames.
+    pub fn is_empty(&self) -> bool {
+        self.head_bytes == 0
+    }
+
+    /// Makes room for the frame whose length is there; returns that.
+    fn begin(&mut self) -> Result<usize, ProtocolError> {
+        let length = u32::from_be_bytes(self.head) as usize;
         let limit = limits::FRAME_BYTES + PREFIX_BYTES;
         if length > limit {
             return Err(ProtocolError::TooLong {
@@ -134,18 +163,17 @@ impl Deframer {
                 "it is shorter than its prefix",
             ));
         }
-        let Some(payload) = rest.get(..length) else {
-            return Ok(None);
-        };
-        let frame = Frame(payload.to_vec());
-        self.taken += HEADER_BYTES + length;
-        Ok(Some(frame))
+        self.payload.reserve_exact(length);
+        self.length = Some(length);
+        Ok(length)
     }
+}
 
-    /// Whether the bytes end between two frames.
-    pub fn is_empty(&self) -> bool {
-        self.taken == self.buffer.len()
-    }
+/// The first `most` bytes, which leave `bytes`.
+fn take<'a>(bytes: &mut &'a [u8], most: usize) -> &'a [u8] {
+    let (taken, rest) = bytes.split_at(most.min(bytes.len()));
+    *bytes = rest;
+    taken
 }
 
 #[cfg(test)]
@@ -197,9 +225,8 @@ mod tests {
     #[test]
     fn oversized_frames_are_refused_by_their_length_alone() {
         let mut deframer = Deframer::default();
-        deframer.push(&u32::MAX.to_be_bytes());
         assert!(matches!(
-            deframer.next_frame(),
+            deframer.next_frame(&mut &u32::MAX.to_be_bytes()[..]),
             Err(ProtocolError::TooLong { .. })
         ));
     }
@@ -214,8 +241,8 @@ mod tests {
             .expect("encode");
         assert_eq!(wire(&frame), golden);
         let mut deframer = Deframer::default();
-        deframer.push(&golden);
-        let read = deframer.next_frame().expect("valid").expect("whole");
+        let read = deframer.next_frame(&mut &golden[..]);
+        let read = read.expect("valid").expect("whole");
         assert_eq!(read.decode().expect("decode"), message);
         assert!(deframer.is_empty());
     }
@@ -309,12 +336,13 @@ mod tests {
     fn assert_golden(golden: &[u8], messages: &[Message]) {
         let mut encoder = Encoder::new(Compression::Off);
         let mut deframer = Deframer::default();
-        deframer.push(golden);
+        let mut rest = golden;
         let mut written = Vec::new();
         for message in messages {
             written.extend(wire(&encoder.encode(message).expect("encode")));
-            let read = deframer.next_frame().expect("valid").expect("whole");
-            assert_eq!(read.decode().expect("decode"), *message);
+            let read = deframer.next_frame(&mut rest).expect("valid");
+            let read = read.expect("whole").decode();
+            assert_eq!(read.expect("decode"), *message);
         }
         assert_eq!(written, golden);
     }
@@ -328,12 +356,16 @@ mod tests {
                 messages.iter().flat_map(|message| wire(&encoder.encode(message).expect("encode"))).collect();
             let mut deframer = Deframer::default();
             let mut read = Vec::new();
-            for piece in bytes.chunks(cut) {
-                deframer.push(piece);
-                while let Some(frame) = deframer.next_frame().expect("valid") {
-                    read.push(frame.decode().expect("decode"));
+            for (number, mut piece) in bytes.chunks(cut).enumerate() {
+                if let Some((rest, missing)) = deframer.rest().filter(|_| number % 2 == 0) {
+                    rest.extend(take(&mut piece, missing));
+                }
+                read.extend(deframer.whole());
+                while let Some(frame) = deframer.next_frame(&mut piece).expect("valid") {
+                    read.push(frame);
                 }
             }
+            let read: Vec<_> = read.iter().map(|frame| frame.decode().expect("decode")).collect();
             prop_assert_eq!(read, messages);
             prop_assert!(deframer.is_empty());
         }
@@ -342,8 +374,8 @@ mod tests {
         fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
             let _ = Frame(bytes.clone()).decode();
             let mut deframer = Deframer::default();
-            deframer.push(&bytes);
-            while let Ok(Some(frame)) = deframer.next_frame() {
+            let mut rest = &bytes[..];
+            while let Ok(Some(frame)) = deframer.next_frame(&mut rest) {
                 let _ = frame.decode();
             }
         }

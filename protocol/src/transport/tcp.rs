@@ -1,6 +1,6 @@
 //! Frames over TCP. Until peers are authenticated, on the loopback interface only.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,10 @@ const SPARE_STALL: Duration = Duration::from_secs(30 * 60);
 /// As long as an agent waits for a word of its spare: one that hangs keeps nobody from anything but its own datasets,
 /// and a restore to a slow disk, or one that somebody suspends, must not be lost early.
 const AGENT_STALL: Duration = Duration::from_secs(60 * 60);
-const READ_BYTES: usize = 256 * 1024;
+/// What is read at once if no long frame is on its way.
+const READ_BYTES: usize = 64 * 1024;
+/// So many bytes are worth a write of their own.
+const TOGETHER_BYTES: u64 = 64 * 1024;
 const LEVEL: i32 = 1;
 
 /// Connects to `HOST:PORT`; blocks until connected.
@@ -145,15 +148,24 @@ fn channel(
     }
 }
 
-/// Writes frames until there are no more.
+/// Writes frames until there are no more. Those that wait are written together.
 async fn write(
     mut to_send: mpsc::Receiver<Result<Frame, ProtocolError>>,
     mut writing: impl AsyncWrite + Unpin,
     stall: Duration,
 ) -> io::Result<()> {
+    let mut frames = Vec::with_capacity(FRAMES);
     while let Some(Ok(frame)) = to_send.recv().await {
-        write_all(&mut writing, &frame.wire_length(), stall).await?;
-        write_all(&mut writing, frame.payload(), stall).await?;
+        let mut bytes = frame.wire_bytes();
+        frames.push(frame);
+        while bytes < TOGETHER_BYTES
+            && let Ok(Ok(frame)) = to_send.try_recv()
+        {
+            bytes += frame.wire_bytes();
+            frames.push(frame);
+        }
+        write_all(&mut writing, &frames, stall).await?;
+        frames.clear();
     }
     // The peer reads an end of file after the last frame; it may be gone already.
     writing.shutdown().await
@@ -162,13 +174,18 @@ async fn write(
 /// Fails if `stall` goes by without a single byte taken: how long all of them take is the network's business.
 async fn write_all(
     writing: &mut (impl AsyncWrite + Unpin),
-    mut bytes: &[u8],
+    frames: &[Frame],
     stall: Duration,
 ) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match timeout(stall, writing.write(bytes)).await?? {
+    let lengths: Vec<_> = frames.iter().map(Frame::wire_length).collect();
+    let mut slices: Vec<_> = std::iter::zip(&lengths, frames)
+        .flat_map(|(length, frame)| [IoSlice::new(length), IoSlice::new(frame.payload())])
+        .collect();
+    let mut slices = &mut slices[..];
+    while !slices.is_empty() {
+        match timeout(stall, writing.write_vectored(slices)).await?? {
             0 => return Err(io::ErrorKind::WriteZero.into()),
-            taken => bytes = &bytes[taken..],
+            taken => IoSlice::advance_slices(&mut slices, taken),
         }
     }
     Ok(())
@@ -180,32 +197,51 @@ async fn read(
     received: &mpsc::Sender<Result<Frame, ProtocolError>>,
 ) {
     let mut deframer = Deframer::default();
-    let mut buffer = vec![0; READ_BYTES];
+    let mut buffer = Vec::with_capacity(READ_BYTES);
     let mut greeted = false;
     loop {
+        buffer.clear();
         let read = tokio::select! {
-            read = reading.read(&mut buffer) => read,
+            read = read_some(&mut reading, &mut deframer, &mut buffer) => read,
             () = received.closed() => return,
             () = tokio::time::sleep(GREET), if !greeted => return,
         };
         match read {
             Ok(0) if deframer.is_empty() => return,
             Ok(0) => return give(received, Err(ProtocolError::Cut)).await,
-            Ok(length) => deframer.push(&buffer[..length]),
+            Ok(_) => {}
             Err(error) => return give(received, Err(error.into())).await,
         }
+        let mut bytes = &buffer[..];
+        let mut whole = Ok(deframer.whole());
         loop {
-            match deframer.next_frame() {
+            match whole {
                 Ok(Some(frame)) => {
                     greeted = true;
                     if received.send(Ok(frame)).await.is_err() {
                         return;
                     }
                 }
-                Ok(None) => break,
+                Ok(None) if bytes.is_empty() => break,
+                Ok(None) => {}
                 Err(error) => return give(received, Err(error)).await,
             }
+            whole = deframer.next_frame(&mut bytes);
         }
+    }
+}
+
+/// Reads the rest of a long frame to where it belongs, and else what there is.
+async fn read_some(
+    reading: &mut (impl AsyncRead + Unpin),
+    deframer: &mut Deframer,
+    buffer: &mut Vec<u8>,
+) -> io::Result<usize> {
+    match deframer.rest() {
+        Some((rest, missing)) if missing >= READ_BYTES => {
+            reading.take(missing as u64).read_buf(rest).await
+        }
+        _ => reading.take(READ_BYTES as u64).read_buf(buffer).await,
     }
 }
 
