@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use understudy_protocol::message::StreamEnd;
 use understudy_protocol::{ContentHash, Place};
-use understudy_tree::content::{self, HoleyHasher};
+use understudy_tree::content::{self, Extents, HoleyHasher};
 
 use crate::error::ReceiverError;
 use crate::leftovers::LEAST_PARTIAL;
@@ -42,6 +42,7 @@ pub(crate) struct Former {
     pub(crate) file: File,
     pub(crate) size: u64,
     pub(crate) hash: ContentHash,
+    pub(crate) extents: Extents,
     pub(crate) manner: Manner,
 }
 
@@ -121,7 +122,7 @@ impl Arriving {
         for (start, after) in stretches.into_iter().chain([(end, end)]) {
             let stays = position..start.min(end);
             if !stays.is_empty() {
-                content::read_stretch(&former.file, stays, |offset, data| {
+                content::read_stretch(&former.file, &mut former.extents, stays, |offset, data| {
                     content::write_at(&self.file, offset, data)
                 })?;
             }

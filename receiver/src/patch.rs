@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 use understudy_protocol::ContentHash;
-use understudy_tree::content::{self, HoleyHasher};
+use understudy_tree::content::{self, Extents, HoleyHasher};
 use understudy_tree::crash_point;
 
 use crate::error::ReceiverError;
@@ -103,10 +103,11 @@ impl Patch {
     /// Makes a file that is the base the result, or carries on with that.
     pub(crate) fn apply(&self, target: &File) -> Result<(), ReceiverError> {
         let size = self.trailer.about.size;
+        let mut extents = Extents::default();
         for &(start, end) in &self.trailer.stretches {
             crash_point!("patch.step");
             let mut position = start;
-            content::read_stretch(&self.file, start..end, |offset, data| {
+            content::read_stretch(&self.file, &mut extents, start..end, |offset, data| {
                 punch(target, position..offset)?;
                 position = offset + data.len() as u64;
                 content::write_at(target, offset, data)
@@ -138,9 +139,10 @@ impl Patch {
             }
         }
         let mut bytes = run.1;
+        let mut extents = Extents::default();
         for &(start, end) in &stretches {
             bytes += end - start;
-            content::read_stretch(base, start..end, |offset, data| {
+            content::read_stretch(base, &mut extents, start..end, |offset, data| {
                 content::write_at(&file, offset, data)
             })?;
         }
@@ -209,8 +211,9 @@ fn checksum(
     // Holes count as the zeros that they read as: what is one may depend on what the file system has written back.
     let mut hasher = HoleyHasher::default();
     let mut total = 0;
+    let mut extents = Extents::default();
     for &(start, end) in stretches {
-        content::read_stretch(file, start..end, |offset, data| {
+        content::read_stretch(file, &mut extents, start..end, |offset, data| {
             hasher.update(total + (offset - start), data);
             Ok(())
         })?;

@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use understudy_protocol::ContentHash;
 use understudy_protocol::message::{StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume};
 use understudy_tree::Directory;
-use understudy_tree::content;
+use understudy_tree::content::{self, Extents};
 
 use crate::arriving::{Arriving, Former, Manner, PATCHED_BYTES, Shape};
 use crate::error::ReceiverError;
@@ -169,6 +169,7 @@ impl<'a> Writer<'a> {
             file,
             size,
             hash,
+            extents: Extents::default(),
             manner,
         });
         Ok(())
@@ -224,7 +225,7 @@ impl<'a> Writer<'a> {
             former,
             ..
         } = arriving;
-        let former = former.as_ref().ok_or_else(|| {
+        let former = former.as_mut().ok_or_else(|| {
             ReceiverError::Misbehaved(format!("stream {} copies, and has no base", copy.stream))
         })?;
         let end = copy.from + copy.length;
@@ -235,14 +236,19 @@ impl<'a> Writer<'a> {
         if !is_there && matches!(former.manner, Manner::Shared) {
             content::punch_hole(file, copy.offset..copy.offset + copy.length)?;
         }
-        content::read_stretch(&former.file, copy.from..end, |from, data| {
-            let offset = copy.offset + (from - copy.from);
-            if !is_there {
-                content::write_at(file, offset, data)?;
-            }
-            hasher.update(offset, data);
-            Ok(())
-        })?;
+        content::read_stretch(
+            &former.file,
+            &mut former.extents,
+            copy.from..end,
+            |from, data| {
+                let offset = copy.offset + (from - copy.from);
+                if !is_there {
+                    content::write_at(file, offset, data)?;
+                }
+                hasher.update(offset, data);
+                Ok(())
+            },
+        )?;
         hasher.zeros_until(copy.offset + copy.length);
         Ok(())
     }

@@ -23,33 +23,56 @@ pub type Extent = (u64, u64);
 
 /// The stretches below `size` that hold data. A file system without support for holes has one.
 pub fn data_extents(file: &File, size: u64) -> Result<Vec<Extent>, TreeError> {
-    data_extents_in(file, 0..size)
+    Extents::default().within(file, 0..size)
 }
 
-/// The parts of a stretch that hold data.
-pub fn data_extents_in(file: &File, stretch: Range<u64>) -> Result<Vec<Extent>, TreeError> {
-    let (mut position, size) = (stretch.start, stretch.end);
-    let mut extents = Vec::new();
-    while position < size {
+/// Where a file has data, as far as it was asked for.
+///
+/// The kernel looks at all that is before the next hole, which may be the end of the file. So what it said last is remembered,
+/// for whoever goes through a file in small steps.
+#[derive(Debug, Clone, Default)]
+pub struct Extents {
+    /// All of this was data when it was asked for.
+    data: Range<u64>,
+}
+
+impl Extents {
+    /// The parts of a stretch that hold data. It is always asked anew what was a hole; what became one meanwhile may be told
+    /// as data, which reads as zeros.
+    pub fn within(&mut self, file: &File, stretch: Range<u64>) -> Result<Vec<Extent>, TreeError> {
+        let mut position = stretch.start;
+        let mut extents = Vec::new();
+        while position < stretch.end {
+            if !self.data.contains(&position) && !self.look(file, position, stretch.end)? {
+                break;
+            }
+            let start = position.max(self.data.start);
+            let end = stretch.end.min(self.data.end);
+            // A file that is being truncated can answer anything; never go round in circles.
+            if end <= start {
+                break;
+            }
+            extents.push((start, end - start));
+            position = end;
+        }
+        Ok(extents)
+    }
+
+    /// Finds the first data from `position` on; whether there is some before `end`.
+    fn look(&mut self, file: &File, position: u64, end: u64) -> Result<bool, TreeError> {
         let start = match seek(file, SeekFrom::Data(position)) {
-            Ok(start) if start < size => start,
-            Ok(_) | Err(Errno::NXIO) => break,
+            Ok(start) if start < end => start,
+            Ok(_) | Err(Errno::NXIO) => return Ok(false),
             Err(Errno::INVAL | Errno::OPNOTSUPP) => {
-                return Ok(vec![(stretch.start, size - stretch.start)]);
+                self.data = position..end;
+                return Ok(true);
             }
             Err(error) => return Err(TreeError::new("look for holes in", b"a file", error)),
         };
-        let end = seek(file, SeekFrom::Hole(start))
-            .context("look for holes in", b"a file")?
-            .min(size);
-        // A file that is being truncated can answer anything; never go round in circles.
-        if end <= start {
-            break;
-        }
-        extents.push((start, end - start));
-        position = end;
+        let hole = seek(file, SeekFrom::Hole(start)).context("look for holes in", b"a file")?;
+        self.data = start..hole;
+        Ok(true)
     }
-    Ok(extents)
 }
 
 /// Reads until `buffer` is full or the file ends; returns the number of bytes read.
@@ -133,22 +156,24 @@ impl HoleyHasher {
 /// Hashes an open file up to its `size`. Shorter content gives an error.
 pub fn hash_file(file: &File, size: u64) -> Result<ContentHash, TreeError> {
     let mut hasher = HoleyHasher::default();
-    read_stretch(file, 0..size, |offset, data| {
+    read_stretch(file, &mut Extents::default(), 0..size, |offset, data| {
         hasher.update(offset, data);
         Ok(())
     })?;
     Ok(hasher.finish(size))
 }
 
-/// Visits the data of a stretch in order, with its offset; holes are passed over. Shorter content gives an error.
+/// Visits the data of a stretch in order, with its offset; holes are passed over. Shorter content gives an error. `extents` are those
+/// of this file.
 pub fn read_stretch(
     file: &File,
+    extents: &mut Extents,
     stretch: Range<u64>,
     mut visit: impl FnMut(u64, &[u8]) -> Result<(), TreeError>,
 ) -> Result<(), TreeError> {
     let length = stretch.end.saturating_sub(stretch.start);
     let mut buffer = vec![0; BUFFER_BYTES.min(length.max(1) as usize)];
-    for (start, length) in data_extents_in(file, stretch)? {
+    for (start, length) in extents.within(file, stretch)? {
         let end = start + length;
         let mut offset = start;
         while offset < end {
@@ -267,5 +292,37 @@ mod tests {
             ContentHash::of(&whole)
         );
         assert_eq!(data_extents(&copied, size).expect("extents"), extents);
+    }
+
+    #[test]
+    fn asking_in_small_steps_finds_the_same_extents() {
+        let file = tempfile::tempfile().expect("file");
+        for at in [0, 3, 4, 9] {
+            write_at(&file, at << 16, &[1; 1 << 16]).expect("write");
+        }
+        let size = 12 << 16;
+        set_size(&file, size).expect("size");
+        let mut extents = Extents::default();
+        let mut found: Vec<Extent> = Vec::new();
+        let mut looks = 0;
+        for start in (0..size).step_by(1 << 12) {
+            let known = extents.data.clone();
+            for (start, length) in extents
+                .within(&file, start..start + (1 << 12))
+                .expect("ask")
+            {
+                match found.last_mut() {
+                    Some((last, known)) if *last + *known == start => *known += length,
+                    _ => found.push((start, length)),
+                }
+            }
+            looks += u32::from(extents.data != known);
+        }
+        assert_eq!(found, data_extents(&file, size).expect("extents"));
+        // What was a hole may have become data behind what is known.
+        assert_eq!(looks, 3);
+        write_at(&file, 10 << 16, &[1; 1 << 16]).expect("write");
+        let later = extents.within(&file, 0..size).expect("ask");
+        assert_eq!(later, data_extents(&file, size).expect("extents"));
     }
 }

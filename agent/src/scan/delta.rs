@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use understudy_protocol::delta::{self, Budget, Op, Search, Signature};
 use understudy_protocol::{Place, limits, version};
-use understudy_tree::content;
+use understudy_tree::content::{self, Extents};
 
 use super::is_about_entry;
 use super::read::Contents;
@@ -44,6 +44,8 @@ pub(super) struct Delta {
     /// A stretch of the base, and how long it is, that may go on.
     copy: Option<(u64, u64)>,
     copied_bytes: u64,
+    /// Of the new file.
+    extents: Extents,
 }
 
 impl Delta {
@@ -55,6 +57,7 @@ impl Delta {
             offset: 0,
             copy: None,
             copied_bytes: 0,
+            extents: Extents::default(),
         })
     }
 
@@ -230,7 +233,7 @@ impl Worker<'_> {
             self.scan.context.pace.breathe(&self.scan.context.cancel)?;
             let wanted = (stretch.end - offset).min(limits::BLOCK_BYTES as u64) as usize;
             // First: what becomes a hole after this is read as zeros, and is not what was hashed.
-            let extents = content::data_extents_in(file, offset..offset + wanted as u64)?;
+            let extents = delta.extents.within(file, offset..offset + wanted as u64)?;
             self.buffer.resize(wanted, 0);
             let read = content::read_at(file, offset, &mut self.buffer)?;
             if read < wanted || !is_as_hashed(new, offset, &self.buffer) {

@@ -45,7 +45,7 @@ impl Worker<'_> {
         if !matches!(sink, Sink::Stream(_)) && size >= FROM_BYTES {
             return self.sum_in_two(file, size, sink);
         }
-        for (start, length) in content::data_extents_in(file, summer.length()..size)? {
+        for (start, length) in content::Extents::default().within(file, summer.length()..size)? {
             let (mut offset, end) = (start, start + length);
             while offset < end {
                 self.scan.context.cancel.check()?;

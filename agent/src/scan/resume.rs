@@ -64,7 +64,7 @@ impl Worker<'_> {
 
     /// Sums up a file to `end`; `false` if it is shorter.
     fn sum_to(&mut self, file: &File, summer: &mut Summer, end: u64) -> Result<bool, AgentError> {
-        for (start, length) in content::data_extents_in(file, summer.length()..end)? {
+        for (start, length) in content::Extents::default().within(file, summer.length()..end)? {
             let (mut offset, end) = (start, start + length);
             while offset < end {
                 self.scan.context.cancel.check()?;

@@ -6,7 +6,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use understudy_protocol::message::StreamResume;
 use understudy_protocol::{ContentHash, DirectoryId, Name};
-use understudy_tree::content::{self, HoleyHasher};
+use understudy_tree::content::{self, Extents, HoleyHasher};
 use understudy_tree::{Directory, Stat};
 
 use super::{Item, Leftovers, Partial, is_sound, key};
@@ -134,7 +134,7 @@ impl Leftovers {
         // More may have been written than was told.
         content::set_size(&file, length)?;
         let mut hasher = HoleyHasher::default();
-        content::read_stretch(&file, 0..length, |offset, data| {
+        content::read_stretch(&file, &mut Extents::default(), 0..length, |offset, data| {
             hasher.update(offset, data);
             Ok(())
         })?;
