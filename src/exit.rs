@@ -179,6 +179,10 @@ fn hint_for(code: FailureCode) -> (Code, &'static str) {
             Code::Failed,
             "run it again: everything is sent then, as if nothing had been interrupted",
         ),
+        FailureCode::NotInHistory => (
+            Code::Failed,
+            "run it again: everything is sent then, whatever history has; `understudy verify` tells what is wrong there",
+        ),
         FailureCode::Interrupted => (Code::Unreachable, "run it again when the receiver is back"),
         FailureCode::Internal => (
             Code::Failed,

@@ -49,6 +49,8 @@ pub enum FailureCode {
     BadDelta,
     /// What the receiver said it has left over is not there or not right: send it.
     BadLeftover,
+    /// What the agent took to be in history is not, or not as it was: send it.
+    NotInHistory,
 }
 
 /// A peer's bytes are not a message, or not one that is allowed here.

@@ -7,7 +7,7 @@ use crate::error::ProtocolError;
 /// The oldest version this build speaks.
 pub const OLDEST: u32 = 1;
 /// The newest version this build speaks.
-pub const NEWEST: u32 = 4;
+pub const NEWEST: u32 = 5;
 /// The version that brought [`Trouble`](crate::message::Trouble); a receiver of an older one is not sent it.
 pub const TROUBLE: u32 = 2;
 /// The version in which both sides tell which files are fuzzy; see [`Fuzzy`](crate::message::Fuzzy).
@@ -24,6 +24,9 @@ pub const LANES: u32 = 4;
 /// The version from which on the receiver tells what it has left over of interrupted uploads; see
 /// [`Leftover`](crate::message::Leftover).
 pub const RESUME: u32 = 4;
+/// The version from which on the agent names contents that the receiver has in its history; see
+/// [`Content::History`](crate::message::Content::History).
+pub const HISTORY: u32 = 5;
 /// Opens every greeting, so that a stray connection is recognised at once.
 pub const MAGIC: [u8; 4] = *b"USTY";
 

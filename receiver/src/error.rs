@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use understudy_protocol::{DatasetName, Failure, FailureCode, ProtocolError};
+use understudy_protocol::{ContentHash, DatasetName, Failure, FailureCode, ProtocolError};
 use understudy_tree::TreeError;
 
 /// An operation of the receiver failed.
@@ -59,6 +59,14 @@ pub enum ReceiverError {
     /// What was told to be left over of an interrupted upload is not.
     #[error("{0}: the agent sends it")]
     BadLeftover(String),
+    /// What the agent refers to cannot be had of history.
+    #[error("the content {hash} cannot be had of history ({reason}): the agent sends it")]
+    NotInHistory {
+        /// The content.
+        hash: ContentHash,
+        /// Why not.
+        reason: String,
+    },
     /// A file operation failed.
     #[error(transparent)]
     Tree(TreeError),
@@ -113,6 +121,7 @@ impl ReceiverError {
             Self::Misbehaved(_) | Self::Protocol(_) => FailureCode::Misbehaved,
             Self::BadDelta { .. } => FailureCode::BadDelta,
             Self::BadLeftover(_) => FailureCode::BadLeftover,
+            Self::NotInHistory { .. } => FailureCode::NotInHistory,
             Self::Store { .. }
             | Self::Tree(_)
             | Self::Catalog { .. }

@@ -21,6 +21,7 @@ mod library;
 mod marker;
 mod names;
 mod patch;
+mod recall;
 mod recover;
 mod resolve;
 mod serve;

@@ -88,6 +88,12 @@ impl Finder<'_> {
         {
             return Ok(file);
         }
+        self.recall(hash)
+    }
+
+    /// Opens a file with a content that some snapshot has, wherever that is. Whether it is what it was is not checked.
+    pub(crate) fn recall(&mut self, hash: ContentHash) -> Result<File, ReceiverError> {
+        let library = self.library;
         let (file, patches) = self.trace(hash)?;
         if patches.is_empty() {
             return Ok(file);

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use understudy_protocol::message::Commit;
 use understudy_protocol::transport::{Incoming, Outgoing};
@@ -12,12 +12,12 @@ use understudy_protocol::{Frame, Message, ProtocolError, version};
 use understudy_tree::{Directory, Lacking};
 
 use crate::catalog::{Catalog, Telling, Upload};
-use crate::cycle::{self, Stopwatch};
+use crate::cycle::Stopwatch;
 use crate::dataset::{Dataset, Locked};
 use crate::error::ReceiverError;
-use crate::housekeeping::Stop;
 use crate::keeping::Keeping;
 use crate::leftovers::{self, Leftovers};
+use crate::recall::CaughtUp;
 use crate::resolve::Base;
 use crate::stage::{Numbers, Staged, Stager};
 use crate::streams::{Streams, Writer};
@@ -71,7 +71,7 @@ pub(crate) fn stage(
     stopwatch: &mut Stopwatch,
 ) -> Result<Commit, ReceiverError> {
     let (streams, trouble) = (Streams::default(), Trouble::default());
-    let staged_bytes = StagedBytes::default();
+    let (staged_bytes, caught_up) = (StagedBytes::default(), CaughtUp::default());
     let keeping = Keeping::new(&ground.dataset.control, ground.leftovers);
     let numbers = Numbers::new(upload.first_entry());
     let spoken = ground.spoken;
@@ -99,35 +99,28 @@ pub(crate) fn stage(
                 trouble: &trouble,
                 staged_bytes: &staged_bytes,
                 keeping: &keeping,
+                caught_up: &caught_up,
                 spoken,
             };
             let (numbers, staged, live) = (numbers.clone(), staged_sender.clone(), live.as_ref());
             scope.spawn(move || worker.run(&jobs, &staged, &reader, base.zip(live), numbers));
         }
         drop(staged_sender);
-        let catch_up = scope.spawn(|| {
-            let started = Instant::now();
-            let result = cycle::catch_up(
-                ground.dataset,
-                &catching_up,
-                ground.locked,
-                &Stop::default(),
-            );
-            drop(catching_up);
-            (result, started.elapsed())
-        });
+        let (dataset, locked) = (ground.dataset, ground.locked);
+        let catch_up = scope.spawn(|| caught_up.catch_up(dataset, catching_up, locked));
         let router = scope.spawn(|| route(first, &mut waiting, spoken, queues, &streams, &trouble));
         scope.spawn(|| flush(ground.dataset, &staged_bytes, &keeping, &streams, &trouble));
         write_rows(upload, &staged, &streams, &trouble);
         staged_bytes.ended.store(true, Ordering::Release);
         let commit = router.join().map_err(|_| ReceiverError::Worker)?;
-        let (caught_up, elapsed) = catch_up.join().map_err(|_| ReceiverError::Worker)?;
+        let (result, elapsed) = catch_up.join().map_err(|_| ReceiverError::Worker)?;
         stopwatch.add("catch_up", elapsed);
-        if let Some(error) = trouble.take() {
-            return Err(error);
+        match trouble.take() {
+            // It may have waited for the shadow in vain.
+            Some(ReceiverError::Worker) => result.and(Err(ReceiverError::Worker)),
+            Some(error) => Err(error),
+            None => result.and(commit),
         }
-        caught_up?;
-        commit
     })
 }
 
@@ -252,6 +245,7 @@ struct Worker<'a> {
     trouble: &'a Trouble,
     staged_bytes: &'a StagedBytes,
     keeping: &'a Keeping<'a>,
+    caught_up: &'a CaughtUp,
     /// The version of the protocol.
     spoken: u32,
 }
@@ -323,6 +317,7 @@ impl Worker<'_> {
             self.streams,
             numbers,
             self.keeping,
+            self.caught_up,
             self.spoken,
         )?;
         let mut writer = Writer::new(&self.dataset.control, base(), self.streams, self.keeping)?;

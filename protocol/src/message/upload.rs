@@ -99,6 +99,8 @@ pub enum Content {
     Delta(Place, Vec<Piece>),
     /// A new file with this content, which the receiver told of as [`Leftover`](crate::message::Leftover).
     Leftover,
+    /// A new file with this content, which a former snapshot has.
+    History,
 }
 
 /// Ends an upload.

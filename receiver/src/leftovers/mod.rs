@@ -150,7 +150,7 @@ fn fate(error: &ReceiverError, leftovers: Option<&Leftovers>) -> Fate {
     match error {
         _ if is_interruption(error) => Fate::Keep,
         // The agent comes back at once, without what it failed for.
-        ReceiverError::BadDelta { .. } => Fate::Keep,
+        ReceiverError::BadDelta { .. } | ReceiverError::NotInHistory { .. } => Fate::Keep,
         // It may have failed for what was left: the next one must not fail in the same way.
         _ if leftovers.is_some_and(Leftovers::are_used) => Fate::DropAll,
         // The agent comes back at once.

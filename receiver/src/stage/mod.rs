@@ -8,6 +8,7 @@
 
 mod arrived;
 mod derived;
+mod recalled;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,7 @@ use crate::keeping::Keeping;
 use crate::ledger::{Entries, Record, Spot};
 use crate::leftovers::Taker;
 use crate::names;
+use crate::recall::{CaughtUp, Recall};
 use crate::resolve::Base;
 use crate::shelves::{NewDirectories, SHELF, Shelves};
 use crate::streams::Streams;
@@ -71,6 +73,7 @@ pub(crate) struct Stager<'a> {
     lacking: Lacking,
     keeping: &'a Keeping<'a>,
     taker: Option<Taker<'a>>,
+    recall: Recall<'a>,
     /// The version of the protocol.
     spoken: u32,
     /// What the ledger is to tell of the message at hand.
@@ -80,11 +83,12 @@ pub(crate) struct Stager<'a> {
 impl<'a> Stager<'a> {
     /// `base` is there if there is a snapshot.
     pub(crate) fn new(
-        dataset: &Dataset,
+        dataset: &'a Dataset,
         base: Option<Base<'a>>,
         streams: &'a Streams,
         numbers: Numbers,
         keeping: &'a Keeping<'a>,
+        caught_up: &'a CaughtUp,
         spoken: u32,
     ) -> Result<Self, ReceiverError> {
         let shelves = Shelves::open(&dataset.control)?;
@@ -106,6 +110,7 @@ impl<'a> Stager<'a> {
             lacking,
             keeping,
             taker: keeping.leftovers.map(Taker::new),
+            recall: Recall::new(dataset, caught_up),
             spoken,
             entries: Entries::default(),
         })
@@ -214,6 +219,11 @@ impl<'a> Stager<'a> {
             }
             (Content::Leftover, Node::File { size, hash }) if self.taker.is_some() => {
                 self.stage_leftover(id, &place, &entry, (*size, *hash))?;
+                Origin::Own
+            }
+            (Content::History, _) if self.spoken < version::HISTORY => return Err(too_new(&place)),
+            (Content::History, Node::File { size, hash }) if self.base.is_some() => {
+                self.stage_recalled(id, &place, &entry, (*size, *hash))?;
                 Origin::Own
             }
             (Content::Copy(from), Node::File { .. }) => {

@@ -37,6 +37,7 @@ fn contents(changes: &[Change]) -> Vec<&'static str> {
                 Content::Sibling(_) => "sibling",
                 Content::Delta(..) => "delta",
                 Content::Leftover => "leftover",
+                Content::History => "history",
             },
         })
         .collect();

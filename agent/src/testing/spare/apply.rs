@@ -77,6 +77,10 @@ impl Spare {
             new.insert(place.clone(), (entry.clone(), file));
         }
         check(&new);
+        let is_there: HashSet<u64> = new.values().map(|(_, file)| *file).collect();
+        for (_, file) in base.values().filter(|(_, file)| !is_there.contains(file)) {
+            self.history.extend(self.contents.remove(file));
+        }
         self.uploads.push(upload.records);
         self.before = base;
         self.entries = new;
@@ -125,6 +129,12 @@ impl Spare {
                 let is_it = |content: &Vec<u8>| ContentHash::of(content) == hash;
                 let index = self.leftovers.iter().position(is_it);
                 self.leftovers.remove(index.expect("a leftover, once"))
+            }
+            Content::History => {
+                let (_, hash) = entry.content().expect("a file");
+                let is_it = |content: &&Vec<u8>| ContentHash::of(content) == hash;
+                let found = self.history.iter().find(is_it);
+                found.expect("a content of history").clone()
             }
             Content::Stream(stream) => streams.remove(stream).expect("a stream that has ended"),
         };

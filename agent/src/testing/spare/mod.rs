@@ -11,7 +11,7 @@ use understudy_protocol::message::{
     LeftoverEnd, Manifest, ManifestEnd, Ready, StreamBlock, StreamEnd, Touch,
 };
 use understudy_protocol::transport::Channel;
-use understudy_protocol::version::Hello;
+use understudy_protocol::version::{self, Hello};
 use understudy_protocol::{
     ContentHash, DirectoryId, Entry, Failure, FailureCode, Message, Node, Place, Position,
     ProtocolError, Snapshot, StateDigest,
@@ -43,6 +43,9 @@ pub(crate) struct Spare {
     /// Beginnings of contents that it has left over.
     pub(crate) partials: Vec<Vec<u8>>,
     pub(crate) is_boasting: bool,
+    /// Contents that files had before, and have no more; with `is_forgetful` it has none of them.
+    pub(crate) history: Vec<Vec<u8>>,
+    pub(crate) is_forgetful: bool,
     /// Told instead of committing.
     pub(crate) refuse: Option<Failure>,
 }
@@ -101,6 +104,10 @@ fn greet_as(newest: u32, channel: &mut Channel) -> Result<(), ProtocolError> {
 }
 
 impl Spare {
+    fn speaks(&self, version: u32) -> bool {
+        self.newest.is_none_or(|newest| newest >= version)
+    }
+
     fn snapshot(&self) -> Snapshot {
         let position = self.position.expect("a snapshot");
         let bytes = self
@@ -120,7 +127,7 @@ impl Spare {
         let ready = Message::Ready(Ready {
             position: self.position,
         });
-        if self.newest.is_some() {
+        if !self.speaks(version::RESUME) {
             return vec![ready];
         }
         let told = self.leftovers.iter().map(|content| {
@@ -156,7 +163,10 @@ impl Spare {
             Message::Changes(changes) => self.take_changes(changes, upload),
             Message::Commit(commit) => self.commit(&commit, upload),
             Message::Fuzzy(fuzzy) => {
-                assert_eq!(self.newest, None, "an older version does not know it");
+                assert!(
+                    self.speaks(version::FUZZY),
+                    "an older version does not know it"
+                );
                 for place in fuzzy.places {
                     assert!(upload.fuzzy.insert(place), "a place told to be fuzzy twice");
                 }
@@ -180,14 +190,24 @@ impl Spare {
     }
 
     fn take_changes(&mut self, changes: Changes, upload: &mut Upload) -> Vec<Message> {
-        let is_leftover = |change: &Change| {
-            let Change::Put { content, .. } = change else {
-                return false;
-            };
-            *content == Content::Leftover
+        let has = |what: &Content| {
+            changes.records.iter().any(|change| match change {
+                Change::Put { content, .. } => content == what,
+                _ => false,
+            })
         };
-        if self.is_boasting && changes.records.iter().any(is_leftover) {
+        if self.is_boasting && has(&Content::Leftover) {
             return vec![bad_leftover()];
+        }
+        assert!(
+            self.speaks(version::HISTORY) || !has(&Content::History),
+            "an older version does not know it"
+        );
+        if self.is_forgetful && has(&Content::History) {
+            return vec![Message::Failure(Failure::new(
+                FailureCode::NotInHistory,
+                "it is not in history",
+            ))];
         }
         self.told.extend(changes.records.iter().cloned());
         let records = changes
@@ -235,7 +255,10 @@ impl Spare {
         else {
             return record;
         };
-        assert!(self.newest.is_none(), "an older version does not know it");
+        assert!(
+            self.speaks(version::SHORT),
+            "an older version does not know it"
+        );
         let (base, _) = &self.entries[&place];
         let mut entry = base.clone();
         entry.attributes = attributes;
@@ -288,7 +311,7 @@ impl Spare {
         let fuzzy = Message::Fuzzy(Fuzzy {
             places: self.fuzzy.iter().cloned().collect(),
         });
-        let fuzzy = self.newest.is_none().then_some(fuzzy);
+        let fuzzy = self.speaks(version::FUZZY).then_some(fuzzy);
         parts.chain(fuzzy).chain([end]).collect()
     }
 
