@@ -121,6 +121,9 @@ pub(super) fn value(synced: &SyncReport) -> Value {
         "bytes_kept": synced.bytes_kept,
         "bytes_resumed": synced.bytes_resumed,
         "leftovers_refused": synced.leftovers_refused,
+        "recalled": synced.recalled,
+        "bytes_recalled": synced.bytes_recalled,
+        "history_refused": synced.history_refused,
         "bytes_sent": synced.bytes_sent,
         "unreadable": problems(&synced.unreadable),
         "unsettled": problems(&synced.unsettled),
@@ -178,8 +181,12 @@ pub(super) fn summary(synced: &SyncReport) -> String {
         0 => String::new(),
         bytes => format!(", resumed {} of an interrupted upload", words::size(bytes)),
     };
+    let recalled = match synced.bytes_recalled {
+        0 => String::new(),
+        bytes => format!(", took {} from the spare's history", words::size(bytes)),
+    };
     format!(
-        "{name}: snapshot {number} is live and durable: {changes} of {entries}; {} sent{resumed}, {:.1} s",
+        "{name}: snapshot {number} is live and durable: {changes} of {entries}; {} sent{resumed}{recalled}, {:.1} s",
         words::size(synced.bytes_sent),
         synced.seconds
     )

@@ -7,6 +7,7 @@
 mod adopt;
 mod attention;
 mod fuzzy;
+mod history;
 mod pending;
 mod reader;
 mod row;
@@ -16,6 +17,7 @@ use std::fmt::Display;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
@@ -35,7 +37,7 @@ pub(crate) use reader::{Raw, Reader, Side};
 pub(crate) use row::{Known, Seen};
 
 /// The version of the schema, in `user_version`.
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 
 const SCHEMA: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -68,6 +70,12 @@ const SIGNATURES: &str = "
     );
 ";
 
+/// Contents that left the base, the newest with the largest number.
+const HISTORY: &str = "
+    CREATE TABLE history (number INTEGER PRIMARY KEY, hash INTEGER NOT NULL UNIQUE, size INTEGER NOT NULL);
+    CREATE INDEX large_history ON history (size) WHERE size > 65536;
+";
+
 /// Made after the first commit: filling a table is faster without them.
 const LOOKUPS: &str = "
     CREATE INDEX IF NOT EXISTS by_inode ON entries (inode) WHERE inode IS NOT NULL;
@@ -80,6 +88,8 @@ const LOOKUPS: &str = "
 #[derive(Debug)]
 pub(crate) struct Index {
     connection: Mutex<Connection>,
+    /// The number of the newest content of history when the transaction began.
+    newest_former: AtomicI64,
     path: PathBuf,
     _lock: File,
 }
@@ -114,6 +124,7 @@ impl Index {
         let connection = db::connect(&path)?;
         let index = Self {
             connection: Mutex::new(connection),
+            newest_former: AtomicI64::new(0),
             path,
             _lock: lock,
         };
@@ -132,10 +143,13 @@ impl Index {
         };
         match version {
             VERSION => Ok(()),
-            0 => make(&format!("{SCHEMA} {ATTENTION} {FUZZY} {SIGNATURES}")),
-            1 => make(&format!("{ATTENTION} {FUZZY} {SIGNATURES}")),
-            2 => make(&format!("{FUZZY} {SIGNATURES}")),
-            3 => make(SIGNATURES),
+            0 => make(&format!(
+                "{SCHEMA} {ATTENTION} {FUZZY} {SIGNATURES} {HISTORY}"
+            )),
+            1 => make(&format!("{ATTENTION} {FUZZY} {SIGNATURES} {HISTORY}")),
+            2 => make(&format!("{FUZZY} {SIGNATURES} {HISTORY}")),
+            3 => make(&format!("{SIGNATURES} {HISTORY}")),
+            4 => make(HISTORY),
             found => Err(AgentError::IndexNewer {
                 path: self.path.clone(),
                 found,
@@ -198,11 +212,15 @@ impl Index {
 
     /// Opens the transaction that holds the pending state.
     pub(crate) fn begin(&self) -> Result<(), AgentError> {
-        self.check(self.connection().execute_batch("BEGIN IMMEDIATE"))
+        self.check(self.connection().execute_batch("BEGIN IMMEDIATE"))?;
+        let newest = self.newest_former()?;
+        self.newest_former.store(newest, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Makes the pending state the base, durably.
     pub(crate) fn commit(&self, meta: &Meta) -> Result<(), AgentError> {
+        self.settle_history(self.newest_former.load(Ordering::Relaxed))?;
         self.store("digest", &meta.digest.to_bytes())?;
         self.store("next_directory", &meta.next_directory)?;
         if let Some(position) = &meta.position {

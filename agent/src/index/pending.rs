@@ -77,6 +77,7 @@ impl Index {
         let Some(known) = self.pending_at(place)? else {
             return Ok(None);
         };
+        self.remember_former(&known.entry)?;
         let connection = self.connection();
         let sql = "DELETE FROM entries WHERE parent = ?1 AND name = ?2";
         let mut statement = self.check(connection.prepare_cached(sql))?;
@@ -101,6 +102,7 @@ impl Index {
         while let Some(directory) = directories.pop() {
             for (place, known) in self.pending_children(directory)? {
                 digest.remove(&place, &known.entry);
+                self.remember_former(&known.entry)?;
                 match known.entry.directory_id() {
                     Some(id) if is_elsewhere(id) => continue,
                     Some(id) => directories.push(id),
@@ -209,7 +211,8 @@ impl Index {
     pub(crate) fn clear(&self) -> Result<(), AgentError> {
         self.check(self.connection().execute_batch(
             "DROP INDEX IF EXISTS by_inode; DROP INDEX IF EXISTS by_hash; DROP INDEX IF EXISTS by_directory;
-             DROP INDEX IF EXISTS unproven; DELETE FROM attention; DELETE FROM fuzzy; DELETE FROM signatures; DELETE FROM entries; DELETE FROM meta WHERE key = 'position';",
+             DROP INDEX IF EXISTS unproven; DELETE FROM attention; DELETE FROM fuzzy; DELETE FROM signatures;
+             DELETE FROM history; DELETE FROM entries; DELETE FROM meta WHERE key = 'position';",
         ))
     }
 }

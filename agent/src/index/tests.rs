@@ -344,9 +344,9 @@ fn an_index_of_the_version_before_fuzzy_files_is_upgraded() {
     let state = tempfile::tempdir().expect("tempdir");
     let index = open(state.path()).expect("open");
     fill(&index, &[(place(1, "a"), file("a"))], None);
-    let downgraded = index
-        .connection()
-        .execute_batch("DROP TABLE fuzzy; DROP TABLE signatures; PRAGMA user_version = 2");
+    let downgraded = index.connection().execute_batch(
+        "DROP TABLE fuzzy; DROP TABLE signatures; DROP TABLE history; PRAGMA user_version = 2",
+    );
     downgraded.expect("downgrade");
     drop(index);
     let index = open(state.path()).expect("upgrade");
@@ -369,4 +369,70 @@ fn times_beyond_what_nanoseconds_count_are_told_apart() {
     assert_eq!(at(0, 5), 5);
     assert_ne!(at(9_223_372_037, 0), at(9_223_372_036, 999_999_999));
     assert_ne!(at(i64::MAX, 1), at(i64::MAX, 2));
+}
+
+fn large(letter: &str) -> Entry {
+    file(&letter.repeat(5000))
+}
+
+/// Which of these contents are remembered as history.
+fn remembered<'a>(index: &Index, letters: &[&'a str]) -> Vec<&'a str> {
+    let reader = index.reader().expect("reader");
+    let is_known = |letter: &str| {
+        let (size, hash) = large(letter).content().expect("a file");
+        reader.is_in_history(size, hash).expect("read")
+    };
+    let known = letters.iter().filter(|letter| is_known(letter));
+    known.copied().collect()
+}
+
+#[test]
+fn contents_that_leave_the_base_are_remembered_once_that_is_committed() {
+    let scratch = tempfile::tempdir().expect("tempdir");
+    let index = open(scratch.path()).expect("open");
+    let names = ["a", "b", "c", "d"];
+    let mut entries: Vec<_> = names.map(|name| (place(1, name), large(name))).into();
+    entries.push((place(1, "twice"), large("d")));
+    entries.push((place(1, "short"), file("short")));
+    let mut meta = fill(&index, &entries, None);
+    let leave = |meta: &mut Meta| {
+        index.begin().expect("begin");
+        for name in ["a", "b", "d", "short"] {
+            let deleted = index.delete(&place(1, name), &mut meta.digest);
+            deleted.expect("delete").expect("an entry");
+        }
+        // The second one only moves.
+        meta.digest.add(&place(1, "moved"), &large("b"));
+        let update = Update {
+            place: place(1, "moved"),
+            entry: large("b"),
+            seen: None,
+        };
+        index.apply(&[update]).expect("apply");
+    };
+    leave(&mut meta.clone());
+    index.roll_back().expect("roll back");
+    assert!(remembered(&index, &names).is_empty());
+    leave(&mut meta);
+    index.commit(&meta).expect("commit");
+    assert_eq!(remembered(&index, &names), ["a"]);
+    let (_, hash) = large("a").content().expect("a file");
+    index.forget_former(hash).expect("forget");
+    assert!(remembered(&index, &names).is_empty());
+}
+
+#[test]
+fn the_oldest_contents_of_history_are_forgotten_first() {
+    let scratch = tempfile::tempdir().expect("tempdir");
+    let index = open(scratch.path()).expect("open");
+    let letters = ["a", "b", "c", "d"];
+    for letter in letters.iter().chain(&["a"]) {
+        index.remember_former(&large(letter)).expect("remember");
+    }
+    index.keep_of_history(0, 3).expect("keep");
+    assert_eq!(remembered(&index, &letters), ["a", "c", "d"]);
+    index.keep_of_history(0, 1).expect("keep");
+    assert_eq!(remembered(&index, &letters), ["a"]);
+    index.forget_history().expect("forget");
+    assert!(remembered(&index, &letters).is_empty());
 }

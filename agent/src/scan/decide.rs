@@ -264,8 +264,7 @@ impl Worker<'_> {
         // of something known.
         let has_other_size = known.is_some_and(|known| known.entry.size_bytes() != stat.size);
         let is_new = self.scan.base_is_empty || has_other_size;
-        let at_once = is_new && !self.scan.leftovers.have_large(stat.size);
-        let sending = if at_once {
+        let sending = if is_new && !self.may_be_on_the_spare(stat.size)? {
             Sending::AtOnce
         } else {
             Sending::IfNeeded
@@ -364,17 +363,11 @@ impl Worker<'_> {
         contents: &mut Contents,
         former: Option<&Former>,
     ) -> Result<Option<Content>, AgentError> {
-        let known = match contents.body {
-            Body::Streamed(stream) => return Ok(Some(Content::Stream(stream))),
-            _ if self.scan.base_is_empty || contents.size == 0 => None,
-            _ => self.base.with_content(contents.size, contents.hash)?,
-        };
-        if let Some(from) = known {
-            return Ok(Some(Content::Copy(from)));
+        if let Body::Streamed(stream) = contents.body {
+            return Ok(Some(Content::Stream(stream)));
         }
-        if self.scan.leftovers.take(&contents.hash) {
-            self.findings.tally.bytes_resumed += contents.size;
-            return Ok(Some(Content::Leftover));
+        if let Some(content) = self.elsewhere(contents)? {
+            return Ok(Some(content));
         }
         if let Body::Inline(bytes) = &mut contents.body {
             return Ok(Some(Content::Inline(std::mem::take(bytes).into())));

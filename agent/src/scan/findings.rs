@@ -65,6 +65,10 @@ pub(crate) struct Tally {
     pub(crate) bytes_kept: u64,
     /// Bytes that were not sent because the spare had them of an interrupted upload.
     pub(crate) bytes_resumed: u64,
+    /// Files whose content the spare had in its history.
+    pub(crate) recalled: u64,
+    /// Bytes of those.
+    pub(crate) bytes_recalled: u64,
     pub(crate) sockets: u64,
     /// Rows written to the index.
     pub(crate) rows: u64,
@@ -123,6 +127,8 @@ impl Findings {
         tally.deltas += more.deltas;
         tally.bytes_kept += more.bytes_kept;
         tally.bytes_resumed += more.bytes_resumed;
+        tally.recalled += more.recalled;
+        tally.bytes_recalled += more.bytes_recalled;
         tally.sockets += more.sockets;
         tally.rows += more.rows;
         self.missing.extend(other.missing);

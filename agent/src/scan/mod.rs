@@ -21,6 +21,7 @@ mod parts;
 mod pass;
 mod queue;
 mod read;
+mod recall;
 mod removal;
 mod resume;
 mod short;

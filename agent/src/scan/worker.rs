@@ -94,6 +94,12 @@ impl<'a> Worker<'a> {
                 self.part(&place, base);
             }
         }
+        if let Some(base) = base.filter(|base| base.content() != entry.content()) {
+            self.scan.index.remember_former(base)?;
+        }
+        if let (Content::History, Some((_, hash))) = (&content, entry.content()) {
+            self.scan.index.forget_former(hash)?;
+        }
         self.differs(&place);
         self.digest.add(&place, &entry);
         let tally = &mut self.findings.tally;

@@ -14,13 +14,15 @@ pub enum Again {
     WithoutDeltas,
     /// The spare did not have what it had told to be left over of an interrupted upload: everything is sent.
     WithoutLeftovers,
+    /// The spare did not have what was taken to be in its history: everything is sent.
+    WithoutHistory,
 }
 
 impl Again {
     /// What the second cycle carries on with.
     pub(super) fn carrying(self) -> Carrying {
         match self {
-            Self::WithoutDeltas => Carrying::On,
+            Self::WithoutDeltas | Self::WithoutHistory => Carrying::On,
             Self::WithoutLeftovers => Carrying::Nothing,
         }
     }
@@ -30,11 +32,12 @@ impl Again {
         match self {
             Self::WithoutDeltas => report.deltas_refused = 1,
             Self::WithoutLeftovers => report.leftovers_refused = 1,
+            Self::WithoutHistory => report.history_refused = 1,
         }
     }
 }
 
-/// As [`cycle`], once more if the spare could make nothing of a delta or a leftover.
+/// As [`cycle`], once more if the spare could make nothing of a delta, a leftover or a reference to its history.
 pub(crate) fn cycle_in_two_tries(
     connect: &mut impl FnMut() -> Result<Channel, ProtocolError>,
     source: &Source,
@@ -85,6 +88,7 @@ pub fn again(error: &AgentError) -> Option<Again> {
         AgentError::Spare(ProtocolError::Failed(failure)) => match failure.code {
             FailureCode::BadDelta => Some(Again::WithoutDeltas),
             FailureCode::BadLeftover => Some(Again::WithoutLeftovers),
+            FailureCode::NotInHistory => Some(Again::WithoutHistory),
             _ => None,
         },
         _ => None,

@@ -88,6 +88,11 @@ pub(crate) fn cycle(
         index.roll_back()?;
         index.forget_signatures()?;
     }
+    if again == Some(Again::WithoutHistory) {
+        tracing::warn!(dataset = %source.dataset, "the spare does not have in its history what the index says: what comes back is sent for once");
+        index.roll_back()?;
+        index.forget_history()?;
+    }
     result
 }
 

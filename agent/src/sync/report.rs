@@ -38,6 +38,12 @@ pub struct SyncReport {
     pub bytes_resumed: u64,
     /// Cycles before this one that the spare gave up because it did not have what it had told to be left over.
     pub leftovers_refused: u64,
+    /// Files whose content was not sent because the spare had it in its history.
+    pub recalled: u64,
+    /// Bytes of those files.
+    pub bytes_recalled: u64,
+    /// Cycles before this one that the spare gave up because it did not have in its history what the index said.
+    pub history_refused: u64,
     /// Bytes sent to the spare, after compression.
     pub bytes_sent: u64,
     /// What could not be read; the spare keeps what it has of it.
@@ -103,6 +109,9 @@ impl SyncReport {
             bytes_kept: tally.bytes_kept,
             bytes_resumed: tally.bytes_resumed,
             leftovers_refused: 0,
+            recalled: tally.recalled,
+            bytes_recalled: tally.bytes_recalled,
+            history_refused: 0,
             bytes_sent: 0,
             unreadable: outcome.unreadable,
             unsettled: outcome.unsettled,

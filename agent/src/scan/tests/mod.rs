@@ -2,6 +2,7 @@
 
 mod busy;
 mod delta;
+mod history;
 mod marks;
 mod resume;
 mod short;
