@@ -55,6 +55,11 @@ enum Edit {
         which: usize,
         content: u8,
     },
+    /// Takes a content that some file had in some snapshot.
+    RollBack {
+        which: usize,
+        content: usize,
+    },
     Chmod {
         which: usize,
         mode: u8,
@@ -93,6 +98,8 @@ fn edit() -> impl Strategy<Value = Edit> {
         (index.clone(), small.clone())
             .prop_map(|(directory, name)| Edit::AddDirectory { directory, name }),
         (index.clone(), any::<u8>()).prop_map(|(which, content)| Edit::Rewrite { which, content }),
+        (index.clone(), index.clone())
+            .prop_map(|(which, content)| Edit::RollBack { which, content }),
         (index.clone(), 0..4u8).prop_map(|(which, mode)| Edit::Chmod { which, mode }),
         index.clone().prop_map(|which| Edit::Remove { which }),
         (index.clone(), index.clone(), small).prop_map(|(which, directory, name)| Edit::Move {
@@ -146,7 +153,8 @@ fn remove(model: &mut Model, key: &(u64, Vec<u8>)) {
     }
 }
 
-fn edit_model(model: &mut Model, edit: &Edit, next_id: &mut u64) {
+/// `history` has the contents of all snapshots so far.
+fn edit_model(model: &mut Model, edit: &Edit, next_id: &mut u64, history: &BTreeSet<Vec<u8>>) {
     let all = directories(model);
     let pick = |index: usize| all[index % all.len()];
     let keys: Vec<_> = model
@@ -207,6 +215,26 @@ fn edit_model(model: &mut Model, edit: &Edit, next_id: &mut u64) {
         } => {
             if let Some(Thing::File { content, .. }) = model.get_mut(&keys[which % keys.len()]) {
                 *content = vec![byte; usize::from(byte) * 5 + 1];
+            }
+        }
+        Edit::RollBack {
+            which,
+            content: number,
+        } => {
+            let is_here = |former: &&Vec<u8>| {
+                let mut things = model.values();
+                things
+                    .any(|thing| matches!(thing, Thing::File { content, .. } if content == *former))
+            };
+            let superseded: Vec<_> = history.iter().filter(|one| !is_here(one)).collect();
+            let files = model.values_mut().filter_map(|thing| match thing {
+                Thing::File { content, .. } => Some(content),
+                _ => None,
+            });
+            let mut files: Vec<_> = files.collect();
+            if !files.is_empty() && !superseded.is_empty() {
+                let (file, former) = (which % files.len(), number % superseded.len());
+                files[file].clone_from(superseded[former]);
             }
         }
         Edit::Chmod {
@@ -322,8 +350,8 @@ fn digest(model: &Model) -> StateDigest {
 }
 
 /// The change set between two models. Files that stand elsewhere with the same content in `old`, and no longer
-/// there, are kept.
-fn changes(old: &Model, new: &Model) -> Vec<Change> {
+/// there, are kept; contents that only former snapshots have come from history.
+fn changes(old: &Model, new: &Model, history: &BTreeSet<Vec<u8>>) -> Vec<Change> {
     let mut free: Vec<_> = old
         .iter()
         .filter(|(key, thing)| matches!(thing, Thing::File { .. }) && new.get(*key) != Some(thing))
@@ -346,6 +374,7 @@ fn changes(old: &Model, new: &Model) -> Vec<Change> {
                         .find(|(key, thing)| same(&((*key).clone(), (*thing).clone())))
                     {
                         Some((other, _)) => Content::Copy(place(other)),
+                        None if history.contains(content) => Content::History,
                         None => Content::Inline(content.clone().into()),
                     },
                 }
@@ -380,7 +409,12 @@ fn dataset() -> DatasetName {
 }
 
 /// Uploads the difference; returns the new position.
-fn upload(store: &Arc<Store>, old: &Model, new: &Model, base: Option<Position>) -> Position {
+fn upload(
+    store: &Arc<Store>,
+    (old, new): (&Model, &Model),
+    history: &BTreeSet<Vec<u8>>,
+    base: Option<Position>,
+) -> Position {
     let (mut channel, thread) = session(store);
     channel
         .outgoing
@@ -392,7 +426,7 @@ fn upload(store: &Arc<Store>, old: &Model, new: &Model, base: Option<Position>) 
     assert_eq!(ready.position, base);
     let end = channel.incoming.receive_message().expect("leftovers");
     assert!(matches!(end, Message::LeftoverEnd(_)), "{end:?}");
-    let changes = changes(old, new);
+    let changes = changes(old, new, history);
     for records in changes.chunks(3) {
         let message = Message::Changes(Changes {
             records: records.to_vec(),
@@ -546,6 +580,7 @@ fn run(steps: &[Vec<Edit>]) {
     let store = Arc::new(Store::open(&scratch.path().join("store")).expect("store"));
     let (mut old, mut base, mut next_id) = (Model::new(), None, 1);
     let mut snapshots: Vec<(u64, Model)> = Vec::new();
+    let mut history = BTreeSet::new();
     for edits in std::iter::once(&Vec::new()).chain(steps) {
         let mut new = if old.is_empty() {
             root_model()
@@ -554,7 +589,7 @@ fn run(steps: &[Vec<Edit>]) {
         };
         edits
             .iter()
-            .for_each(|edit| edit_model(&mut new, edit, &mut next_id));
+            .for_each(|edit| edit_model(&mut new, edit, &mut next_id, &history));
         if new == old {
             continue;
         }
@@ -562,7 +597,7 @@ fn run(steps: &[Vec<Edit>]) {
         if new.len() <= 1 && old.len() > 2 {
             continue;
         }
-        let position = upload(&store, &old, &new, base);
+        let position = upload(&store, (&old, &new), &history, base);
         let mut found = 0;
         read_live(
             &scratch.path().join("store/model/live"),
@@ -575,6 +610,10 @@ fn run(steps: &[Vec<Edit>]) {
             new.len(),
             "everything of the model is in the live tree"
         );
+        history.extend(new.values().filter_map(|thing| match thing {
+            Thing::File { content, .. } => Some(content.clone()),
+            _ => None,
+        }));
         snapshots.push((position.number, new.clone()));
         (old, base) = (new, Some(position));
     }
