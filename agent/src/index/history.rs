@@ -9,7 +9,7 @@ use understudy_protocol::{ContentHash, Entry};
 use super::{Index, Reader};
 use crate::error::AgentError;
 
-/// Contents that are remembered, about 40 bytes each; the oldest are forgotten first.
+/// Contents that are remembered, about 50 bytes each; the oldest are forgotten first.
 const REMEMBERED: i64 = 1_000_000;
 
 /// A content of fewer bytes costs little more than the record that names it, and would have to be remembered and looked for all
