@@ -88,23 +88,29 @@ impl Finder<'_> {
         {
             return Ok(file);
         }
-        self.recall(hash)
-    }
-
-    /// Opens a file with a content that some snapshot has, wherever that is. Whether it is what it was is not checked.
-    pub(crate) fn recall(&mut self, hash: ContentHash) -> Result<File, ReceiverError> {
-        let library = self.library;
         let (file, patches) = self.trace(hash)?;
         if patches.is_empty() {
             return Ok(file);
         }
         let rebuilt = library.control.create_unnamed()?;
-        content::copy(&file, &rebuilt, content::size(&file)?)?;
-        for hash in patches.iter().rev() {
-            let patch = library.objects.open_patch(*hash)?;
-            patch.ok_or_else(|| missing(*hash))?.apply(&rebuilt)?;
-        }
+        self.make(&file, &patches, &rebuilt)?;
         Ok(rebuilt)
+    }
+
+    /// Fills an empty file with a content that some snapshot has. Whether it is what it was is not checked.
+    pub(crate) fn copy(&mut self, hash: ContentHash, to: &File) -> Result<(), ReceiverError> {
+        let (file, patches) = self.trace(hash)?;
+        self.make(&file, &patches, to)
+    }
+
+    /// Copies a file and brings it back by patches, the last one first.
+    fn make(&self, file: &File, patches: &[ContentHash], to: &File) -> Result<(), ReceiverError> {
+        content::copy(file, to, content::size(file)?)?;
+        for hash in patches.iter().rev() {
+            let patch = self.library.objects.open_patch(*hash)?;
+            patch.ok_or_else(|| missing(*hash))?.apply(to)?;
+        }
+        Ok(())
     }
 
     /// Fails unless a content is there, or can be made of what is.

@@ -146,11 +146,13 @@ fn what_was_superseded_comes_back_as_a_file_of_its_own() {
     assert_eq!(findings(&stage), Vec::<String>::new());
 }
 
-#[test]
-fn what_history_has_as_patches_comes_back() {
-    let mut stage = filled();
+fn large() -> Place {
+    place(1, "large")
+}
+
+/// Uploads the first version of `large`, and others that differ in one byte from the one before.
+fn versions(stage: &mut Stage, changes: &[usize]) -> Vec<Vec<u8>> {
     let first: Vec<u8> = (0..SIZE).map(|at| (at / 1000) as u8).collect();
-    let large = || place(1, "large");
     let blocks = first.chunks(512 * 1024).enumerate();
     let blocks = blocks.map(|(number, data)| {
         Message::StreamBlock(StreamBlock {
@@ -162,11 +164,19 @@ fn what_history_has_as_patches_comes_back() {
     let messages: Vec<_> = blocks.chain([end(&first)]).collect();
     stage.upload(&[put(large(), &first, Content::Stream(1))], &messages);
     let mut versions = vec![first];
-    for at in [1_000_000, 2_000_000, 3_000_000, 4_000_000] {
-        let (content, messages) = changed(&versions[versions.len() - 1], at);
+    for at in changes {
+        let (content, messages) = changed(&versions[versions.len() - 1], *at);
         stage.upload(&[put(large(), &content, Content::Stream(1))], &messages);
         versions.push(content);
     }
+    versions
+}
+
+#[test]
+fn what_history_has_as_patches_comes_back() {
+    let mut stage = filled();
+    let changes = [1_000_000, 2_000_000, 3_000_000, 4_000_000];
+    let versions = versions(&mut stage, &changes);
     let name = object(&stage, &versions[1]);
     let has_patch = name.with_extension("patch").exists();
     assert!(
@@ -217,6 +227,22 @@ fn what_is_damaged_or_gone_does_not_come_live() {
     assert_eq!(code, FailureCode::NotInHistory);
     stage.upload(&[file(place(1, "small"), "first")], &[]);
     assert_eq!(live(&stage, "small"), b"first");
+}
+
+#[test]
+fn what_a_damaged_patch_leads_to_does_not_come_live() {
+    let mut stage = filled();
+    let versions = versions(&mut stage, &[1_000_000, 2_000_000, 3_000_000]);
+    let whole = object(&stage, &versions[1]);
+    let patch = whole.with_extension("patch");
+    // Where files share blocks there are no patches.
+    let path = if patch.exists() { patch } else { whole };
+    let mut bytes = std::fs::read(&path).expect("read");
+    bytes[2_000_000] ^= 1;
+    std::fs::write(&path, bytes).expect("damage");
+    let code = refused(&stage, back(large(), &versions[1]));
+    assert_eq!(code, FailureCode::NotInHistory);
+    assert!(live(&stage, "large") == versions[3]);
 }
 
 #[test]
