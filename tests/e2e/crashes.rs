@@ -76,6 +76,10 @@ impl Play {
         if !still.exists() {
             std::fs::write(&still, "only its time and mode change").unwrap();
         }
+        // What comes back is taken from history.
+        let switched = [b"on".repeat(5000), b"off".repeat(5000)];
+        let content = &switched[self.generation as usize % 2];
+        std::fs::write(source.join("switched"), content).unwrap();
         let large = std::fs::File::options()
             .create(true)
             .truncate(false)
