@@ -69,10 +69,9 @@ fn a_rollback_costs_next_to_nothing() {
         stage.sync_and_judge();
         let synced = deploy(&stage, 2);
         assert_eq!(synced["recalled"], 30, "{synced}");
-        for (number, release_number) in [(1, 1), (2, 2), (6, 3)] {
-            let target = stage.path().join(format!("restored{number}"));
-            let snapshot = number.to_string();
-            stage.restore(&target).args(["--snapshot", &snapshot]).ok();
+        for (snapshot, release_number) in [("1", 1), ("2", 2), ("6", 3)] {
+            let target = stage.path().join(format!("restored{snapshot}"));
+            stage.restore(&target).args(["--snapshot", snapshot]).ok();
             for (name, content) in release(release_number) {
                 assert!(
                     std::fs::read(target.join(&name)).unwrap() == content,
@@ -81,6 +80,11 @@ fn a_rollback_costs_next_to_nothing() {
             }
         }
         stage.ask("verify").ok();
+        for (name, content) in release(1) {
+            std::fs::write(stage.source.join(name), content).unwrap();
+        }
+        let outcome = stage.sync().ok();
+        outcome.mentions(&["took", "from the spare's history"]);
     }
 }
 
