@@ -144,13 +144,15 @@ impl<'a> Stager<'a> {
                     place,
                     entry,
                     content,
-                } => (place, entry, content),
+                } if self.spoken >= since(&content) => (place, entry, content),
                 Change::Touch {
                     place,
                     attributes,
                     touch,
                 } if self.spoken >= version::SHORT => self.in_full(place, attributes, touch)?,
-                Change::Touch { place, .. } => return Err(too_new(&place)),
+                Change::Put { place, .. } | Change::Touch { place, .. } => {
+                    return Err(too_new(&place));
+                }
             };
             staged.digest.add(&place, &entry);
             let put = self.put(place, entry, content, number)?;
@@ -185,11 +187,7 @@ impl<'a> Stager<'a> {
         let origin = match (content, &entry.node) {
             (Content::Directory, Node::Directory { .. }) => Origin::Own,
             (Content::Inline(data), Node::File { size, hash }) => {
-                if data.len() as u64 != *size || ContentHash::of(&data) != *hash {
-                    return Err(ReceiverError::Misbehaved(format!(
-                        "the content of {place:?} does not have its hash"
-                    )));
-                }
+                check(&place, &data, (*size, *hash))?;
                 self.stage_inline(id, &place, &entry, &data)?;
                 self.note(id, &place, &entry)?;
                 Origin::Own
@@ -211,7 +209,6 @@ impl<'a> Stager<'a> {
                 self.stage_shape(id, &place, &entry, stream, shape)?;
                 Origin::Own
             }
-            (Content::Delta(..), _) if self.spoken < version::SHORT => return Err(too_new(&place)),
             (Content::Delta(from, pieces), Node::File { size, hash }) => {
                 let data = self.assemble(&place, &from, &pieces, (*size, *hash))?;
                 self.stage_inline(id, &place, &entry, &data)?;
@@ -221,7 +218,6 @@ impl<'a> Stager<'a> {
                 self.stage_leftover(id, &place, &entry, (*size, *hash))?;
                 Origin::Own
             }
-            (Content::History, _) if self.spoken < version::HISTORY => return Err(too_new(&place)),
             (Content::History, Node::File { size, hash }) if self.base.is_some() => {
                 self.stage_recalled(id, &place, &entry, (*size, *hash))?;
                 Origin::Own
@@ -271,6 +267,25 @@ impl<'a> Stager<'a> {
         } else {
             self.shelves.get(id)
         }
+    }
+}
+
+fn check(place: &Place, data: &[u8], content: (u64, ContentHash)) -> Result<(), ReceiverError> {
+    if (data.len() as u64, ContentHash::of(data)) == content {
+        return Ok(());
+    }
+    Err(ReceiverError::Misbehaved(format!(
+        "the content of {place:?} does not have its hash"
+    )))
+}
+
+/// The version that brought a content.
+fn since(content: &Content) -> u32 {
+    match content {
+        Content::Delta(..) => version::SHORT,
+        Content::History => version::HISTORY,
+        // Leftovers are refused where none were told.
+        _ => version::OLDEST,
     }
 }
 

@@ -77,13 +77,22 @@ impl Spare {
             new.insert(place.clone(), (entry.clone(), file));
         }
         check(&new);
+        self.supersede(&base, &new);
+        self.uploads.push(upload.records);
+        self.before = base;
+        self.entries = new;
+    }
+
+    /// What no entry has any more is history.
+    fn supersede(
+        &mut self,
+        base: &BTreeMap<Place, (Entry, u64)>,
+        new: &BTreeMap<Place, (Entry, u64)>,
+    ) {
         let is_there: HashSet<u64> = new.values().map(|(_, file)| *file).collect();
         for (_, file) in base.values().filter(|(_, file)| !is_there.contains(file)) {
             self.history.extend(self.contents.remove(file));
         }
-        self.uploads.push(upload.records);
-        self.before = base;
-        self.entries = new;
     }
 
     fn file(
