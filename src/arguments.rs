@@ -123,6 +123,11 @@ pub(crate) enum Command {
     Status(Status),
     Verify(Verify),
     Acknowledge(Acknowledge),
+    Held(Held),
+    /// Apply the cycle that is held of a dataset, on the spare
+    Release(Decide),
+    /// Drop the cycle that is held of a dataset, on the spare
+    Reject(Decide),
 }
 
 impl Command {
@@ -376,6 +381,39 @@ pub(crate) struct Acknowledge {
     pub(crate) dataset: DatasetName,
     /// Only this one: lag, failures, guard or trouble [default: all there are]
     pub(crate) kind: Option<Kind>,
+    #[command(flatten)]
+    pub(crate) on_spare: OnSpare,
+}
+
+/// Show the cycles that a guard holds, on the spare
+///
+/// A cycle that would remove, empty or turn into noise too much of a dataset is held: it is staged, nothing is changed, and nothing newer is
+/// taken until somebody decides. The thresholds are in the part [guard] of the receiver's configuration.
+#[derive(Debug, Args)]
+pub(crate) struct Held {
+    /// Only this dataset
+    pub(crate) dataset: Option<DatasetName>,
+    #[command(flatten)]
+    pub(crate) on_spare: OnSpare,
+}
+
+/// What is decided of a held cycle.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+`understudy held` shows what is held, with its digest: only what was looked at can be decided. It is run on the
+spare, by root or by the receiver's user; the receiver need not be asked.")]
+pub(crate) struct Decide {
+    /// The dataset
+    pub(crate) dataset: DatasetName,
+    /// The first digits of the digest that `understudy held` shows, at least eight
+    pub(crate) digest: String,
+    #[command(flatten)]
+    pub(crate) on_spare: OnSpare,
+}
+
+/// Where the store is, for commands that work on it beside a receiver.
+#[derive(Debug, Args)]
+pub(crate) struct OnSpare {
     /// The directory that holds the datasets [default: that of --spare, else of the configuration]
     #[arg(long, value_name = "DIR")]
     pub(crate) store: Option<PathBuf>,

@@ -169,7 +169,7 @@ fn hint_for(code: FailureCode) -> (Code, &'static str) {
         ),
         FailureCode::Refused => (
             Code::Held,
-            "look at the source; if the change is meant, run `understudy sync SRC --accept-deletions` with the spare as a directory",
+            "look at the source; if the change is meant, say so on the spare (`understudy held` tells how), or, with the spare as a directory, run `understudy sync SRC --accept-deletions`",
         ),
         FailureCode::BadDelta => (
             Code::Failed,

@@ -11,9 +11,15 @@ use reqwest::Url;
 use serde::Deserialize;
 use toml::Spanned;
 use understudy_protocol::{DatasetName, escape};
+use understudy_receiver::Reserve;
 use understudy_receiver::alert::Policy;
+use understudy_receiver::guard::Guards;
 
 use crate::exit::CommandError;
+
+mod guard;
+
+use guard::{RawGuards, guards};
 
 /// Where it is unless something else is said.
 const DEFAULT: &str = "/etc/understudy/receiver.toml";
@@ -21,7 +27,9 @@ const DEFAULT: &str = "/etc/understudy/receiver.toml";
 /// How often the receiver's own heartbeat is fetched.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 19] = [
+    "reserve_percent",
+    "bytes_least",
     "store",
     "listen",
     "alerts",
@@ -33,6 +41,12 @@ const KEYS: [&str; 11] = [
     "heartbeat",
     "heartbeat_interval",
     "heartbeat_fail",
+    "guard",
+    "dataset",
+    "files_percent",
+    "files_least",
+    "bytes_percent",
+    "caches",
 ];
 
 /// What the file says.
@@ -44,6 +58,10 @@ pub(crate) struct ReceiverConfig {
     pub(crate) listen: Option<String>,
     /// What is an alert, and who is told.
     pub(crate) alerts: Alerts,
+    /// What a cycle may harm before it is held.
+    pub(crate) guards: Guards,
+    /// What uploads leave free.
+    pub(crate) reserve: Reserve,
 }
 
 /// The part `[alerts]`.
@@ -86,6 +104,9 @@ struct RawConfig {
     listen: Option<String>,
     #[serde(default)]
     alerts: RawAlerts,
+    #[serde(default)]
+    guard: RawGuards,
+    reserve_percent: Option<Spanned<u32>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -166,6 +187,8 @@ impl ReceiverConfig {
             store: raw.store.map(Spanned::into_inner),
             listen: raw.listen,
             alerts: file.alerts(raw.alerts)?,
+            guards: guards(&file, raw.guard)?,
+            reserve: file.reserve(raw.reserve_percent.as_ref())?,
         })
     }
 }
@@ -219,6 +242,24 @@ impl File<'_> {
             heartbeat_fail: raw.heartbeat_fail,
             dataset_heartbeats,
         })
+    }
+
+    /// How much of the disk stays free.
+    fn reserve(&self, percent: Option<&Spanned<u32>>) -> Result<Reserve, CommandError> {
+        match percent {
+            None => Ok(Reserve::default()),
+            Some(percent) if (1..=50).contains(percent.get_ref()) => Ok(Reserve {
+                percent: *percent.get_ref(),
+                ..Reserve::default()
+            }),
+            Some(percent) => {
+                let why = format!(
+                    "`reserve_percent` must be 1 to 50, but is {}: a full disk could not be cleaned up",
+                    percent.get_ref()
+                );
+                Err(self.refuse(Some(percent.span()), &why))
+            }
+        }
     }
 
     /// A program with its arguments. No shell looks for it, and no working directory is meant.

@@ -149,9 +149,8 @@ pub(crate) fn commit(
     stopwatch: &mut Stopwatch,
 ) -> Result<Recorded, ReceiverError> {
     let mut pending = pending.clone();
-    let elapsed = pending.snapshot.committed_seconds - pending.as_of_seconds;
+    // The begin of the capture stays what it was: an intent may have waited for days.
     pending.snapshot.committed_seconds = now_seconds();
-    pending.as_of_seconds = pending.snapshot.committed_seconds - elapsed;
     let started = Instant::now();
     let lacking = build(dataset, catalog, locked, &pending)?;
     stopwatch.add("build", started.elapsed());

@@ -37,6 +37,7 @@ names! {
     LIMBO = "limbo";
     LIMBO_FULL = "limbo.full";
     APPLYING = "applying";
+    HELD = "held";
     LOCK = "lock";
     CATALOG = "catalog.db";
     LINK = "link";

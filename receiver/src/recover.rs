@@ -5,6 +5,7 @@ use crate::catalog::{Catalog, Recorded};
 use crate::cycle::{self, Stopwatch};
 use crate::dataset::{Dataset, Locked};
 use crate::error::ReceiverError;
+use crate::guard::{self, Held};
 use crate::leftovers;
 use crate::marker::{self, Applying};
 
@@ -21,14 +22,19 @@ pub(crate) fn at_start(dataset: &Dataset) -> Result<(), ReceiverError> {
     }
 }
 
-/// Leaves the dataset with a live tree that is the newest recorded snapshot, and nothing pending.
+/// Leaves the dataset with a live tree that is the newest recorded snapshot, and nothing pending but what is held, which
+/// is returned.
 pub(crate) fn recover(
     dataset: &Dataset,
     catalog: &Catalog,
     locked: &Locked,
-) -> Result<(), ReceiverError> {
+) -> Result<Option<Held>, ReceiverError> {
     let head = catalog.head()?;
     let pending = catalog.pending()?;
+    let held = guard::standing(dataset, pending.as_ref())?;
+    if held.is_none() {
+        guard::forget_stale(dataset)?;
+    }
     let live = match dataset.live()? {
         Some(live) => marker::read(&live)?,
         None => None,
@@ -49,12 +55,14 @@ pub(crate) fn recover(
                 &mut Stopwatch::default(),
             )?;
         }
+        Some(_) if held.is_some() && is(&head) => return Ok(held),
         Some(pending) if is(&head) => roll(dataset, catalog, locked, &pending)?,
         None if is(&head) => leftovers::keep(dataset, locked)?,
         _ => return Err(disagreement(head.as_ref(), live)),
     }
     dataset.clean_patches(|id| Ok(catalog.row_by_id(id)?.is_some()))?;
-    dataset.clean()
+    dataset.clean()?;
+    Ok(None)
 }
 
 /// The intent is complete and staging was synced before it: carry on, unless the power may have been cut while

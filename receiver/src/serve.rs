@@ -9,6 +9,8 @@ use understudy_protocol::{DatasetName, Message, ProtocolError, version};
 use crate::catalog::Telling;
 use crate::dataset::{Dataset, now_seconds};
 use crate::error::ReceiverError;
+use crate::guard::{self, Guards};
+use crate::space::Reserve;
 use crate::store::Store;
 use crate::{fuzzy, give, upload, verify};
 
@@ -33,12 +35,16 @@ pub enum AfterFirst {
 }
 
 /// How sessions of a receiver behave; never set by the peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SessionOptions {
     /// See [`Deletions`].
     pub deletions: Deletions,
     /// See [`AfterFirst`].
     pub after_first: AfterFirst,
+    /// What a cycle may harm before it is held.
+    pub guards: Arc<Guards>,
+    /// What uploads leave free.
+    pub reserve: Reserve,
 }
 
 /// Serves one connection until the other side is done; blocks. A failure was told to the other side before
@@ -52,7 +58,7 @@ pub fn serve(
     mut channel: Channel,
     options: SessionOptions,
 ) -> Result<(), ReceiverError> {
-    let result = converse(&store, &mut channel, options);
+    let result = converse(&store, &mut channel, &options);
     if let Err(error) = &result {
         // The other side may be gone; then there is nobody to tell.
         let _ = channel
@@ -65,7 +71,7 @@ pub fn serve(
 fn converse(
     store: &Store,
     channel: &mut Channel,
-    options: SessionOptions,
+    options: &SessionOptions,
 ) -> Result<(), ReceiverError> {
     let spoken = channel.greet()?;
     let telling = Telling::of(spoken);
@@ -77,7 +83,7 @@ fn converse(
         };
         match message {
             Message::Begin(begin) => {
-                return upload::serve(store, &begin, spoken, incoming, outgoing, &options);
+                return upload::serve(store, &begin, spoken, incoming, outgoing, options);
             }
             Message::List(list) => {
                 outgoing.send_message(&Message::Datasets(datasets(store, &list)?))?;
@@ -153,6 +159,8 @@ fn status(store: &Store, name: &DatasetName) -> DatasetStatus {
         let Some(catalog) = dataset.read_catalog()? else {
             return Ok(());
         };
+        let held = guard::standing(&dataset, catalog.pending()?.as_ref())?;
+        status.trouble = held.map(|held| guard::tell(name, &held).to_string());
         let recorded = catalog.snapshots()?;
         let committed = recorded.last().map(|newest| newest.as_of_seconds);
         status.as_of_seconds = committed.max(catalog.confirmed_seconds()?);
@@ -162,7 +170,9 @@ fn status(store: &Store, name: &DatasetName) -> DatasetStatus {
             .collect();
         Ok::<(), ReceiverError>(())
     })();
-    status.trouble = result.err().map(|error| error.to_string());
+    if let Err(error) = result {
+        status.trouble = Some(error.to_string());
+    }
     status
 }
 

@@ -114,7 +114,7 @@ impl Store {
     }
 
     /// The names of all datasets, in order.
-    pub(crate) fn dataset_names(&self) -> Result<Vec<DatasetName>, ReceiverError> {
+    pub fn dataset_names(&self) -> Result<Vec<DatasetName>, ReceiverError> {
         let mut found = Vec::new();
         for name in self.directory.names()? {
             let Ok(text) = std::str::from_utf8(name.as_bytes()) else {

@@ -12,6 +12,7 @@ use crate::catalog::{Catalog, Recorded, Telling, Upload};
 use crate::cycle::{self, Stopwatch};
 use crate::dataset::now_seconds;
 use crate::error::ReceiverError;
+use crate::guard::{self, Verdict};
 use crate::housekeeping::Tidying;
 use crate::leftovers::{self, Leftovers};
 use crate::serve::{AfterFirst, Deletions, SessionOptions};
@@ -69,7 +70,12 @@ fn converse(
     let locked = dataset.lock_patiently()?;
     observed.runs();
     let catalog = dataset.catalog(&locked)?;
-    recover::recover(&dataset, &catalog, &locked)?;
+    if let Some(held) = recover::recover(&dataset, &catalog, &locked)? {
+        match options.deletions {
+            Deletions::Guard => return Err(guard::tell(name, &held)),
+            Deletions::Accept => guard::drop_held(&dataset, &catalog)?,
+        }
+    }
     let position = catalog.head()?.map(|head| head.snapshot.position);
     outgoing.send_message(&Message::Ready(Ready { position }))?;
     let leftovers = if spoken >= version::RESUME {
@@ -93,6 +99,7 @@ fn converse(
                 catalog: &catalog,
                 locked: &locked,
                 leftovers: leftovers.as_ref(),
+                reserve: options.reserve,
                 spoken,
                 outgoing,
             },
@@ -186,6 +193,7 @@ impl<'s> Session<'s, '_> {
         first: Frame,
         incoming: &mut Incoming,
     ) -> Result<Committed, ReceiverError> {
+        self.options.reserve.check(&self.ground.dataset.control)?;
         let mut stopwatch = Stopwatch::default();
         let started = Instant::now();
         let catalog = self.ground.catalog;
@@ -218,6 +226,7 @@ impl<'s> Session<'s, '_> {
         }
         upload.settle()?;
         self.guard(&upload)?;
+        let verdict = stopwatch.time("judge", || self.judge(&upload))?;
         stopwatch.time("stage_sync", || dataset.sync())?;
         self.doubt()?;
         crash_point!("receiver.staged");
@@ -237,10 +246,16 @@ impl<'s> Session<'s, '_> {
             as_of_seconds: as_of(now, commit.elapsed_milliseconds),
             first_entry: 0,
         };
+        let held = verdict.map(|verdict| guard::hold(dataset, position, verdict));
+        let held = held.transpose()?;
+        crash_point!("receiver.held");
         let pending = stopwatch.time("log", || upload.seal(pending, Telling::of(spoken)))?;
         drop(upload);
         leftovers::close(dataset)?;
         crash_point!("receiver.sealed");
+        if let Some(held) = held {
+            return Err(guard::tell(&dataset.name, &held));
+        }
         match cycle::commit(dataset, catalog, locked, &pending, &mut stopwatch) {
             Ok(committed) => {
                 self.observed.is_good(committed.as_of_seconds);
@@ -255,6 +270,20 @@ impl<'s> Session<'s, '_> {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// What the change set would harm, if that is too much.
+    fn judge(&self, upload: &Upload<'_>) -> Result<Option<Verdict>, ReceiverError> {
+        let Ground {
+            dataset, catalog, ..
+        } = self.ground;
+        match (upload.base(), self.options.deletions) {
+            (Some(base), Deletions::Guard) => {
+                let thresholds = self.options.guards.of(&dataset.name);
+                guard::judge(dataset, catalog, base, upload.first_entry(), thresholds)
+            }
+            _ => Ok(None),
         }
     }
 

@@ -1,10 +1,9 @@
 //! The threads of an upload: one routes frames, some stage contents, one brings the shadow up to date, and the
 //! session's own writes the rows.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use understudy_protocol::message::Commit;
 use understudy_protocol::transport::{Incoming, Outgoing};
@@ -15,18 +14,16 @@ use crate::catalog::{Catalog, Telling, Upload};
 use crate::cycle::Stopwatch;
 use crate::dataset::{Dataset, Locked};
 use crate::error::ReceiverError;
+use crate::flushing::{StagedBytes, flush};
 use crate::keeping::Keeping;
 use crate::leftovers::{self, Leftovers};
 use crate::recall::CaughtUp;
 use crate::resolve::Base;
+use crate::space::Reserve;
 use crate::stage::{Numbers, Staged, Stager};
 use crate::streams::{Streams, Writer};
 use crate::waiting::Waiting;
 
-/// Writing back starts after this much was staged, so that the disk works while contents still arrive.
-const FLUSH_BYTES: u64 = 64 * 1024 * 1024;
-/// How often the flusher looks.
-const FLUSH_PAUSE: Duration = Duration::from_millis(20);
 /// Frames that wait for one worker; each is at most about 1 MiB.
 const QUEUE: usize = 4;
 /// Numbers of the messages that are handed to workers: streams, those with a base, what is fuzzy, and changes.
@@ -45,6 +42,7 @@ pub(crate) struct Ground<'a> {
     pub(crate) leftovers: Option<&'a Leftovers>,
     /// The version of the protocol.
     pub(crate) spoken: u32,
+    pub(crate) reserve: Reserve,
     pub(crate) outgoing: &'a Outgoing,
 }
 
@@ -74,9 +72,10 @@ pub(crate) fn stage(
     let (staged_bytes, caught_up) = (StagedBytes::default(), CaughtUp::default());
     let keeping = Keeping::new(&ground.dataset.control, ground.leftovers);
     let numbers = Numbers::new(upload.first_entry());
-    let spoken = ground.spoken;
+    let (spoken, reserve) = (ground.spoken, ground.reserve);
     let mut waiting = Waiting::new(incoming, ground.outgoing);
-    let live = ground.dataset.live()?;
+    let (dataset, locked) = (ground.dataset, ground.locked);
+    let live = dataset.live()?;
     let base = upload.base().map(|base| base.snapshot.position.number);
     let workers = std::thread::available_parallelism()
         .map_or(2, usize::from)
@@ -106,10 +105,18 @@ pub(crate) fn stage(
             scope.spawn(move || worker.run(&jobs, &staged, &reader, base.zip(live), numbers));
         }
         drop(staged_sender);
-        let (dataset, locked) = (ground.dataset, ground.locked);
         let catch_up = scope.spawn(|| caught_up.catch_up(dataset, catching_up, locked));
         let router = scope.spawn(|| route(first, &mut waiting, spoken, queues, &streams, &trouble));
-        scope.spawn(|| flush(ground.dataset, &staged_bytes, &keeping, &streams, &trouble));
+        scope.spawn(|| {
+            flush(
+                dataset,
+                reserve,
+                &staged_bytes,
+                &keeping,
+                &streams,
+                &trouble,
+            );
+        });
         write_rows(upload, &staged, &streams, &trouble);
         staged_bytes.ended.store(true, Ordering::Release);
         let commit = router.join().map_err(|_| ReceiverError::Worker)?;
@@ -133,13 +140,13 @@ enum Job {
 
 /// The first error of any thread; the others stop when they see it.
 #[derive(Default)]
-struct Trouble {
+pub(crate) struct Trouble {
     is_there: AtomicBool,
     first: Mutex<Option<ReceiverError>>,
 }
 
 impl Trouble {
-    fn report(&self, error: ReceiverError, streams: &Streams) {
+    pub(crate) fn report(&self, error: ReceiverError, streams: &Streams) {
         let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert(error);
         self.is_there.store(true, Ordering::Release);
@@ -248,35 +255,6 @@ struct Worker<'a> {
     caught_up: &'a CaughtUp,
     /// The version of the protocol.
     spoken: u32,
-}
-
-/// How much was staged, for the flusher.
-#[derive(Default)]
-struct StagedBytes {
-    sum: AtomicU64,
-    ended: AtomicBool,
-}
-
-/// Makes what was staged durable now and then. The last sync before the intent then finds little to do.
-fn flush(
-    dataset: &Dataset,
-    staged_bytes: &StagedBytes,
-    keeping: &Keeping<'_>,
-    streams: &Streams,
-    trouble: &Trouble,
-) {
-    let mut flushed = 0;
-    while !staged_bytes.ended.load(Ordering::Acquire) {
-        let sum = staged_bytes.sum.load(Ordering::Relaxed);
-        if sum - flushed < FLUSH_BYTES {
-            std::thread::park_timeout(FLUSH_PAUSE);
-            continue;
-        }
-        flushed = sum;
-        if let Err(error) = keeping.sync(dataset) {
-            return trouble.report(error, streams);
-        }
-    }
 }
 
 impl Worker<'_> {

@@ -2,6 +2,7 @@
 
 mod acknowledge;
 mod agent;
+mod held;
 mod receiver;
 mod restore;
 mod snapshots;
@@ -16,10 +17,12 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use understudy_agent::{Cancel, Context, FuzzyOf, Pace, Progress, Survey};
 use understudy_protocol::DatasetName;
+use understudy_receiver::Store;
 
 use crate::address::Address;
-use crate::arguments::{Command, Output, Places};
+use crate::arguments::{Command, OnSpare, Output, Places};
 use crate::exit::{Code, CommandError};
+use crate::receiver_config::{self, ReceiverConfig};
 use crate::report::Report;
 use crate::spare::{Absent, Spare};
 
@@ -47,6 +50,9 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<Report, Command
         Command::Status(_) => status::run(session),
         Command::Verify(arguments) => verify::run(&arguments, session),
         Command::Acknowledge(arguments) => acknowledge::run(arguments, session),
+        Command::Held(arguments) => held::run(arguments, session),
+        Command::Release(arguments) => held::release(arguments, session),
+        Command::Reject(arguments) => held::reject(arguments, session),
     }
 }
 
@@ -54,6 +60,32 @@ impl Session {
     /// The spare that was given.
     fn address(&self) -> Result<Address, CommandError> {
         Address::given(self.places.spare.as_deref().map(OsStr::new))
+    }
+
+    /// The store, which must be on this host: what is decided there is nothing that a main may decide.
+    fn store_on_this_host(&self, given: OnSpare) -> Result<Store, CommandError> {
+        let OnSpare { store, config } = given;
+        let spare = self.places.spare.as_deref().map(OsStr::new);
+        let path = match (store, spare.filter(|_| config.is_none())) {
+            (Some(store), _) => store,
+            (None, Some(spare)) => match Address::parse(spare)? {
+                Address::Directory(store) => store,
+                Address::Host(host) => {
+                    return Err(CommandError::usage(
+                        format!(
+                            "this is done on the spare itself, but {host} is reached as a main does"
+                        ),
+                        "run it on the spare, with --store DIR or --config FILE, which come before UNDERSTUDY_SPARE",
+                    ));
+                }
+            },
+            (None, None) => receiver_config::chosen(config.as_deref(), None)
+                .map(|path| ReceiverConfig::load(&path))
+                .transpose()?
+                .and_then(|config| config.store)
+                .ok_or_else(receiver_config::no_store)?,
+        };
+        Ok(Store::open_existing(&path)?)
     }
 
     /// The spare that was given, whose store must exist already.

@@ -10,7 +10,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use understudy_protocol::transport::Channel;
 use understudy_protocol::transport::tcp::Listener;
 use understudy_protocol::{FailureCode, ProtocolError};
-use understudy_receiver::{AfterFirst, Deletions, ReceiverError, SessionOptions, Store};
+use understudy_receiver::guard::Guards;
+use understudy_receiver::{AfterFirst, Deletions, ReceiverError, Reserve, SessionOptions, Store};
 
 use super::Session;
 use crate::address;
@@ -23,12 +24,6 @@ use crate::report::{self, Report};
 use crate::service;
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:7433";
-
-/// A daemon has time after a first snapshot, and lets no main remove everything.
-const OPTIONS: SessionOptions = SessionOptions {
-    deletions: Deletions::Guard,
-    after_first: AfterFirst::FillShadow,
-};
 
 /// More connections than any honest pair needs; each costs a thread and some buffers.
 const SESSIONS: usize = 64;
@@ -48,6 +43,8 @@ struct Settings {
     store: PathBuf,
     listen: String,
     alerts: Alerts,
+    guards: Guards,
+    reserve: Reserve,
     file: Option<PathBuf>,
 }
 
@@ -92,6 +89,8 @@ pub(crate) fn run(arguments: Receiver, session: &Session) -> Result<Report, Comm
         store,
         listen,
         alerts,
+        guards,
+        reserve,
         file,
     } = settings(arguments)?;
     address::check_loopback(&listen)?;
@@ -104,11 +103,18 @@ pub(crate) fn run(arguments: Receiver, session: &Session) -> Result<Report, Comm
             .await
             .map_err(|error| not_listening(&error))?;
         let bound = listener.address().map_err(|error| not_listening(&error))?;
+        let options = SessionOptions {
+            deletions: Deletions::Guard,
+            // A daemon has time after a first snapshot.
+            after_first: AfterFirst::FillShadow,
+            guards: Arc::new(guards),
+            reserve,
+        };
         let alerting = Alerting::start(Arc::clone(&store), alerts, session.runtime.clone())?;
         announce(&bound.to_string(), session.output.format);
         service::ready();
         tracing::info!("the store is `{}`", store.path().display());
-        accept(&listener, &store, held, signals, &alerting).await;
+        accept(&listener, &store, &options, held, signals, &alerting).await;
         Ok::<(), CommandError>(())
     })?;
     service::stopping();
@@ -122,6 +128,7 @@ pub(crate) fn run(arguments: Receiver, session: &Session) -> Result<Report, Comm
 async fn accept(
     listener: &Listener,
     store: &Arc<Store>,
+    options: &SessionOptions,
     held: SyncSender<()>,
     mut signals: Signals,
     alerting: &Alerting,
@@ -150,8 +157,9 @@ async fn accept(
             }
             Ok((channel, peer)) => {
                 let (store, kept) = (Arc::clone(store), (Arc::clone(&open), held.clone()));
+                let options = options.clone();
                 std::thread::spawn(move || {
-                    serve(store, channel, &peer.to_string());
+                    serve(store, channel, options, &peer.to_string());
                     drop(kept);
                 });
             }
@@ -183,6 +191,8 @@ fn settings(arguments: Receiver) -> Result<Settings, CommandError> {
         store: store.ok_or_else(receiver_config::no_store)?,
         listen: listen.unwrap_or_else(|| DEFAULT_LISTEN.to_owned()),
         alerts: config.alerts,
+        guards: config.guards,
+        reserve: config.reserve,
         file,
     })
 }
@@ -222,9 +232,9 @@ fn not_listening(error: &impl std::fmt::Display) -> CommandError {
 }
 
 /// One connection, to its end.
-fn serve(store: Arc<Store>, channel: Channel, peer: &str) {
+fn serve(store: Arc<Store>, channel: Channel, options: SessionOptions, peer: &str) {
     tracing::info!("{peer}: connected");
-    match understudy_receiver::serve(store, channel, OPTIONS) {
+    match understudy_receiver::serve(store, channel, options) {
         Ok(()) => tracing::info!("{peer}: ended"),
         Err(ReceiverError::Protocol(ProtocolError::Cut | ProtocolError::Io(_))) => {
             tracing::info!(

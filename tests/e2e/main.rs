@@ -25,6 +25,7 @@ mod daemon;
 mod delta;
 mod every_kind;
 mod fuzzy;
+mod guard;
 mod history;
 mod journal;
 mod mounts;

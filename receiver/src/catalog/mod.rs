@@ -5,6 +5,7 @@
 //! with its number before it exists; they are the intent. Committing it moves the head, nothing more.
 
 mod fuzzy;
+mod harmed;
 mod prove;
 mod read;
 mod upload;
@@ -17,6 +18,7 @@ use understudy_protocol::{Fingerprint, Position, Snapshot, StateDigest};
 use crate::error::ReceiverError;
 
 pub(crate) use fuzzy::{FuzzyRange, Telling};
+pub(crate) use harmed::Ended;
 pub(crate) use read::{Directory, Leaf, Row};
 pub(crate) use upload::{Origin, Put, Upload};
 

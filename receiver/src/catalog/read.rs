@@ -281,7 +281,7 @@ impl Catalog {
         self.each(sql, parameters, leaf_from, visit)
     }
 
-    fn each<T>(
+    pub(super) fn each<T>(
         &self,
         sql: &str,
         parameters: impl rusqlite::Params,

@@ -1,0 +1,232 @@
+//! The file `held`: which intent waits for somebody's word, and why. Beside it, what that word does.
+
+use serde::{Deserialize, Serialize};
+use understudy_protocol::{DatasetName, Fingerprint, Position};
+use understudy_tree::durable::{self, Durability};
+
+use super::judge::Verdict;
+use crate::catalog::{Catalog, Recorded};
+use crate::cycle;
+use crate::dataset::{Dataset, now_seconds};
+use crate::error::ReceiverError;
+use crate::names;
+use crate::recover;
+use crate::serve::existing;
+use crate::store::Store;
+
+/// The layout this build writes.
+const FORMAT: u32 = 1;
+/// Far more than a few reasons and paths take.
+const LIMIT_BYTES: u64 = 1 << 20;
+/// Fewer digits of a digest are no proof that it was looked at.
+const LEAST_DIGITS: usize = 8;
+
+/// A cycle that is held: staged, durable, and not applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    format: u32,
+    /// The number and epoch that the snapshot will have.
+    pub number: u64,
+    /// See `number`.
+    pub epoch: u64,
+    /// What is released is exactly this.
+    #[serde(with = "digits")]
+    pub digest: Fingerprint,
+    /// Since when, by the receiver's clock, seconds since 1970.
+    pub since_seconds: i64,
+    /// Why, one sentence.
+    pub reason: String,
+    /// Files that are removed, and their bytes.
+    pub removed: (u64, u64),
+    /// Files that are emptied.
+    pub emptied: (u64, u64),
+    /// Files that turn into noise.
+    pub noise: (u64, u64),
+    /// All files that count.
+    pub total: (u64, u64),
+    /// The first paths, escaped.
+    pub paths: Vec<String>,
+}
+
+impl Held {
+    /// The first digits of the digest, as people type them.
+    pub fn short_digest(&self) -> String {
+        let mut text = self.digest.to_string();
+        text.truncate(12);
+        text
+    }
+
+    fn position(&self) -> Position {
+        Position {
+            epoch: self.epoch,
+            number: self.number,
+            fingerprint: self.digest,
+        }
+    }
+}
+
+/// Says that the intent to come is held. Durable when it returns.
+pub(crate) fn hold(
+    dataset: &Dataset,
+    position: Position,
+    verdict: Verdict,
+) -> Result<Held, ReceiverError> {
+    let pair = |count: super::harm::Count| (count.files, count.bytes);
+    let held = Held {
+        format: FORMAT,
+        number: position.number,
+        epoch: position.epoch,
+        digest: position.fingerprint,
+        since_seconds: now_seconds(),
+        reason: verdict.text(&dataset.name),
+        removed: pair(verdict.harm.removed),
+        emptied: pair(verdict.harm.emptied),
+        noise: pair(verdict.harm.noise),
+        total: pair(verdict.total),
+        paths: verdict.harm.paths,
+    };
+    let content = serde_json::to_vec_pretty(&held)
+        .map_err(|error| ReceiverError::Damaged(format!("`held` cannot be written: {error}")))?;
+    durable::replace(&dataset.control, &names::HELD, &content, Durability::Now)?;
+    Ok(held)
+}
+
+/// What is held of a dataset whose pending intent is this.
+///
+/// A file that cannot be understood holds every intent: whoever can read it may release it.
+pub(crate) fn standing(
+    dataset: &Dataset,
+    pending: Option<&Recorded>,
+) -> Result<Option<Held>, ReceiverError> {
+    let Some(content) = durable::read(&dataset.control, &names::HELD, LIMIT_BYTES)? else {
+        return Ok(None);
+    };
+    let Some(pending) = pending else {
+        return Ok(None);
+    };
+    let held: Held = serde_json::from_slice(&content).map_err(|error| {
+        ReceiverError::Damaged(format!(
+            "`{}` of dataset `{}` cannot be understood ({error}): its cycle stays held; after a look at it, remove the file to \
+             drop that guard",
+            names::HELD.as_os_str().display(),
+            dataset.name
+        ))
+    })?;
+    let is_of_this = held.position() == pending.snapshot.position;
+    Ok(is_of_this.then_some(held))
+}
+
+/// The refusal that tells an agent, and through it everybody.
+pub(crate) fn tell(dataset: &DatasetName, held: &Held) -> ReceiverError {
+    let Held { reason, paths, .. } = held;
+    let digest = held.short_digest();
+    let first = paths
+        .first()
+        .map_or(String::new(), |path| format!("; the first is `{path}`"));
+    ReceiverError::Refused(format!(
+        "{reason}{first}. It is held: nothing was changed, and nothing newer is taken until somebody decides. On the spare, \
+         look at it with `understudy held {dataset}`; `understudy release {dataset} {digest}` applies it, `understudy reject \
+         {dataset} {digest}` drops it"
+    ))
+}
+
+/// What is held of a dataset; `None` if nothing is.
+pub fn held(store: &Store, name: &DatasetName) -> Result<Option<Held>, ReceiverError> {
+    let dataset = existing(store, name)?;
+    match dataset.read_catalog()? {
+        Some(catalog) => standing(&dataset, catalog.pending()?.as_ref()),
+        None => Ok(None),
+    }
+}
+
+/// Applies what is held, if its digest begins with these digits; returns what was held and is live now.
+pub fn release(store: &Store, name: &DatasetName, digest: &str) -> Result<Held, ReceiverError> {
+    let dataset = existing(store, name)?;
+    let locked = dataset.lock_patiently()?;
+    let catalog = dataset.catalog(&locked)?;
+    let held = inspected(&dataset, &catalog, digest)?;
+    forget(&dataset)?;
+    recover::recover(&dataset, &catalog, &locked)?;
+    let head = catalog.head()?.map(|head| head.snapshot.position);
+    if head == Some(held.position()) {
+        Ok(held)
+    } else {
+        Err(ReceiverError::Damaged(format!(
+            "the held cycle of dataset `{name}` could not be applied and was dropped; the live tree is as before, and the next cycle \
+             of the main sends it again"
+        )))
+    }
+}
+
+/// Drops what is held, if its digest begins with these digits; returns what it was.
+pub fn reject(store: &Store, name: &DatasetName, digest: &str) -> Result<Held, ReceiverError> {
+    let dataset = existing(store, name)?;
+    let locked = dataset.lock_patiently()?;
+    let catalog = dataset.catalog(&locked)?;
+    let held = inspected(&dataset, &catalog, digest)?;
+    drop_held(&dataset, &catalog)?;
+    Ok(held)
+}
+
+/// Drops the intent that is held, and everything that was staged for it; hold the lock.
+pub(crate) fn drop_held(dataset: &Dataset, catalog: &Catalog) -> Result<(), ReceiverError> {
+    if let Some(pending) = catalog.pending()? {
+        cycle::abandon(dataset, catalog, &pending)?;
+    }
+    forget(dataset)?;
+    dataset.clean_patches(|id| Ok(catalog.row_by_id(id)?.is_some()))?;
+    dataset.clean()
+}
+
+/// What is held, if it is what somebody looked at.
+fn inspected(dataset: &Dataset, catalog: &Catalog, digest: &str) -> Result<Held, ReceiverError> {
+    let name = &dataset.name;
+    let held = standing(dataset, catalog.pending()?.as_ref())?
+        .ok_or_else(|| ReceiverError::NotFound(format!("nothing is held of dataset `{name}`")))?;
+    let is_it = digest.len() >= LEAST_DIGITS && held.digest.to_string().starts_with(digest);
+    if is_it {
+        return Ok(held);
+    }
+    Err(ReceiverError::NotFound(format!(
+        "what is held of dataset `{name}` has the digest {}, not `{}`; look at it again with `understudy held {name}`",
+        held.short_digest(),
+        digest.escape_debug()
+    )))
+}
+
+/// Removes a file that belongs to no intent: its process died before that was written, or after it was dropped.
+pub(crate) fn forget_stale(dataset: &Dataset) -> Result<(), ReceiverError> {
+    match dataset.control.stat_if_present(&names::HELD)? {
+        Some(_) => forget(dataset),
+        None => Ok(()),
+    }
+}
+
+/// Removes the file. Durable when it returns.
+fn forget(dataset: &Dataset) -> Result<(), ReceiverError> {
+    match dataset.control.remove_file(&names::HELD) {
+        Err(error) if !error.is_gone() => return Err(error.into()),
+        _ => {}
+    }
+    Ok(dataset.control.sync()?)
+}
+
+/// A digest as people see it.
+mod digits {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use understudy_protocol::Fingerprint;
+
+    pub(super) fn serialize<S: Serializer>(
+        digest: &Fingerprint,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(digest)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(
+        deserializer: D,
+    ) -> Result<Fingerprint, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}

@@ -1,0 +1,104 @@
+//! The reserve: what uploads leave free, so that a commit, the next cycle and the removal of old snapshots always find room.
+
+use rustix::fs::fstatvfs;
+use understudy_tree::{Directory, TreeError};
+
+use crate::error::ReceiverError;
+
+/// What must stay free of the store's file system, in bytes and in inodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reserve {
+    /// Percent of its size, 1 to 50.
+    pub percent: u32,
+    /// As many bytes are enough, however large it is.
+    pub enough_bytes: u64,
+}
+
+impl Default for Reserve {
+    fn default() -> Self {
+        Self {
+            percent: 2,
+            enough_bytes: 10 << 30,
+        }
+    }
+}
+
+/// How much room a file system has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Room {
+    bytes: u64,
+    free_bytes: u64,
+    /// Zero where inodes are made as they are needed.
+    inodes: u64,
+    free_inodes: u64,
+}
+
+impl Reserve {
+    /// Fails with [`ReceiverError::NoSpace`] if less is free than must stay so.
+    pub(crate) fn check(self, directory: &Directory) -> Result<(), ReceiverError> {
+        let stat = fstatvfs(directory)
+            .map_err(|error| TreeError::new("ask for the free space of", b"the store", error))?;
+        let room = Room {
+            bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+            free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+            inodes: stat.f_files,
+            free_inodes: stat.f_favail,
+        };
+        self.judge(room)
+            .map_or(Ok(()), |why| Err(ReceiverError::NoSpace(why)))
+    }
+
+    /// Why there is not enough room.
+    fn judge(self, room: Room) -> Option<String> {
+        let part = |whole: u64| {
+            let part = u128::from(whole) * u128::from(self.percent) / 100;
+            u64::try_from(part).unwrap_or(u64::MAX)
+        };
+        let bytes = part(room.bytes).min(self.enough_bytes);
+        if room.free_bytes < bytes {
+            return Some(format!(
+                "{} of {} bytes are free on the store's file system, and {bytes} are kept in reserve: the upload is not taken, and \
+                 nothing was changed",
+                room.free_bytes, room.bytes
+            ));
+        }
+        let inodes = part(room.inodes);
+        (room.free_inodes < inodes).then(|| {
+            format!(
+                "{} of {} inodes are free on the store's file system, and {inodes} are kept in reserve: the upload is not taken, and \
+                 nothing was changed",
+                room.free_inodes, room.inodes
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_and_inodes_must_be_left() {
+        let reserve = Reserve {
+            percent: 10,
+            enough_bytes: 500,
+        };
+        let room = |bytes, free_bytes, inodes, free_inodes| Room {
+            bytes,
+            free_bytes,
+            inodes,
+            free_inodes,
+        };
+        assert_eq!(reserve.judge(room(1000, 100, 50, 5)), None);
+        let why = reserve.judge(room(1000, 99, 50, 5)).expect("too little");
+        assert!(
+            why.contains("99 of 1000 bytes") && why.contains("100 are kept"),
+            "{why}"
+        );
+        let why = reserve.judge(room(1000, 100, 50, 4)).expect("too few");
+        assert!(why.contains("4 of 50 inodes"), "{why}");
+        // A large disk keeps what is enough.
+        assert_eq!(reserve.judge(room(1 << 40, 500, 0, 0)), None);
+        assert!(reserve.judge(room(1 << 40, 499, 0, 0)).is_some());
+    }
+}

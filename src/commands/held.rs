@@ -1,0 +1,131 @@
+//! `understudy held`, `release` and `reject`: cycles that a guard holds, and what becomes of them.
+
+use serde_json::{Value, json};
+use understudy_protocol::DatasetName;
+use understudy_receiver::guard::{self, Held};
+use understudy_receiver::{ReceiverError, Store};
+
+use super::Session;
+use crate::arguments;
+use crate::exit::CommandError;
+use crate::report::Report;
+use crate::words;
+
+/// Shows what is held, of one dataset or of all.
+pub(crate) fn run(arguments: arguments::Held, session: &Session) -> Result<Report, CommandError> {
+    let store = session.store_on_this_host(arguments.on_spare)?;
+    let names = match arguments.dataset {
+        Some(name) => vec![name],
+        None => store.dataset_names()?,
+    };
+    let mut found = Vec::new();
+    for name in names {
+        if let Some(held) = guard::held(&store, &name)? {
+            found.push((name, held));
+        }
+    }
+    let values: Vec<Value> = found.iter().map(|(name, held)| value(name, held)).collect();
+    let lines = if found.is_empty() {
+        vec!["nothing is held".to_owned()]
+    } else {
+        found
+            .iter()
+            .flat_map(|(name, held)| shown(name, held))
+            .collect()
+    };
+    Ok(Report::done(json!({ "held": values }), lines))
+}
+
+/// Applies what is held.
+pub(crate) fn release(
+    arguments: arguments::Decide,
+    session: &Session,
+) -> Result<Report, CommandError> {
+    decide(
+        arguments,
+        session,
+        guard::release,
+        "released",
+        "is live now",
+    )
+}
+
+/// Drops what is held.
+pub(crate) fn reject(
+    arguments: arguments::Decide,
+    session: &Session,
+) -> Result<Report, CommandError> {
+    decide(
+        arguments,
+        session,
+        guard::reject,
+        "rejected",
+        "is dropped; the live tree is as before",
+    )
+}
+
+fn decide(
+    arguments: arguments::Decide,
+    session: &Session,
+    act: fn(&Store, &DatasetName, &str) -> Result<Held, ReceiverError>,
+    key: &str,
+    what: &str,
+) -> Result<Report, CommandError> {
+    let store = session.store_on_this_host(arguments.on_spare)?;
+    let held = act(&store, &arguments.dataset, &arguments.digest)?;
+    let data = json!({ key: value(&arguments.dataset, &held) });
+    let line = format!(
+        "{key}: snapshot {} of dataset {} ({}) {what}",
+        held.number,
+        arguments.dataset,
+        held.short_digest()
+    );
+    Ok(Report::done(data, vec![line]))
+}
+
+fn value(dataset: &DatasetName, held: &Held) -> Value {
+    let count = |(files, bytes): (u64, u64)| json!({ "files": files, "bytes": bytes });
+    json!({
+        "dataset": dataset.as_str(),
+        "digest": held.digest.to_string(),
+        "snapshot": held.number,
+        "since": words::time(held.since_seconds),
+        "reason": held.reason,
+        "removed": count(held.removed),
+        "emptied": count(held.emptied),
+        "noise": count(held.noise),
+        "total": count(held.total),
+        "paths": held.paths,
+    })
+}
+
+fn shown(dataset: &DatasetName, held: &Held) -> Vec<String> {
+    let digest = held.short_digest();
+    let count = |what: &str, (files, bytes): (u64, u64)| {
+        (files > 0).then(|| {
+            format!(
+                "  {what}: {}, {}",
+                words::counted(files, "file"),
+                words::size(bytes)
+            )
+        })
+    };
+    let mut lines = vec![format!(
+        "{dataset}: held since {}: {}",
+        words::time(held.since_seconds),
+        held.reason
+    )];
+    lines.extend(count("removed", held.removed));
+    lines.extend(count("emptied", held.emptied));
+    lines.extend(count("turned into noise", held.noise));
+    lines.extend(count("all that count", held.total));
+    let known = held.removed.0 + held.emptied.0 + held.noise.0;
+    lines.extend(held.paths.iter().map(|path| format!("    {path}")));
+    let more = known.saturating_sub(held.paths.len() as u64);
+    if more > 0 {
+        lines.push(format!("    and {} more", words::count(more)));
+    }
+    lines.push(format!("  apply it: understudy release {dataset} {digest}"));
+    lines.push(format!("  drop it:  understudy reject {dataset} {digest}"));
+    lines
+}
