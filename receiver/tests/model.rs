@@ -13,9 +13,10 @@ use understudy_protocol::message::{
 };
 use understudy_protocol::transport::{Channel, in_process};
 use understudy_protocol::{
-    Attributes, ContentHash, DatasetName, DirectoryId, Entry, Name, Node, Place, Position,
-    StateDigest, Timestamp,
+    Attributes, ContentHash, DatasetName, DirectoryId, Entry, FailureCode, Fingerprint, Name, Node,
+    Place, Position, ProtocolError, StateDigest, Timestamp,
 };
+use understudy_receiver::guard::{self, Guards, Thresholds};
 use understudy_receiver::{ReceiverError, SessionOptions, Store, serve};
 
 /// What stands at a place in the model.
@@ -399,22 +400,66 @@ fn changes(old: &Model, new: &Model, history: &BTreeSet<Vec<u8>>) -> Vec<Change>
 fn session(store: &Arc<Store>) -> (Channel, std::thread::JoinHandle<Result<(), ReceiverError>>) {
     let (mut ours, theirs) = in_process();
     let store = Arc::clone(store);
-    let thread = std::thread::spawn(move || serve(store, theirs, SessionOptions::default()));
+    let options = SessionOptions {
+        guards: Arc::new(strict_guards()),
+        ..SessionOptions::default()
+    };
+    let thread = std::thread::spawn(move || serve(store, theirs, options));
     ours.greet().expect("greeting");
     (ours, thread)
+}
+
+/// Guards that hold many of the small cycles here.
+fn strict_guards() -> Guards {
+    let usual = Thresholds {
+        files_percent: 30,
+        files_least: 1,
+        bytes_percent: 30,
+        bytes_least: 1,
+        caches: Vec::new(),
+    };
+    Guards {
+        usual,
+        datasets: BTreeMap::new(),
+    }
+}
+
+/// Whoever looks at a held cycle lets half of them through; whether it is live.
+fn decide(store: &Arc<Store>, fingerprint: Fingerprint) -> bool {
+    let held = guard::held(store, &dataset()).expect("held");
+    let digest = held.expect("it is refused because it is held").digest;
+    assert_eq!(digest, fingerprint);
+    // Nothing slips past it.
+    let (mut channel, thread) = session(store);
+    let begin = Message::Begin(Begin { dataset: dataset() });
+    channel.outgoing.send_message(&begin).expect("send");
+    channel.incoming.receive_message().expect_err("refused");
+    drop(channel);
+    let refused = thread.join().expect("thread").expect_err("refused");
+    assert!(matches!(refused, ReceiverError::Refused(_)), "{refused}");
+    store.recover().expect("recover");
+    let is_released = digest.0[0] & 1 == 0;
+    let act = if is_released {
+        guard::release
+    } else {
+        guard::reject
+    };
+    act(store, &dataset(), &digest.to_string()).expect("decided");
+    assert!(guard::held(store, &dataset()).expect("held").is_none());
+    is_released
 }
 
 fn dataset() -> DatasetName {
     DatasetName::new("model").expect("name")
 }
 
-/// Uploads the difference; returns the new position.
+/// Uploads the difference; returns the new position, if it became live.
 fn upload(
     store: &Arc<Store>,
     (old, new): (&Model, &Model),
     history: &BTreeSet<Vec<u8>>,
     base: Option<Position>,
-) -> Position {
+) -> Option<Position> {
     let (mut channel, thread) = session(store);
     channel
         .outgoing
@@ -433,9 +478,10 @@ fn upload(
         });
         channel.outgoing.send_message(&message).expect("send");
     }
+    let fingerprint = digest(new).fingerprint();
     let commit = Commit {
         base,
-        fingerprint: digest(new).fingerprint(),
+        fingerprint,
         elapsed_milliseconds: 0,
     };
     channel
@@ -443,13 +489,23 @@ fn upload(
         .send_message(&Message::Commit(commit))
         .expect("send");
     let reply = channel.incoming.receive_message();
-    let Ok(Message::Committed(committed)) = reply else {
-        panic!("{reply:?} for {changes:#?}")
-    };
     drop(channel);
-    thread.join().expect("thread").expect("session");
-    assert_eq!(committed.snapshot.entries, new.len() as u64);
-    committed.snapshot.position
+    let ended = thread.join().expect("thread");
+    match reply {
+        Ok(Message::Committed(committed)) => {
+            ended.expect("session");
+            assert_eq!(committed.snapshot.entries, new.len() as u64);
+            Some(committed.snapshot.position)
+        }
+        Err(ProtocolError::Failed(failure)) if failure.code == FailureCode::Refused => {
+            decide(store, fingerprint).then(|| Position {
+                epoch: 1,
+                number: base.map_or(0, |base| base.number) + 1,
+                fingerprint,
+            })
+        }
+        reply => panic!("{reply:?} for {changes:#?}"),
+    }
 }
 
 /// Reads the live tree without the product's help.
@@ -597,7 +653,13 @@ fn run(steps: &[Vec<Edit>]) {
         if new.len() <= 1 && old.len() > 2 {
             continue;
         }
-        let position = upload(&store, (&old, &new), &history, base);
+        let Some(position) = upload(&store, (&old, &new), &history, base) else {
+            let mut found = 0;
+            let live = scratch.path().join("store/model/live");
+            read_live(&live, &old, 0, &mut found);
+            assert_eq!(found, old.len(), "what is rejected changes nothing");
+            continue;
+        };
         let mut found = 0;
         read_live(
             &scratch.path().join("store/model/live"),
