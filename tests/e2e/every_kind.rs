@@ -251,7 +251,7 @@ fn a_path_beyond_path_max_arrives_changes_and_comes_back() {
 
         std::fs::rename(stage.source.join("renamed"), stage.path().join("gone")).unwrap();
         std::fs::write(stage.source.join("left"), "left").unwrap();
-        stage.sync().ok();
+        stage.sync_and_release();
         judge::same_facts(&stage.source, &stage.live());
     }
 }

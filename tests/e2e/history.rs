@@ -56,6 +56,10 @@ fn a_rollback_costs_next_to_nothing() {
     needs!("a_rollback_costs_next_to_nothing": "rsync");
     for kind in Kind::BOTH {
         let stage = Stage::new(kind);
+        // So much else that a release may go.
+        for number in 0..150 {
+            std::fs::write(stage.source.join(format!("other{number}")), "other").unwrap();
+        }
         deploy(&stage, 1);
         let synced = deploy(&stage, 2);
         assert_eq!(synced["recalled"], 0, "{synced}");

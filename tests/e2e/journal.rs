@@ -147,13 +147,16 @@ fn a_source_that_goes_empties_nothing_and_one_that_comes_is_followed() {
     });
     judge::untouched(&was, &scene.stage.live());
 
-    // Another directory by that name, with nearly the same in it.
-    for number in 0..35 {
+    // Another directory by that name, with nearly the same in it. It comes at once: a part of it would be held.
+    let other = scene.outside("other");
+    std::fs::create_dir(&other).unwrap();
+    for number in 0..40 {
         let name = format!("d{number}");
-        if let Ok(()) = std::fs::rename(scene.outside("former").join(&name), scene.at(&name)) {
-            std::fs::write(scene.at(&name).join("new"), "new").unwrap();
+        if let Ok(()) = std::fs::rename(scene.outside("former").join(&name), other.join(&name)) {
+            std::fs::write(other.join(&name).join("new"), "new").unwrap();
         }
     }
+    std::fs::rename(&other, &scene.stage.source).unwrap();
     agent.until("everything is well", |cycle| {
         cycle["committed"] == false && is_by_journal(cycle)
     });

@@ -88,7 +88,7 @@ fn edit(source: &Path) {
     .unwrap();
     std::fs::create_dir(source.join("read-only/below")).unwrap();
     lock(source, 0o555);
-    edits::random(&mut Random::new(6), &source.join("open"), 30);
+    edits::random(&mut Random::new(6), &source.join("open"), 15);
 }
 
 #[test]

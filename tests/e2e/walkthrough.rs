@@ -243,13 +243,13 @@ fn a_rehearsed_restore_writes_nothing() {
 fn a_former_snapshot_comes_back() {
     for kind in Kind::BOTH {
         let stage = Stage::new(kind);
-        trees::mixed(&mut Random::new(3), &stage.source, 60);
+        trees::mixed(&mut Random::new(3), &stage.source, 200);
         let mut former = Vec::new();
         for round in 0..4 {
             stage.sync().ok();
             judge::untouched(&facts::facts(&stage.source), &stage.live());
             former.push(facts::facts(&stage.source));
-            crate::support::edits::random(&mut Random::new(round), &stage.source, 25);
+            crate::support::edits::random(&mut Random::new(round), &stage.source, 12);
         }
         for (index, was) in former.iter().enumerate() {
             let number = (index + 1).to_string();

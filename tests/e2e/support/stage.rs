@@ -140,6 +140,16 @@ impl Stage {
         self.dataset().join("live/files")
     }
 
+    /// Syncs a change that a guard holds, and releases it.
+    pub(crate) fn sync_and_release(&self) {
+        let outcome = self.sync().outcome();
+        assert_eq!(outcome.code, Some(4), "{}", outcome.said());
+        let on_spare = |arguments: &[&str]| Run::new(arguments).arg("--store").arg(&self.store);
+        let held = on_spare(&["held", DATASET]).data();
+        let digest = held["held"][0]["digest"].as_str().unwrap();
+        on_spare(&["release", DATASET, digest]).ok();
+    }
+
     /// Syncs, which must succeed, has the live tree judged, and returns sync's data.
     pub(crate) fn sync_and_judge(&self) -> Value {
         let data = self.sync().data();
