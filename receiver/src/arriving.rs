@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::ops::Range;
 
-use understudy_protocol::message::StreamEnd;
+use understudy_protocol::message::{StreamCopy, StreamEnd};
 use understudy_protocol::{ContentHash, Place};
+use understudy_tree::TreeError;
 use understudy_tree::content::{self, Extents, HoleyHasher};
 
 use crate::error::ReceiverError;
@@ -18,6 +19,9 @@ const PATCHED_PART: u64 = 4;
 /// Stretches of a patch, 1 MiB of them: as many streams as may be under way must not take much memory.
 const STRETCHES: usize = 1 << 16;
 
+/// Pieces of a difference that follow one another are written together up to so many bytes: many small writes cost more than their bytes.
+const GATHERED_BYTES: usize = 256 * 1024;
+
 /// What the file of a stream is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Shape {
@@ -30,6 +34,7 @@ pub(crate) enum Shape {
 /// A stream of which the end has not come.
 pub(crate) struct Arriving {
     pub(crate) file: File,
+    gathered: Gathered,
     pub(crate) hasher: HoleyHasher,
     pub(crate) former: Option<Former>,
     /// The position from which on the ledger is to tell of it again.
@@ -56,15 +61,89 @@ pub(crate) enum Manner {
     LeftOut(Vec<(u64, u64)>, u64),
 }
 
+/// Bytes that are not written yet. No hole is made and nothing is read where they belong, for all of that is behind them.
+#[derive(Default)]
+struct Gathered {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Gathered {
+    fn write(&mut self, file: &File, offset: u64, data: &[u8]) -> Result<(), TreeError> {
+        if offset != self.start + self.bytes.len() as u64
+            || self.bytes.len() + data.len() > GATHERED_BYTES
+        {
+            self.settle(file)?;
+        }
+        if data.len() >= GATHERED_BYTES / 2 {
+            return content::write_at(file, offset, data);
+        }
+        if self.bytes.is_empty() {
+            self.start = offset;
+        }
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+
+    /// Writes them.
+    fn settle(&mut self, file: &File) -> Result<(), TreeError> {
+        if !self.bytes.is_empty() {
+            content::write_at(file, self.start, &self.bytes)?;
+            self.bytes.clear();
+        }
+        Ok(())
+    }
+}
+
 impl Arriving {
     /// Nothing has arrived.
     pub(crate) fn new(file: File) -> Self {
         Self {
             file,
+            gathered: Gathered::default(),
             hasher: HoleyHasher::default(),
             former: None,
             note_at: LEAST_PARTIAL,
         }
+    }
+
+    /// The next bytes that came.
+    pub(crate) fn take(&mut self, offset: u64, data: &[u8]) -> Result<(), ReceiverError> {
+        if self.former.is_some() {
+            self.gathered.write(&self.file, offset, data)?;
+        } else {
+            // The ledger may tell of it at once.
+            content::write_at(&self.file, offset, data)?;
+        }
+        self.hasher.update(offset, data);
+        Ok(())
+    }
+
+    /// The bytes of the base from `copy.from` on, which belong at `copy.offset`; they are there already if `is_there`.
+    pub(crate) fn take_copy(
+        &mut self,
+        copy: &StreamCopy,
+        is_there: bool,
+    ) -> Result<(), ReceiverError> {
+        let Self {
+            file,
+            gathered,
+            hasher,
+            former,
+            ..
+        } = self;
+        let former = former.as_mut().ok_or(ReceiverError::Worker)?;
+        let stretch = copy.from..copy.from + copy.length;
+        content::read_stretch(&former.file, &mut former.extents, stretch, |from, data| {
+            let offset = copy.offset + (from - copy.from);
+            if !is_there {
+                gathered.write(file, offset, data)?;
+            }
+            hasher.update(offset, data);
+            Ok(())
+        })?;
+        hasher.zeros_until(copy.offset + copy.length);
+        Ok(())
     }
 
     /// The next stretch is at `offset`; what is between is a hole.
@@ -132,7 +211,8 @@ impl Arriving {
     }
 
     /// The file is complete: what it is.
-    pub(crate) fn finish(self, end: &StreamEnd) -> Result<Shape, ReceiverError> {
+    pub(crate) fn finish(mut self, end: &StreamEnd) -> Result<Shape, ReceiverError> {
+        self.gathered.settle(&self.file)?;
         let Some(Former {
             place,
             hash,

@@ -202,8 +202,7 @@ impl<'a> Writer<'a> {
         let arriving = self.arriving(block.stream)?;
         arriving.pass_to(block.stream, block.offset)?;
         arriving.changes(block.offset..block.offset + block.data.len() as u64)?;
-        content::write_at(&arriving.file, block.offset, &block.data)?;
-        arriving.hasher.update(block.offset, &block.data);
+        arriving.take(block.offset, &block.data)?;
         if arriving.hasher.position() >= arriving.note_at {
             keeping.note_position(block.stream, arriving)?;
         }
@@ -219,13 +218,7 @@ impl<'a> Writer<'a> {
             // What moved is data to a patch: it reads the base while that is changed.
             arriving.changes(copy.offset..copy.offset + copy.length)?;
         }
-        let Arriving {
-            file,
-            hasher,
-            former,
-            ..
-        } = arriving;
-        let former = former.as_mut().ok_or_else(|| {
+        let former = arriving.former.as_ref().ok_or_else(|| {
             ReceiverError::Misbehaved(format!("stream {} copies, and has no base", copy.stream))
         })?;
         let end = copy.from + copy.length;
@@ -234,23 +227,9 @@ impl<'a> Writer<'a> {
         }
         let is_there = stays && !matches!(former.manner, Manner::Copied);
         if !is_there && matches!(former.manner, Manner::Shared) {
-            content::punch_hole(file, copy.offset..copy.offset + copy.length)?;
+            content::punch_hole(&arriving.file, copy.offset..copy.offset + copy.length)?;
         }
-        content::read_stretch(
-            &former.file,
-            &mut former.extents,
-            copy.from..end,
-            |from, data| {
-                let offset = copy.offset + (from - copy.from);
-                if !is_there {
-                    content::write_at(file, offset, data)?;
-                }
-                hasher.update(offset, data);
-                Ok(())
-            },
-        )?;
-        hasher.zeros_until(copy.offset + copy.length);
-        Ok(())
+        arriving.take_copy(copy, is_there)
     }
 
     /// Ends a stream: its length and hash must be what was announced.
