@@ -11,6 +11,7 @@ mod commands;
 mod exit;
 mod interrupt;
 mod logging;
+mod moment;
 mod paths;
 mod progress;
 mod receiver_config;
