@@ -78,6 +78,15 @@ impl Directory {
         self.resolve(name.as_bytes())
     }
 
+    /// The same directory, from which nothing that is mounted below can be entered.
+    #[must_use]
+    pub fn without_mounts(self) -> Self {
+        Self {
+            mounts: Mounts::Stay,
+            ..self
+        }
+    }
+
     /// Another descriptor of this directory.
     pub fn try_clone(&self) -> Result<Self, TreeError> {
         self.resolve(b".")
