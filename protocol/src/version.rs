@@ -27,6 +27,8 @@ pub const RESUME: u32 = 4;
 /// The version from which on the agent names contents that the receiver has in its history; see
 /// [`Content::History`](crate::message::Content::History).
 pub const HISTORY: u32 = 5;
+/// The version from which on a content is given from an offset on; see [`WantRest`](crate::message::WantRest).
+pub const REST: u32 = 5;
 /// Opens every greeting, so that a stray connection is recognised at once.
 pub const MAGIC: [u8; 4] = *b"USTY";
 

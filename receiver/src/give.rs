@@ -4,14 +4,15 @@ use std::fs::File;
 
 use understudy_protocol::message::{
     Fuzzy, Given, GivenStream, Manifest, ManifestEnd, ReadManifest, StreamBlock, StreamEnd, Want,
+    WantRest,
 };
 use understudy_protocol::transport::{Incoming, Outgoing};
 use understudy_protocol::{
-    Bytes, ContentHash, DirectoryId, Encoder, Entry, Message, Place, ProtocolError, limits,
+    Bytes, ContentHash, DirectoryId, Encoder, Entry, Message, Place, ProtocolError, limits, version,
 };
 use understudy_tree::content::{self, HoleyHasher};
 
-use crate::catalog::{Recorded, Telling};
+use crate::catalog::{Recorded, Row, Telling};
 use crate::cycle;
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
@@ -101,10 +102,11 @@ impl Batch {
     }
 }
 
-/// Answers `Want` until the other side hangs up.
+/// Answers `Want` and `WantRest` until the other side hangs up.
 pub(crate) fn serve(
     dataset: &Dataset,
     snapshot: &Recorded,
+    spoken: u32,
     incoming: &mut Incoming,
     outgoing: &Outgoing,
 ) -> Result<(), ReceiverError> {
@@ -120,6 +122,7 @@ pub(crate) fn serve(
         match incoming.receive_message() {
             Err(ProtocolError::Cut) => return Ok(()),
             Ok(Message::Want(want)) => giver.give(&want)?,
+            Ok(Message::WantRest(rest)) if spoken >= version::REST => giver.give_rest(&rest)?,
             Ok(other) => {
                 return Err(ProtocolError::Unexpected {
                     got: other.name(),
@@ -147,19 +150,11 @@ impl Giver<'_> {
         let mut finder = library.finder();
         let (mut contents, mut bytes) = (Vec::new(), 0);
         for place in &want.places {
-            let row = library.catalog.row(place, self.at)?;
-            let Some((row, (size, hash))) =
-                row.and_then(|row| row.entry.content().map(|content| (row, content)))
-            else {
-                return Err(ReceiverError::Misbehaved(format!(
-                    "{place:?} is no file of snapshot {}",
-                    self.at
-                )));
-            };
+            let (row, (size, hash)) = self.row(&library, place)?;
             let file = finder.find(&row)?;
             if size > limits::INLINE_BYTES as u64 {
                 self.send_small(&mut contents)?;
-                self.send_large(place, &file, size, hash)?;
+                self.send_large(place, &file, 0, (size, hash))?;
                 bytes = 0;
                 continue;
             }
@@ -178,6 +173,32 @@ impl Giver<'_> {
         self.send_small(&mut contents)
     }
 
+    fn give_rest(&mut self, rest: &WantRest) -> Result<(), ReceiverError> {
+        let library = Library::open(self.dataset)?;
+        let (row, content) = self.row(&library, &rest.place)?;
+        if content.0 <= limits::INLINE_BYTES as u64 || rest.from >= content.0 {
+            return Err(ReceiverError::Misbehaved(format!(
+                "{:?} has no rest from byte {} on that could be wanted",
+                rest.place, rest.from
+            )));
+        }
+        let file = library.finder().find(&row)?;
+        self.send_large(&rest.place, &file, rest.from, content)
+    }
+
+    /// The row of a regular file, with its content.
+    fn row(
+        &self,
+        library: &Library,
+        place: &Place,
+    ) -> Result<(Row, (u64, ContentHash)), ReceiverError> {
+        let row = library.catalog.row(place, self.at)?;
+        row.and_then(|row| row.entry.content().map(|content| (row, content)))
+            .ok_or_else(|| {
+                ReceiverError::Misbehaved(format!("{place:?} is no file of snapshot {}", self.at))
+            })
+    }
+
     fn send_small(&mut self, contents: &mut Vec<(Place, Bytes)>) -> Result<(), ReceiverError> {
         if !contents.is_empty() {
             let given = Given {
@@ -189,12 +210,13 @@ impl Giver<'_> {
         Ok(())
     }
 
+    /// Sends a content from an offset on. What comes before it is not looked at, so only a whole one is known to be right.
     fn send_large(
         &mut self,
         place: &Place,
         file: &File,
-        size: u64,
-        hash: ContentHash,
+        from: u64,
+        (size, hash): (u64, ContentHash),
     ) -> Result<(), ReceiverError> {
         self.stream += 1;
         let stream = self.stream;
@@ -205,7 +227,7 @@ impl Giver<'_> {
         self.outgoing.send(self.encoder.encode(&announce)?)?;
         let mut hasher = HoleyHasher::default();
         for (start, length) in content::data_extents(file, size)? {
-            let mut offset = start;
+            let mut offset = start.max(from);
             while offset < start + length {
                 let wanted = (start + length - offset).min(limits::BLOCK_BYTES as u64) as usize;
                 let mut data = vec![0; wanted];
@@ -225,7 +247,7 @@ impl Giver<'_> {
                     .send(self.encoder.encode(&Message::StreamBlock(block))?)?;
             }
         }
-        if hasher.finish(size) != hash {
+        if from == 0 && hasher.finish(size) != hash {
             return Err(damaged(hash));
         }
         let end = Message::StreamEnd(StreamEnd { stream, size, hash });

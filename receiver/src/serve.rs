@@ -100,7 +100,7 @@ fn converse(
             Message::ReadManifest(request) => {
                 let dataset = existing(store, &request.dataset)?;
                 let snapshot = give::manifest(&dataset, &request, telling, outgoing)?;
-                return give::serve(&dataset, &snapshot, incoming, outgoing);
+                return give::serve(&dataset, &snapshot, spoken, incoming, outgoing);
             }
             other => {
                 return Err(ProtocolError::Unexpected {

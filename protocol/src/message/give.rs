@@ -55,3 +55,12 @@ pub struct GivenStream {
     /// The stream that follows.
     pub stream: u64,
 }
+
+/// Asks for the rest of a content of which the beginning has arrived.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantRest {
+    /// A regular file of the snapshot with more than [`limits::INLINE_BYTES`].
+    pub place: Place,
+    /// How much is there already: at least one byte, and less than the whole.
+    pub from: u64,
+}

@@ -17,7 +17,7 @@ use crate::limits;
 use crate::version::Hello;
 
 pub use fuzzy::{Fuzzy, FuzzyEnd, FuzzyFile, FuzzyFiles, ListFuzzy};
-pub use give::{Given, GivenStream, Manifest, ManifestEnd, ReadManifest, Want};
+pub use give::{Given, GivenStream, Manifest, ManifestEnd, ReadManifest, Want, WantRest};
 pub use leftover::{Leftover, LeftoverEnd};
 pub use report::{
     DatasetStatus, Datasets, Finding, List, Noted, Trouble, Verified, Verify, VerifyEnd,
@@ -102,6 +102,7 @@ messages! {
     17 Verify(Verify) from agent: "Asks the receiver to read everything again and compare.";
     18 Trouble(Trouble) from agent: "Tells that a cycle failed before or outside an upload.";
     19 ListFuzzy(ListFuzzy) from agent: "Asks which files may be mixtures of several states.";
+    20 WantRest(WantRest) from agent: "Asks for a content from an offset on.";
     30 Ready(Ready) from receiver: "Answers `Begin`: where the dataset stands.";
     31 Committed(Committed) from receiver: "The snapshot is live and durable.";
     32 Confirmed(Confirmed) from receiver: "The confirmation is recorded.";
@@ -264,6 +265,18 @@ impl Check for StreamResume {
 impl Check for Want {
     fn check(&self) -> Result<(), ProtocolError> {
         bounded("a wish list", self.places.len(), limits::RECORDS)
+    }
+}
+
+impl Check for WantRest {
+    fn check(&self) -> Result<(), ProtocolError> {
+        if (1..=limits::FILE_BYTES).contains(&self.from) {
+            return Ok(());
+        }
+        Err(ProtocolError::malformed(
+            "WantRest",
+            "it begins at the beginning or beyond the largest file",
+        ))
     }
 }
 
