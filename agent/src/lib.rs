@@ -11,6 +11,7 @@ pub mod daemon;
 mod db;
 mod effort;
 mod error;
+mod estimate;
 mod index;
 mod journal;
 mod leftovers;
@@ -35,6 +36,7 @@ use understudy_tree::{Excludes, Mounts};
 
 pub use ask::{FuzzyOf, Survey, survey, verify};
 pub use error::AgentError;
+pub use estimate::{Costs, Estimate};
 pub use pace::Pace;
 pub use progress::{Phase, Progress};
 pub use restore::{Action, Existing, RestoreReport, RestoreRequest, restore};
