@@ -7,6 +7,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use understudy_protocol::DatasetName;
 use understudy_receiver::alert::Kind;
+use understudy_tree::Glob;
 
 use crate::exit::{Code, CommandError};
 use crate::report;
@@ -312,22 +313,64 @@ pub(crate) struct Receiver {
 Examples:
   understudy restore photos /srv/photos --spare 127.0.0.1:7433
   understudy restore photos /tmp/old --snapshot 12 --spare /mnt/spare
+  understudy restore photos /tmp/old --at '2026-11-26 14:00' --path albums/2019 --path '**/*.xmp'
   understudy restore photos /srv/photos --replace --dry-run --spare 127.0.0.1:7433
-      How much would be written? (Nothing is.)")]
+      How much would be written? (Nothing is.)
+  understudy restore photos /srv/photos --in-place-progressive --first index.php --order newest
+      Serve /srv/photos while it fills, the newest files first.
+  understudy restore --all /srv --dataset-order shop,photos")]
+#[command(allow_missing_positional = true)]
 pub(crate) struct Restore {
     /// The dataset to restore
-    pub(crate) dataset: DatasetName,
-    /// The directory to write
+    #[arg(required_unless_present = "all")]
+    pub(crate) dataset: Option<DatasetName>,
+    /// The directory to write; with --all that of all datasets, each by its name
+    #[arg(required = true)]
     pub(crate) target: PathBuf,
+    /// Every dataset of the spare, each as TARGET/NAME
+    #[arg(long, conflicts_with_all = ["dataset", "snapshot", "path"])]
+    pub(crate) all: bool,
+    /// Which datasets come first, separated by commas; the others follow by name
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "all")]
+    pub(crate) dataset_order: Vec<DatasetName>,
     /// Which snapshot [default: the newest]
     #[arg(long, value_name = "N")]
     pub(crate) snapshot: Option<u64>,
+    /// The newest snapshot that is not later: RFC 3339, 'YYYY-MM-DD HH:MM' in local time, or 2h (ago)
+    #[arg(long, value_name = "TIME", conflicts_with = "snapshot")]
+    pub(crate) at: Option<String>,
+    /// Only what matches, with all below it; a glob from the dataset's root, `**` goes through directories; may be repeated
+    #[arg(long, value_name = "PATTERN", conflicts_with = "replace", value_parser = Glob::new)]
+    pub(crate) path: Vec<Glob>,
+    /// These files before all others, in the order in which the patterns are given; may be repeated
+    #[arg(long, value_name = "PATTERN", value_parser = Glob::new)]
+    pub(crate) first: Vec<Glob>,
+    /// In which order the other files come
+    #[arg(long, value_enum, default_value = "listed", value_name = "ORDER")]
+    pub(crate) order: Order,
     /// Take the place of what stands at TARGET, which is kept beside it
     #[arg(long)]
     pub(crate) replace: bool,
+    /// Write into TARGET itself, each file appearing as it comes: for serving it meanwhile
+    ///
+    /// What is replaced, and with --replace in the end what the snapshot does not have, is moved to
+    /// TARGET.before-restore-TIME. Interrupted, the same command carries on.
+    #[arg(long)]
+    pub(crate) in_place_progressive: bool,
     /// Write nothing, only say what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// In which order files come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Order {
+    /// Those that were changed last come first
+    Newest,
+    /// The smallest come first
+    Smallest,
+    /// By directory and name
+    Listed,
 }
 
 /// List the snapshots on the spare

@@ -255,6 +255,14 @@ impl From<&AgentError> for CommandError {
                 "name a directory that is empty or not there yet, or add --replace: what stands there is kept beside it",
             ),
             AgentError::Target { .. } => (Code::Usage, "name another target"),
+            AgentError::NothingMatches { .. } => (
+                Code::Usage,
+                "patterns are paths from the dataset's root: `a/b`, `a/*.jpg`, or `**/*.jpg` for any directory",
+            ),
+            AgentError::NoneThatOld { .. } => (
+                Code::Failed,
+                "`understudy snapshots` lists what the spare has",
+            ),
             AgentError::Configuration(_) => (
                 Code::Usage,
                 "correct the configuration; `understudy agent --help` shows one",

@@ -15,6 +15,7 @@ mod moment;
 mod paths;
 mod progress;
 mod receiver_config;
+mod remaining;
 mod report;
 mod service;
 mod spare;

@@ -119,6 +119,16 @@ pub(crate) fn make_state(path: &Path) -> Result<(), CommandError> {
         })
 }
 
+/// Makes a directory that trees are restored into.
+pub(crate) fn make_directory(path: &Path) -> Result<(), CommandError> {
+    std::fs::DirBuilder::new().create(path).map_err(|error| {
+        CommandError::usage(
+            format!("cannot make the directory `{}`: {error}", path.display()),
+            "check the path, and that its parent directory exists",
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

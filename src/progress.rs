@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use understudy_agent::{Phase, Progress};
 
 use crate::arguments::Output;
+use crate::remaining::Watch;
 use crate::report;
 use crate::words;
 
@@ -31,9 +32,10 @@ impl Line {
         let (stop, stopped) = sync_channel(1);
         let thread = std::thread::spawn(move || {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            let mut drawn = None;
+            let (mut drawn, mut watch) = (None, Watch::default());
             while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                draw(&bar, &progress, &mut drawn);
+                watch.look(&progress);
+                draw(&bar, &progress, &watch, &mut drawn);
             }
             bar.finish_and_clear();
         });
@@ -62,13 +64,16 @@ enum Shape {
     Rate,
     /// With rate and estimate.
     Bar,
+    /// With the rate and the estimate of a [`Watch`].
+    Remaining,
 }
 
-fn draw(bar: &ProgressBar, progress: &Progress, drawn: &mut Option<(Phase, Shape)>) {
+fn draw(bar: &ProgressBar, progress: &Progress, watch: &Watch, drawn: &mut Option<(Phase, Shape)>) {
     let phase = progress.phase();
     let (done, total) = (progress.bytes_done(), progress.bytes_total());
     let shape = match phase {
-        Phase::Sending | Phase::Restoring if total > 0 => Shape::Bar,
+        Phase::Sending if total > 0 => Shape::Bar,
+        Phase::Restoring if total > 0 => Shape::Remaining,
         Phase::Scanning if done > 0 => Shape::Rate,
         _ => Shape::Words,
     };
@@ -76,8 +81,11 @@ fn draw(bar: &ProgressBar, progress: &Progress, drawn: &mut Option<(Phase, Shape
         bar.set_style(style(shape));
         *drawn = Some((phase, shape));
     }
-    if shape == Shape::Bar {
+    if matches!(shape, Shape::Bar | Shape::Remaining) {
         bar.set_length(total);
+    }
+    if shape == Shape::Remaining {
+        bar.set_prefix(remaining(progress, watch));
     }
     bar.set_position(done);
     bar.set_message(message(phase, progress));
@@ -91,9 +99,22 @@ fn style(shape: Shape) -> ProgressStyle {
         Shape::Bar => {
             "{spinner} {msg}  {wide_bar} {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left"
         }
+        Shape::Remaining => {
+            "{spinner} {msg}  {wide_bar} {decimal_bytes}/{decimal_total_bytes}  {prefix}"
+        }
     };
     // The templates are constants; should one not be understood, the default shows the message as well.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
+fn remaining(progress: &Progress, watch: &Watch) -> String {
+    let rate = watch
+        .bytes_per_second()
+        .map_or_else(String::new, |rate| format!("{}/s", words::size(rate)));
+    match watch.seconds(progress) {
+        Some(seconds) => format!("{rate}  {} left", words::span(seconds.round() as i64)),
+        None => rate,
+    }
 }
 
 fn message(phase: Phase, progress: &Progress) -> String {
@@ -120,6 +141,8 @@ fn message(phase: Phase, progress: &Progress) -> String {
         Phase::Sending => format!("sending: {}", files()),
         Phase::Committing => "waiting until the spare has it on disk".to_owned(),
         Phase::Restoring => format!("restoring: {}", files()),
+        Phase::Checking => format!("looking at what is here: {}", files()),
+        Phase::Finishing => "putting it on disk".to_owned(),
         Phase::Verifying => "the spare is reading everything".to_owned(),
     }
 }

@@ -111,6 +111,12 @@ pub(crate) fn print_json(data: Option<&Value>, error: Option<&CommandError>) -> 
     print_line(&serde_json::to_string(&envelope)?)
 }
 
+/// Prints one line of JSON about work that is not done yet.
+pub(crate) fn print_progress(progress: &Value) -> io::Result<()> {
+    let line = serde_json::json!({ "schema": SCHEMA, "progress": progress });
+    print_line(&line.to_string())
+}
+
 fn tell_text(report: &Report, output: Output) -> io::Result<()> {
     let printed = report.lines.iter().try_for_each(|line| print_line(line));
     for note in &report.notes {

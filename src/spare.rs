@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tokio::runtime::Handle;
-use understudy_agent::AgentError;
+use understudy_agent::{AgentError, Reconnect};
 use understudy_protocol::ProtocolError;
 use understudy_protocol::transport::{self, Channel};
 use understudy_receiver::{Deletions, ReceiverError, SessionOptions, Store};
@@ -82,6 +82,18 @@ impl Spare {
             (Err(AgentError::Spare(ProtocolError::Cut)), Err(error)) => Err(error.into()),
             (Err(error), _) => Err(CommandError::from(error).about(&self.name())),
         }
+    }
+
+    /// As [`Self::talk`], for who can carry on by another connection; there is none to a receiver within this process.
+    pub(crate) fn talk_on<T>(
+        &self,
+        talk: impl FnOnce(Channel, Reconnect<'_>) -> Result<T, AgentError>,
+    ) -> Result<T, CommandError> {
+        let Address::Host(address) = &self.address else {
+            return self.talk(|channel| talk(channel, None));
+        };
+        let mut reconnect = || transport::tcp::connect(&self.runtime, address);
+        self.talk(|channel| talk(channel, Some(&mut reconnect)))
     }
 
     /// Opens a channel to the receiver.

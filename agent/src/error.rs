@@ -150,6 +150,18 @@ pub enum AgentError {
     /// Somebody asked for the end.
     #[error("interrupted; the next run carries on")]
     Interrupted,
+    /// The patterns of a restore match nothing.
+    #[error("nothing in snapshot {number} matches the patterns that were given")]
+    NothingMatches {
+        /// The snapshot.
+        number: u64,
+    },
+    /// There is no snapshot that old.
+    #[error("{reason}")]
+    NoneThatOld {
+        /// Which there are.
+        reason: String,
+    },
 }
 
 /// A path for people: what could steer a terminal or forge a line of a log is escaped.

@@ -39,7 +39,9 @@ pub use error::AgentError;
 pub use estimate::{Costs, Estimate};
 pub use pace::Pace;
 pub use progress::{Phase, Progress};
-pub use restore::{Action, Existing, RestoreReport, RestoreRequest, restore};
+pub use restore::{
+    Action, Existing, Manner, Order, Reconnect, RestoreReport, RestoreRequest, Which, restore,
+};
 pub use scan::Trust;
 pub use sync::{Again, LookedAt, Problem, SyncReport, again, sync, sync_again};
 pub use wishes::Cancel;

@@ -17,15 +17,21 @@ pub enum Phase {
     Restoring,
     /// Waiting for the spare to read everything again.
     Verifying,
+    /// Reading what is here already, to use it.
+    Checking,
+    /// Making what was written durable, and putting it in its place.
+    Finishing,
 }
 
-const PHASES: [Phase; 6] = [
+const PHASES: [Phase; 8] = [
     Phase::Connecting,
     Phase::Scanning,
     Phase::Sending,
     Phase::Committing,
     Phase::Restoring,
     Phase::Verifying,
+    Phase::Checking,
+    Phase::Finishing,
 ];
 
 /// Counters of one call. Totals grow while a scan finds more to do.
@@ -37,6 +43,8 @@ pub struct Progress {
     bytes_total: AtomicU64,
     bytes_done: AtomicU64,
     entries_seen: AtomicU64,
+    files_found: AtomicU64,
+    bytes_found: AtomicU64,
 }
 
 impl Progress {
@@ -68,6 +76,16 @@ impl Progress {
         self.bytes_done.load(Ordering::Relaxed)
     }
 
+    /// Files of those done that were here already, and took no work.
+    pub fn files_found(&self) -> u64 {
+        self.files_found.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of those done that were here already.
+    pub fn bytes_found(&self) -> u64 {
+        self.bytes_found.load(Ordering::Relaxed)
+    }
+
     /// Entries of every kind looked at.
     pub fn entries_seen(&self) -> u64 {
         self.entries_seen.load(Ordering::Relaxed)
@@ -81,6 +99,8 @@ impl Progress {
             &self.bytes_total,
             &self.bytes_done,
             &self.entries_seen,
+            &self.files_found,
+            &self.bytes_found,
         ] {
             counter.store(0, Ordering::Relaxed);
         }
@@ -99,10 +119,28 @@ impl Progress {
         self.bytes_total.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// About how much comes later: files and bytes. Whoever knows better then withdraws it.
+    pub fn announce(&self, (files, bytes): (u64, u64)) {
+        self.expect(files, bytes);
+    }
+
+    /// Takes back what was announced.
+    pub fn withdraw(&self, (files, bytes): (u64, u64)) {
+        self.files_total.fetch_sub(files, Ordering::Relaxed);
+        self.bytes_total.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Some of it done.
     pub(crate) fn done(&self, files: u64, bytes: u64) {
         self.files_done.fetch_add(files, Ordering::Relaxed);
         self.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Some of it is here already.
+    pub(crate) fn found(&self, files: u64, bytes: u64) {
+        self.files_found.fetch_add(files, Ordering::Relaxed);
+        self.bytes_found.fetch_add(bytes, Ordering::Relaxed);
+        self.done(files, bytes);
     }
 
     /// More entries looked at.

@@ -5,6 +5,7 @@ mod agent;
 mod held;
 mod receiver;
 mod restore;
+mod restore_all;
 mod snapshots;
 mod status;
 mod sync;
@@ -45,7 +46,7 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<Report, Command
         Command::Sync(arguments) => sync::run(&arguments, session),
         Command::Agent(arguments) => agent::run(&arguments, session),
         Command::Receiver(arguments) => receiver::run(arguments, session),
-        Command::Restore(arguments) => restore::run(arguments, session),
+        Command::Restore(arguments) => restore::run(&arguments, session),
         Command::Snapshots(arguments) => snapshots::run(&arguments, session),
         Command::Status(_) => status::run(session),
         Command::Verify(arguments) => verify::run(&arguments, session),

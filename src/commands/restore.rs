@@ -1,22 +1,26 @@
 //! `understudy restore`: a dataset comes back.
 
 use serde_json::{Value, json};
-use understudy_agent::{Action, Existing, RestoreReport, RestoreRequest};
-use understudy_protocol::escape;
+use understudy_agent::{
+    Action, Context, Costs, Existing, Manner, Order, RestoreReport, RestoreRequest, Which,
+};
+use understudy_protocol::{DatasetName, escape};
 use understudy_tree::Lacking;
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::Session;
-use crate::arguments::Restore;
+use super::{Session, restore_all};
+use crate::arguments::{self, Output, Restore};
 use crate::exit::{Code, CommandError};
 use crate::progress::Line;
+use crate::remaining::Lines;
 use crate::report::{self, Report};
-use crate::{paths, words};
+use crate::spare::Spare;
+use crate::{moment, paths, words};
 
-/// Writes a snapshot's tree as the target.
-pub(crate) fn run(arguments: Restore, session: &Session) -> Result<Report, CommandError> {
+/// Writes a snapshot's tree as the target, or those of all datasets below it.
+pub(crate) fn run(arguments: &Restore, session: &Session) -> Result<Report, CommandError> {
     let address = session.address()?;
     let target = paths::canonical(&arguments.target).map_err(|error| {
         let message = format!(
@@ -30,34 +34,81 @@ pub(crate) fn run(arguments: Restore, session: &Session) -> Result<Report, Comma
         )
     })?;
     paths::check_apart("target", &target, &address)?;
-    let action = if arguments.dry_run {
-        Action::DryRun
-    } else {
-        Action::Write
+    let Some(dataset) = arguments.dataset.clone() else {
+        return restore_all::run(arguments, session);
     };
-    let request = RestoreRequest {
-        dataset: arguments.dataset,
-        target: arguments.target,
-        number: arguments.snapshot,
+    let request = request(arguments, dataset, arguments.target.clone())?;
+    let spare = session.existing_spare()?;
+    // A restore needs no index: it works on a host that never was a main.
+    let context = session.context(Path::new("").to_owned(), &spare);
+    let shown = show(&context, session.output);
+    let result = bring_back(&spare, &request, &context);
+    drop(shown);
+    let restored = result?;
+    let mut report = Report::done(value(&restored, request.action), Vec::new());
+    tell(&mut report, &restored, request.action, session.output);
+    Ok(report)
+}
+
+/// What the command line asks for, for one dataset.
+pub(super) fn request(
+    arguments: &Restore,
+    dataset: DatasetName,
+    target: PathBuf,
+) -> Result<RestoreRequest, CommandError> {
+    Ok(RestoreRequest {
+        dataset,
+        target,
+        which: which(arguments.snapshot, arguments.at.as_deref())?,
+        paths: arguments.path.clone(),
+        first: arguments.first.clone(),
+        order: match arguments.order {
+            arguments::Order::Newest => Order::Newest,
+            arguments::Order::Smallest => Order::Smallest,
+            arguments::Order::Listed => Order::Listed,
+        },
         existing: if arguments.replace {
             Existing::Replace
         } else {
             Existing::Refuse
         },
-        action,
-    };
-    let spare = session.existing_spare()?;
-    // A restore needs no index: it works on a host that never was a main.
-    let context = session.context(Path::new("").to_owned(), &spare);
-    let progress = Line::show(&context.progress, session.output);
-    let result = spare.talk(|channel| understudy_agent::restore(channel, &request, &context));
-    drop(progress);
-    let restored = result?;
-    let mut report = Report::done(value(&restored, action), Vec::new());
+        manner: if arguments.in_place_progressive {
+            Manner::Progressive
+        } else {
+            Manner::Switch
+        },
+        announced: (0, 0),
+        action: if arguments.dry_run {
+            Action::DryRun
+        } else {
+            Action::Write
+        },
+    })
+}
+
+/// Shows how far it is, until what it returns is dropped.
+pub(super) fn show(context: &Context, output: Output) -> (Line, Lines) {
+    let line = Line::show(&context.progress, output);
+    (line, Lines::show(&context.progress, output))
+}
+
+/// Restores one dataset.
+pub(super) fn bring_back(
+    spare: &Spare,
+    request: &RestoreRequest,
+    context: &Context,
+) -> Result<RestoreReport, CommandError> {
+    spare.talk_on(|channel, reconnect| {
+        understudy_agent::restore(channel, request, context, reconnect)
+    })
+}
+
+/// Adds to a report what people are told of one dataset.
+pub(super) fn tell(report: &mut Report, restored: &RestoreReport, action: Action, output: Output) {
     if action == Action::DryRun {
-        report.lines.push(rehearsal(&restored));
-    } else if report::summarises(session.output) {
-        report.lines.push(summary(&restored));
+        report.lines.push(rehearsal(restored));
+    } else if report::summarises(output) {
+        report.lines.push(summary(restored));
         report.lines.extend(
             restored
                 .kept
@@ -71,16 +122,32 @@ pub(crate) fn run(arguments: Restore, session: &Session) -> Result<Report, Comma
         &format!("{torn} may be torn, for the main sent what never stood still:"),
         restored.fuzzy.iter().map(ToString::to_string),
     );
-    Ok(report)
 }
 
-fn shown(path: &Path) -> String {
+/// How long it takes on a host of which nothing is known.
+pub(super) fn guess(files: u64, bytes: u64) -> String {
+    let seconds = Costs::usual().seconds(files, bytes).ceil() as i64;
+    format!(
+        "about {}, if 5,000 files and 100 MB come in a second",
+        words::span(seconds)
+    )
+}
+
+fn which(number: Option<u64>, at: Option<&str>) -> Result<Which, CommandError> {
+    Ok(match (number, at) {
+        (Some(number), _) => Which::Number(number),
+        (None, Some(at)) => Which::At(moment::parse(at, &jiff::Zoned::now())?.as_second()),
+        (None, None) => Which::Newest,
+    })
+}
+
+pub(super) fn shown(path: &Path) -> String {
     escape(path.as_os_str().as_bytes())
 }
 
-fn value(restored: &RestoreReport, action: Action) -> Value {
+pub(super) fn value(restored: &RestoreReport, action: Action) -> Value {
     let lacking = restored.lacking;
-    json!({
+    let mut value = json!({
         "dataset": restored.dataset.as_str(),
         "snapshot": words::snapshot(&restored.snapshot),
         "target": shown(&restored.target),
@@ -100,12 +167,17 @@ fn value(restored: &RestoreReport, action: Action) -> Value {
             "device": lacking.device,
         },
         "seconds": restored.seconds,
-    })
+    });
+    if action == Action::DryRun {
+        let seconds = Costs::usual().seconds(restored.files, restored.bytes);
+        value["estimated_seconds"] = seconds.into();
+    }
+    value
 }
 
 fn rehearsal(restored: &RestoreReport) -> String {
     format!(
-        "would restore snapshot {} of {}, committed at {}, as {}: {}, {} with {}",
+        "would restore snapshot {} of {}, committed at {}, as {}: {}, {} with {}; {}",
         restored.snapshot.position.number,
         restored.dataset,
         words::time(restored.snapshot.committed_seconds),
@@ -113,6 +185,7 @@ fn rehearsal(restored: &RestoreReport) -> String {
         words::counted(restored.entries, "entry"),
         words::counted(restored.files, "file"),
         words::size(restored.bytes),
+        guess(restored.files, restored.bytes),
     )
 }
 

@@ -35,6 +35,7 @@ mod readers;
 mod real_trees;
 mod renames;
 mod restarts;
+mod restoring;
 mod resume;
 mod silent;
 mod soak;

@@ -3,7 +3,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -13,7 +12,10 @@ use understudy_tree::attributes::{
 };
 use understudy_tree::{Directory, Kind, Lacking, Privileges, content, node};
 
+use super::Manner;
+use super::landing::Landing;
 use super::plan::{Leaf, Plan};
+use super::progressive::{self, Groups};
 use super::switch::{Site, Work};
 use crate::Context;
 use crate::error::AgentError;
@@ -22,12 +24,26 @@ use crate::error::AgentError;
 pub(super) struct Build<'a> {
     pub(super) plan: &'a Plan,
     pub(super) context: &'a Context,
-    work: &'a Work,
-    site: &'a Site,
-    privileges: Privileges,
+    pub(super) work: &'a Work,
+    pub(super) site: &'a Site,
+    pub(super) privileges: Privileges,
+    /// Whether the spare gives the rest of a content.
+    pub(super) resuming: Resuming,
+    /// The way into a target that is in use; without one the tree is seen by nobody yet.
+    pub(super) landing: Option<&'a Landing<'a>>,
+    pub(super) groups: Groups,
     /// The first leaf of each hard-link group.
     leaders: HashMap<u64, usize>,
     lacking: Mutex<Lacking>,
+}
+
+/// Whether large files are carried on with where they end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resuming {
+    /// They are asked for from there on.
+    Inside,
+    /// The spare is too old for it: they come whole.
+    Whole,
 }
 
 /// The directory that a worker used last: leaves come sorted by directory.
@@ -40,23 +56,24 @@ impl<'a> Build<'a> {
         work: &'a Work,
         site: &'a Site,
         privileges: Privileges,
+        resuming: Resuming,
+        landing: Option<&'a Landing<'a>>,
         context: &'a Context,
     ) -> Self {
-        let mut leaders = HashMap::new();
-        for (number, leaf) in plan
-            .leaves
+        let groups = progressive::groups(&plan.leaves);
+        let leaders = groups
             .iter()
-            .enumerate()
-            .filter(|(_, leaf)| leaf.entry.group != 0)
-        {
-            leaders.entry(leaf.entry.group).or_insert(number);
-        }
+            .filter_map(|(&group, members)| Some((group, *members.first()?)))
+            .collect();
         Self {
             plan,
             context,
             work,
             site,
             privileges,
+            resuming,
+            landing,
+            groups,
             leaders,
             lacking: Mutex::default(),
         }
@@ -67,7 +84,7 @@ impl<'a> Build<'a> {
         *self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lacks(&self, lacking: Lacking) {
+    pub(super) fn lacks(&self, lacking: Lacking) {
         self.lacking
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -76,6 +93,9 @@ impl<'a> Build<'a> {
 
     /// Makes all directories, open to this process only, and removes what does not belong into them.
     pub(super) fn make_directories(&self) -> Result<(), AgentError> {
+        if let Some(landing) = self.landing {
+            return self.make_directories_in_place(landing);
+        }
         let mut held = Held::default();
         let below = self
             .plan
@@ -124,10 +144,17 @@ impl<'a> Build<'a> {
     }
 
     /// Whether a leaf brings a content: the first name of a file.
-    fn has_content(&self, number: usize) -> bool {
+    pub(super) fn has_content(&self, number: usize) -> bool {
         let entry = &self.plan.leaves[number].entry;
         entry.content().is_some()
             && (entry.group == 0 || self.leaders.get(&entry.group) == Some(&number))
+    }
+
+    /// The leaf that this one is a further name of.
+    pub(super) fn leader_of(&self, number: usize) -> Option<&Leaf> {
+        let leader = self.leaders.get(&self.plan.leaves[number].entry.group);
+        let leader = leader.filter(|&&leader| leader != number);
+        leader.map(|&leader| &self.plan.leaves[leader])
     }
 
     /// Number of leaves with contents.
@@ -135,87 +162,6 @@ impl<'a> Build<'a> {
         (0..self.plan.leaves.len())
             .filter(|&number| self.has_content(number))
             .count() as u64
-    }
-
-    /// Takes contents that are here already; returns the leaves whose content is not.
-    pub(super) fn reuse(&self) -> Result<Vec<usize>, AgentError> {
-        let contents: Vec<usize> = (0..self.plan.leaves.len())
-            .filter(|&number| self.has_content(number))
-            .collect();
-        let bytes = contents
-            .iter()
-            .map(|&number| self.plan.leaves[number].entry.size_bytes())
-            .sum();
-        self.context.progress.expect(contents.len() as u64, bytes);
-        let base = self.site.open_target()?;
-        if !self.work.is_resumed && base.is_none() {
-            return Ok(contents);
-        }
-        let next = AtomicUsize::new(0);
-        let needed = Mutex::new(Vec::new());
-        self.in_parallel(|held| {
-            while let Some(&number) = contents.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.context.cancel.check()?;
-                if self.reuse_one(held, number, base.as_ref())? {
-                    self.context
-                        .progress
-                        .done(1, self.plan.leaves[number].entry.size_bytes());
-                } else {
-                    needed
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push(number);
-                }
-            }
-            Ok(())
-        })?;
-        let mut needed = needed.into_inner().unwrap_or_else(PoisonError::into_inner);
-        needed.sort_unstable();
-        Ok(needed)
-    }
-
-    fn reuse_one(
-        &self,
-        held: &mut Held,
-        number: usize,
-        base: Option<&Directory>,
-    ) -> Result<bool, AgentError> {
-        let leaf = &self.plan.leaves[number];
-        let name = &leaf.place.name;
-        let directory = self.open(held, leaf.branch)?;
-        if self.work.is_resumed
-            && let Some(stat) = directory.stat_if_present(name)?
-        {
-            // A file with names beyond its group would change under them.
-            if (stat.links == 1 || leaf.entry.group != 0)
-                && opened_if_same(directory, leaf).is_some()
-            {
-                self.lacks(set_attributes(
-                    directory,
-                    name,
-                    &leaf.entry,
-                    &self.privileges,
-                )?);
-                return Ok(true);
-            }
-            directory.remove_file(name)?;
-        }
-        let Some(base) = base else { return Ok(false) };
-        let Ok(there) = base.open_beneath(&self.plan.branches[leaf.branch].path) else {
-            return Ok(false);
-        };
-        let Some(source) = opened_if_same(&there, leaf) else {
-            return Ok(false);
-        };
-        let file = directory.create_file(name)?;
-        content::copy(&source, &file, leaf.entry.size_bytes())?;
-        // What is copied may have changed since it was hashed.
-        if !has_hash(&file, leaf) {
-            directory.remove_file(name)?;
-            return Ok(false);
-        }
-        self.finish_file(&file, leaf)?;
-        Ok(true)
     }
 
     /// Makes a file of a content that came whole.
@@ -238,14 +184,21 @@ impl<'a> Build<'a> {
         };
         let directory = self.open(held, leaf.branch)?;
         let (name, attributes) = (&leaf.place.name, &leaf.entry.attributes);
-        self.lacks(create_file_as(
+        let create = |directory: &Directory, name: &Name| {
+            create_file_as(directory, name, attributes, &self.privileges, fill)
+        };
+        let Some(landing) = self.landing else {
+            self.lacks(create(directory, name)?);
+            return Ok(());
+        };
+        let made = landing.fresh()?;
+        self.lacks(create(&landing.scratch, &made)?);
+        landing.land(
+            &made,
             directory,
+            &self.plan.branches[leaf.branch].path,
             name,
-            attributes,
-            &self.privileges,
-            fill,
-        )?);
-        Ok(())
+        )
     }
 
     /// Sets the attributes of a file whose content is complete.
@@ -270,6 +223,9 @@ impl<'a> Build<'a> {
 
     /// Makes links, fifos, devices and further names of files.
     pub(super) fn make_others(&self) -> Result<(), AgentError> {
+        if let Some(landing) = self.landing {
+            return self.make_others_in_place(landing);
+        }
         let mut held = Held::default();
         for (number, leaf) in self
             .plan
@@ -284,11 +240,7 @@ impl<'a> Build<'a> {
             if self.work.is_resumed && directory.stat_if_present(name)?.is_some() {
                 directory.remove_file(name)?;
             }
-            let leader = self
-                .leaders
-                .get(&leaf.entry.group)
-                .filter(|&&leader| leader != number);
-            match leader.map(|&leader| &self.plan.leaves[leader]) {
+            match self.leader_of(number) {
                 Some(first) => {
                     let from = self
                         .work
@@ -323,7 +275,12 @@ impl<'a> Build<'a> {
                 &self.privileges,
             )?);
         }
-        let (parent, name) = self.site.work_place()?;
+        let manner = if self.landing.is_some() {
+            Manner::Progressive
+        } else {
+            Manner::Switch
+        };
+        let (parent, name) = self.site.work_place(manner)?;
         if let Some(root) = self.plan.branches.first() {
             self.lacks(set_attributes(
                 parent,
@@ -378,22 +335,4 @@ impl<'a> Build<'a> {
                 .fold(Ok(()), Result::and)
         })
     }
-}
-
-/// The file at a leaf's name in some directory, if it has the leaf's content.
-fn opened_if_same(directory: &Directory, leaf: &Leaf) -> Option<File> {
-    // Whatever keeps it from being read, the spare has it.
-    let stat = directory.stat(&leaf.place.name).ok()?;
-    if stat.kind != Kind::File || stat.size != leaf.entry.size_bytes() {
-        return None;
-    }
-    let file = directory.open_file(&leaf.place.name).ok()?;
-    has_hash(&file, leaf).then_some(file)
-}
-
-fn has_hash(file: &File, leaf: &Leaf) -> bool {
-    let Some((size, hash)) = leaf.entry.content() else {
-        return false;
-    };
-    content::hash_file(file, size).is_ok_and(|found| found == hash)
 }

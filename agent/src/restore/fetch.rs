@@ -1,17 +1,19 @@
 //! Getting contents from the spare: asked for in windows, so that the spare always has something to send and this
 //! side never more than it can hold. Small files are written by all processors, large ones as they come.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use understudy_protocol::message::{Given, StreamBlock, StreamEnd, Want};
-use understudy_protocol::{Bytes, Message, Place};
+use understudy_protocol::message::{Given, StreamBlock, StreamEnd, Want, WantRest};
+use understudy_protocol::{Bytes, Message, Place, ProtocolError};
 use understudy_tree::content::{self, HoleyHasher};
 
 use super::build::{Build, Held};
+use super::large;
 use crate::conversation::{Conversation, unexpected};
 use crate::error::AgentError;
 
@@ -27,29 +29,78 @@ const WAITING: usize = 16;
 /// Small files that came together, by their number in the plan.
 type Batch = Vec<(usize, Bytes)>;
 
-/// Fetches the contents of the leaves `needed`; returns how many files and bytes.
+/// What is still to fetch, and what was; it outlives a connection.
+#[derive(Debug)]
+pub(super) struct Todo {
+    /// Leaves in the order in which they are fetched.
+    needed: Vec<usize>,
+    /// How much of `needed` was asked for in this connection.
+    next: usize,
+    /// Which leaves are complete.
+    done: Vec<AtomicBool>,
+    /// Leaves whose beginning, which was here, was wrong.
+    torn: HashSet<usize>,
+    /// The large file that came last, and how much of it counts as done.
+    counted: (usize, u64),
+    /// Files that came.
+    pub(super) files: u64,
+    /// Bytes of content that came.
+    pub(super) bytes: u64,
+}
+
+impl Todo {
+    /// All of `needed`, of a plan with so many leaves.
+    pub(super) fn new(needed: Vec<usize>, leaves: usize) -> Self {
+        Self {
+            needed,
+            next: 0,
+            done: (0..leaves).map(|_| AtomicBool::new(false)).collect(),
+            torn: HashSet::new(),
+            counted: (usize::MAX, 0),
+            files: 0,
+            bytes: 0,
+        }
+    }
+
+    fn is_done(&self, number: usize) -> bool {
+        self.done[number].load(Ordering::Acquire)
+    }
+
+    /// Forgets what was asked for: another connection begins.
+    fn restart(&mut self) {
+        let needed = std::mem::take(&mut self.needed);
+        self.needed = needed
+            .into_iter()
+            .filter(|&number| !self.is_done(number))
+            .collect();
+        self.next = 0;
+    }
+}
+
+/// Fetches what is still to fetch. What has come when it fails is not asked for again by the next call.
 pub(super) fn fetch(
     conversation: &Conversation,
     build: &Build<'_>,
-    needed: &[usize],
-) -> Result<(u64, u64), AgentError> {
+    todo: &mut Todo,
+) -> Result<(), AgentError> {
+    todo.restart();
     let (batches, waiting) = sync_channel::<Batch>(WAITING);
     let waiting = Mutex::new(waiting);
     let threads = thread::available_parallelism()
         .map_or(2, usize::from)
         .clamp(2, 16);
-    thread::scope(|scope| {
+    let mut done = std::mem::take(&mut todo.done);
+    let result = thread::scope(|scope| {
+        let done = &done;
         let writers: Vec<_> = (0..threads)
-            .map(|_| scope.spawn(|| write_all(build, &waiting)))
+            .map(|_| scope.spawn(|| write_all(build, &waiting, done)))
             .collect();
         let mut fetching = Fetching {
             conversation,
             build,
-            needed,
+            todo,
+            done,
             asked: VecDeque::new(),
-            next: 0,
-            files: 0,
-            bytes: 0,
         };
         let fetched = fetching.run(&batches);
         drop(batches);
@@ -62,13 +113,17 @@ pub(super) fn fetch(
             })
             .fold(Ok(()), Result::and);
         // A writer's error is the reason why nobody took a batch.
-        written
-            .and(fetched)
-            .map(|()| (fetching.files, fetching.bytes))
-    })
+        written.and(fetched)
+    });
+    std::mem::swap(&mut todo.done, &mut done);
+    result
 }
 
-fn write_all(build: &Build<'_>, waiting: &Mutex<Receiver<Batch>>) -> Result<(), AgentError> {
+fn write_all(
+    build: &Build<'_>,
+    waiting: &Mutex<Receiver<Batch>>,
+    done: &[AtomicBool],
+) -> Result<(), AgentError> {
     let mut held = Held::default();
     loop {
         let batch = waiting
@@ -79,28 +134,34 @@ fn write_all(build: &Build<'_>, waiting: &Mutex<Receiver<Batch>>) -> Result<(), 
         for (number, bytes) in batch {
             build.context.cancel.check()?;
             build.write(&mut held, number, &bytes)?;
+            done[number].store(true, Ordering::Release);
             build.context.progress.done(1, bytes.len() as u64);
         }
     }
+}
+
+/// A content that was asked for.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    number: usize,
+    /// How much of it is here already.
+    from: u64,
 }
 
 /// The way through the list of what is needed.
 struct Fetching<'a> {
     conversation: &'a Conversation,
     build: &'a Build<'a>,
-    needed: &'a [usize],
+    todo: &'a mut Todo,
+    done: &'a [AtomicBool],
     /// Asked for and not given yet, window by window.
-    asked: VecDeque<VecDeque<usize>>,
-    /// How much of `needed` was asked for.
-    next: usize,
-    files: u64,
-    bytes: u64,
+    asked: VecDeque<VecDeque<Asked>>,
 }
 
 impl Fetching<'_> {
     fn run(&mut self, batches: &SyncSender<Batch>) -> Result<(), AgentError> {
         loop {
-            while self.asked.len() < WINDOWS && self.next < self.needed.len() {
+            while self.asked.len() < WINDOWS && self.todo.next < self.todo.needed.len() {
                 self.ask()?;
             }
             if self.asked.is_empty() {
@@ -115,73 +176,96 @@ impl Fetching<'_> {
                     }
                 }
                 Message::GivenStream(given) => {
-                    let number = self.take(&given.place)?;
-                    self.stream(number, given.stream)?;
+                    let asked = self.take(&given.place)?;
+                    self.stream(asked, given.stream)?;
                 }
                 other => return Err(unexpected(&other, "Given")),
             }
         }
     }
 
+    /// Asks for as much as fits a window, or for the rest of one file.
     fn ask(&mut self) -> Result<(), AgentError> {
         let (mut window, mut bytes) = (VecDeque::new(), 0);
-        while let Some(&number) = self.needed.get(self.next) {
+        while let Some(&number) = self.todo.needed.get(self.todo.next) {
             if window.len() >= WINDOW_FILES || bytes >= WINDOW_BYTES {
                 break;
             }
+            let from = if self.todo.torn.contains(&number) {
+                0
+            } else {
+                large::here(self.build, number)?
+            };
+            if from > 0 && !window.is_empty() {
+                break;
+            }
+            self.todo.next += 1;
+            window.push_back(Asked { number, from });
+            if from > 0 {
+                return self.ask_rest(window, number, from);
+            }
             bytes += self.build.plan.leaves[number].entry.size_bytes();
-            window.push_back(number);
-            self.next += 1;
         }
         let places = window
             .iter()
-            .map(|&number| self.build.plan.leaves[number].place.clone())
+            .map(|asked| self.build.plan.leaves[asked.number].place.clone())
             .collect();
         self.asked.push_back(window);
         self.conversation.tell(&Message::Want(Want { places }))
+    }
+
+    fn ask_rest(
+        &mut self,
+        window: VecDeque<Asked>,
+        number: usize,
+        from: u64,
+    ) -> Result<(), AgentError> {
+        self.asked.push_back(window);
+        let place = self.build.plan.leaves[number].place.clone();
+        self.conversation
+            .tell(&Message::WantRest(WantRest { place, from }))
     }
 
     fn expected(&mut self, given: Given) -> Result<Batch, AgentError> {
         given
             .contents
             .into_iter()
-            .map(|(place, bytes)| Ok((self.take(&place)?, bytes)))
+            .map(|(place, bytes)| {
+                let asked = self.take(&place)?;
+                if asked.from > 0 {
+                    return Err(ProtocolError::malformed("Given", "a rest is no small file").into());
+                }
+                self.todo.files += 1;
+                self.todo.bytes += bytes.0.len() as u64;
+                Ok((asked.number, bytes))
+            })
             .collect()
     }
 
-    /// The leaf that must come next, which is the one at `place`.
-    fn take(&mut self, place: &Place) -> Result<usize, AgentError> {
+    /// What must come next, which is the leaf at `place`.
+    fn take(&mut self, place: &Place) -> Result<Asked, AgentError> {
         let expected = self.asked.front_mut().and_then(VecDeque::pop_front);
         while self.asked.front().is_some_and(VecDeque::is_empty) {
             self.asked.pop_front();
         }
-        match expected {
-            Some(number) if self.build.plan.leaves[number].place == *place => {
-                self.files += 1;
-                self.bytes += self.build.plan.leaves[number].entry.size_bytes();
-                Ok(number)
-            }
-            _ => Err(understudy_protocol::ProtocolError::malformed(
-                "Given",
-                format!("{place:?} was not asked for next"),
-            )
-            .into()),
-        }
+        expected
+            .filter(|asked| self.build.plan.leaves[asked.number].place == *place)
+            .ok_or_else(|| {
+                let reason = format!("{place:?} was not asked for next");
+                ProtocolError::malformed("Given", reason).into()
+            })
     }
 
     /// Writes the stream that follows.
-    fn stream(&mut self, number: usize, stream: u64) -> Result<(), AgentError> {
-        let leaf = &self.build.plan.leaves[number];
+    fn stream(&mut self, asked: Asked, stream: u64) -> Result<(), AgentError> {
+        let leaf = &self.build.plan.leaves[asked.number];
         let mut held = Held::default();
-        let file = self
-            .build
-            .open(&mut held, leaf.branch)?
-            .create_file(&leaf.place.name)?;
-        let mut hasher = HoleyHasher::default();
+        let (file, mut hasher) = large::open(self.build, &mut held, leaf, asked.from)?;
+        self.count_beginning(asked);
         loop {
             match self.conversation.hear()? {
                 Message::StreamBlock(block) if block.stream == stream => {
-                    self.block(&file, &mut hasher, &block)?;
+                    self.block(&file, &mut hasher, &block, asked)?;
                 }
                 Message::StreamEnd(StreamEnd {
                     stream: ended,
@@ -191,31 +275,74 @@ impl Fetching<'_> {
                     if leaf.entry.size_bytes() != size || hasher.position() > size {
                         return Err(self.build.damaged(leaf));
                     }
+                    self.count(asked, size);
                     content::set_size(&file, size)?;
                     if leaf.entry.content() != Some((size, hasher.finish(size))) {
-                        return Err(self.build.damaged(leaf));
+                        return self.wrong(asked, size);
                     }
+                    large::finish(self.build, &mut held, &file, leaf)?;
+                    self.done[asked.number].store(true, Ordering::Release);
+                    self.todo.files += 1;
                     self.build.context.progress.done(1, 0);
-                    return self.build.finish_file(&file, leaf);
+                    return Ok(());
                 }
                 other => return Err(unexpected(&other, "StreamBlock")),
             }
         }
     }
 
+    /// The hash is not right. If a part was here already that may be why, and the whole is fetched.
+    fn wrong(&mut self, asked: Asked, size: u64) -> Result<(), AgentError> {
+        let leaf = &self.build.plan.leaves[asked.number];
+        if asked.from == 0 {
+            return Err(self.build.damaged(leaf));
+        }
+        tracing::info!(
+            "what was here of `{}` is not its beginning: it is fetched whole",
+            self.build.plan.path(leaf)
+        );
+        self.todo.torn.insert(asked.number);
+        self.todo.needed.push(asked.number);
+        self.todo.counted = (usize::MAX, 0);
+        self.build.context.progress.expect(0, size);
+        Ok(())
+    }
+
+    /// What is here already counts as done, but not as fetched, unless it came in this run.
+    fn count_beginning(&mut self, asked: Asked) {
+        let (number, counted) = self.todo.counted;
+        let counted = if number == asked.number { counted } else { 0 };
+        let progress = &self.build.context.progress;
+        match asked.from.checked_sub(counted) {
+            Some(found) => progress.found(0, found),
+            // The file is shorter than what came: it is fetched once more.
+            None => progress.expect(0, counted - asked.from),
+        }
+        self.todo.counted = (asked.number, asked.from);
+    }
+
+    /// The content came up to `position`, holes included.
+    fn count(&mut self, asked: Asked, position: u64) {
+        let came = position.saturating_sub(self.todo.counted.1);
+        self.todo.counted = (asked.number, position);
+        self.todo.bytes += came;
+        self.build.context.progress.done(0, came);
+    }
+
     fn block(
-        &self,
+        &mut self,
         file: &File,
         hasher: &mut HoleyHasher,
         block: &StreamBlock,
+        asked: Asked,
     ) -> Result<(), AgentError> {
         if block.offset < hasher.position() {
             let why = "a block before the end of the one before it";
-            return Err(understudy_protocol::ProtocolError::malformed("StreamBlock", why).into());
+            return Err(ProtocolError::malformed("StreamBlock", why).into());
         }
         content::write_at(file, block.offset, &block.data)?;
         hasher.update(block.offset, &block.data);
-        self.build.context.progress.done(0, block.data.len() as u64);
+        self.count(asked, hasher.position());
         Ok(())
     }
 }

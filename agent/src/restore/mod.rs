@@ -3,23 +3,36 @@
 
 mod build;
 mod fetch;
+mod landing;
+mod large;
+mod line;
+mod pick;
 mod plan;
+mod progressive;
+mod reuse;
 mod switch;
+mod which;
 
 use std::path::PathBuf;
 
 use understudy_protocol::transport::Channel;
-use understudy_protocol::{DatasetName, RelPath, Snapshot};
-use understudy_tree::{Lacking, Privileges};
+use understudy_protocol::{DatasetName, RelPath, Snapshot, version};
+use understudy_tree::{Glob, Lacking, Privileges};
 
 use crate::Context;
 use crate::clock::Moment;
-use crate::conversation::Conversation;
 use crate::error::AgentError;
 use crate::progress::Phase;
 
+use build::{Build, Resuming};
+use fetch::Todo;
+use landing::Landing;
+use line::Line;
 use plan::Plan;
-use switch::Site;
+use switch::{Site, Work};
+
+pub use line::Reconnect;
+pub use pick::Order;
 
 /// What to bring back, and where.
 #[derive(Debug, Clone)]
@@ -28,12 +41,33 @@ pub struct RestoreRequest {
     pub dataset: DatasetName,
     /// The directory that its file tree becomes.
     pub target: PathBuf,
-    /// Which snapshot; the newest if absent.
-    pub number: Option<u64>,
+    /// Which snapshot.
+    pub which: Which,
+    /// What of it; everything if empty.
+    pub paths: Vec<Glob>,
+    /// Files that come first, in this order.
+    pub first: Vec<Glob>,
+    /// How the others come.
+    pub order: Order,
     /// What to do if there is something at the target.
     pub existing: Existing,
+    /// How the target comes to be.
+    pub manner: Manner,
+    /// What was [announced](crate::Progress::announce) of it: files and bytes.
+    pub announced: (u64, u64),
     /// Whether to do it.
     pub action: Action,
+}
+
+/// Which snapshot to bring back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The newest.
+    Newest,
+    /// The one with this number.
+    Number(u64),
+    /// The newest that was committed at this time or before, in seconds since 1970 by the spare's clock.
+    At(i64),
 }
 
 /// What to do with a target that is not empty.
@@ -43,6 +77,17 @@ pub enum Existing {
     Refuse,
     /// Use what it has, exchange it for the restored tree in one step, and keep it beside.
     Replace,
+}
+
+/// How the target comes to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Manner {
+    /// It is made beside, and appears whole.
+    #[default]
+    Switch,
+    /// File by file, for a target that is in use meanwhile. With [`Existing::Replace`] everything that is not in the snapshot is
+    /// moved away in the end; what is replaced is kept in any case.
+    Progressive,
 }
 
 /// Whether to write.
@@ -88,63 +133,140 @@ pub struct RestoreReport {
 /// Restores a dataset's file tree.
 ///
 /// When it returns the target is the snapshot, verified and durable. Interrupted, it leaves the target as it was and
-/// a directory `TARGET.understudy-restore`, from which the next run carries on.
+/// a directory `TARGET.understudy-restore`, from which the next run carries on. If the connection is cut, and there is a way to make
+/// another, it carries on by itself.
 pub fn restore(
     channel: Channel,
     request: &RestoreRequest,
     context: &Context,
+    reconnect: Reconnect<'_>,
 ) -> Result<RestoreReport, AgentError> {
     let started = Moment::now();
-    context.progress.restart(Phase::Connecting);
+    // Not from zero: it may be one of several.
+    context.progress.enter(Phase::Connecting);
     let site = Site::find(request)?;
-    let conversation = Conversation::open(channel, &context.cancel)?;
-    let result = bring_back(&conversation, request, &site, context);
-    let mut report = result.map_err(|error| conversation.explain(error))?;
+    let mut line = Line::open(channel, reconnect, context)?;
+    let mut report = bring_back(&mut line, request, &site, context)?;
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)
 }
 
 fn bring_back(
-    conversation: &Conversation,
+    line: &mut Line<'_>,
     request: &RestoreRequest,
     site: &Site,
     context: &Context,
 ) -> Result<RestoreReport, AgentError> {
-    let plan = Plan::read(conversation, request)?;
-    let (files, bytes) = plan.files_and_bytes();
-    let mut report = RestoreReport {
-        dataset: request.dataset.clone(),
-        snapshot: plan.snapshot.clone(),
-        target: site.target(),
-        entries: plan.entries(),
-        files,
-        bytes,
-        files_fetched: 0,
-        bytes_fetched: 0,
-        files_reused: 0,
-        fuzzy: plan.fuzzy.clone(),
-        kept: None,
-        lacking: Lacking::default(),
-        seconds: 0.0,
-    };
+    let mut plan = line.persist(|conversation| {
+        let number = which::number(conversation, &request.dataset, request.which)?;
+        Plan::read(conversation, &request.dataset, number)
+    })?;
+    pick::restrict(&mut plan, &request.paths)?;
+    let mut report = RestoreReport::of(&plan, request, site);
     if request.action == Action::DryRun {
         return Ok(report);
     }
-    context.progress.enter(Phase::Restoring);
-    let work = site.open_work()?;
+    context.progress.enter(Phase::Checking);
+    match request.manner {
+        Manner::Switch => {
+            let work = site.open_work()?;
+            fill(
+                line,
+                request,
+                &plan,
+                (site, &work, None),
+                context,
+                &mut report,
+            )?;
+            work.directory.sync_file_system()?;
+            report.kept = site.switch()?;
+        }
+        Manner::Progressive => {
+            let landing = Landing::new(site)?;
+            let work = site.open_in_place()?;
+            let place = (site, &work, Some(&landing));
+            fill(line, request, &plan, place, context, &mut report)?;
+            work.directory.sync_file_system()?;
+            report.kept = landing.finish()?;
+        }
+    }
+    Ok(report)
+}
+
+/// Makes the tree of the plan.
+fn fill(
+    line: &mut Line<'_>,
+    request: &RestoreRequest,
+    plan: &Plan,
+    (site, work, landing): (&Site, &Work, Option<&Landing<'_>>),
+    context: &Context,
+    report: &mut RestoreReport,
+) -> Result<(), AgentError> {
     let privileges = Privileges::current();
-    let build = build::Build::new(&plan, &work, site, privileges, context);
+    let resuming = if line.version() >= version::REST {
+        Resuming::Inside
+    } else {
+        Resuming::Whole
+    };
+    let build = Build::new(plan, work, site, privileges, resuming, landing, context);
     build.make_directories()?;
-    let needed = build.reuse()?;
+    let mut needed = build.reuse(request.announced)?;
     report.files_reused = build.contents() - needed.len() as u64;
-    let (files, bytes) = fetch::fetch(conversation, &build, &needed)?;
-    (report.files_fetched, report.bytes_fetched) = (files, bytes);
+    pick::arrange(plan, &mut needed, &request.first, request.order);
+    context.progress.enter(Phase::Restoring);
+    let todo = fetch_all(line, &build, &request.dataset, needed)?;
+    (report.files_fetched, report.bytes_fetched) = (todo.files, todo.bytes);
+    context.progress.enter(Phase::Finishing);
     build.make_others()?;
+    if let Some(landing) = landing
+        && request.existing == Existing::Replace
+    {
+        build.clear_strangers(landing)?;
+    }
     build.finish_directories()?;
     report.lacking = build.lacking();
-    work.directory.sync_file_system()?;
-    report.kept = site.switch()?;
-    Ok(report)
+    Ok(())
+}
+
+/// Fetches what is needed, over as many connections as it takes.
+fn fetch_all(
+    line: &mut Line<'_>,
+    build: &Build<'_>,
+    dataset: &DatasetName,
+    needed: Vec<usize>,
+) -> Result<Todo, AgentError> {
+    let mut todo = Todo::new(needed, build.plan.leaves.len());
+    let mut is_first = true;
+    line.persist(|conversation| {
+        // Contents are given to whoever has read the manifest in the same session.
+        if !std::mem::take(&mut is_first) {
+            plan::read_again(conversation, dataset, &build.plan.snapshot)?;
+        }
+        fetch::fetch(conversation, build, &mut todo)
+    })?;
+    Ok(todo)
+}
+
+impl RestoreReport {
+    /// What a plan will bring; nothing of it is done.
+    fn of(plan: &Plan, request: &RestoreRequest, site: &Site) -> Self {
+        let (files, bytes) = plan.files_and_bytes();
+        Self {
+            dataset: request.dataset.clone(),
+            snapshot: plan.snapshot.clone(),
+            target: site.target(),
+            entries: plan.entries(),
+            files,
+            bytes,
+            files_fetched: 0,
+            bytes_fetched: 0,
+            files_reused: 0,
+            fuzzy: plan.fuzzy.clone(),
+            kept: None,
+            lacking: Lacking::default(),
+            seconds: 0.0,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,10 +4,9 @@ use std::collections::HashMap;
 
 use understudy_protocol::message::ReadManifest;
 use understudy_protocol::{
-    DirectoryId, Entry, Message, Name, Place, ProtocolError, RelPath, Snapshot,
+    DatasetName, DirectoryId, Entry, Message, Name, Place, ProtocolError, RelPath, Snapshot,
 };
 
-use super::RestoreRequest;
 use crate::conversation::{Conversation, unexpected};
 use crate::error::AgentError;
 use crate::scan::ROOT_NAME;
@@ -47,12 +46,13 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Reads the manifest of the snapshot that `request` names.
+    /// Reads the manifest of a snapshot, the newest if no number is given.
     pub(super) fn read(
         conversation: &Conversation,
-        request: &RestoreRequest,
+        dataset: &DatasetName,
+        number: Option<u64>,
     ) -> Result<Self, AgentError> {
-        let (dataset, number) = (request.dataset.clone(), request.number);
+        let dataset = dataset.clone();
         conversation.tell(&Message::ReadManifest(ReadManifest { dataset, number }))?;
         let mut gathered = Gathered::default();
         let snapshot = loop {
@@ -128,9 +128,42 @@ impl Plan {
         found.ok().map(|number| &self.leaves[number])
     }
 
-    /// The path of a leaf, for messages.
+    /// Whether a regular file stands at the path.
+    pub(super) fn has_file(&self, path: &RelPath) -> bool {
+        let mut files = self
+            .leaves
+            .iter()
+            .filter(|leaf| leaf.entry.content().is_some());
+        files.any(|leaf| self.path(leaf) == *path)
+    }
+
+    /// The path of a leaf.
     pub(super) fn path(&self, leaf: &Leaf) -> RelPath {
         self.branches[leaf.branch].path.join(&leaf.place.name)
+    }
+}
+
+/// Reads a manifest that is known already, on another connection.
+pub(super) fn read_again(
+    conversation: &Conversation,
+    dataset: &DatasetName,
+    known: &Snapshot,
+) -> Result<(), AgentError> {
+    conversation.tell(&Message::ReadManifest(ReadManifest {
+        dataset: dataset.clone(),
+        number: Some(known.position.number),
+    }))?;
+    loop {
+        match conversation.hear()? {
+            Message::Manifest(_) | Message::Fuzzy(_) => {}
+            Message::ManifestEnd(end) if end.snapshot.position == known.position => return Ok(()),
+            Message::ManifestEnd(_) => {
+                return Err(malformed(
+                    "it is another than the one before the connection was cut",
+                ));
+            }
+            other => return Err(unexpected(&other, "Manifest")),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use understudy_protocol::Name;
 use understudy_tree::attributes::{drop_default_acl, make_accessible};
 use understudy_tree::{Directory, Kind, Mounts, TreeError, remove};
 
-use super::{Existing, RestoreRequest};
+use super::{Existing, Manner, RestoreRequest};
 use crate::error::AgentError;
 
 /// The target and its surroundings.
@@ -78,17 +78,21 @@ impl Site {
             }
             Some(_) => Standing::Tree,
         };
-        if standing == Standing::Tree && request.existing == Existing::Refuse {
-            return Err(AgentError::TargetExists {
-                path: target.clone(),
-            });
-        }
-        Ok(Self {
+        let site = Self {
             parent,
             parent_path,
             name,
             standing,
-        })
+        };
+        if standing == Standing::Tree
+            && request.existing == Existing::Refuse
+            && !(request.manner == Manner::Progressive && site.has_scratch()?)
+        {
+            return Err(AgentError::TargetExists {
+                path: target.clone(),
+            });
+        }
+        Ok(site)
     }
 
     /// The target's path.
@@ -122,9 +126,67 @@ impl Site {
         })
     }
 
-    /// The directory that holds the work directory, with its name there.
-    pub(super) fn work_place(&self) -> Result<(&Directory, Name), AgentError> {
-        Ok((&self.parent, self.work_name()?))
+    /// The directory that holds the tree that is being made, with its name there.
+    pub(super) fn work_place(&self, manner: Manner) -> Result<(&Directory, Name), AgentError> {
+        match manner {
+            Manner::Switch => Ok((&self.parent, self.work_name()?)),
+            Manner::Progressive => Ok((&self.parent, self.name.clone())),
+        }
+    }
+
+    /// Makes or opens the target itself, to work in it; what is mounted in it is not entered.
+    pub(super) fn open_in_place(&self) -> Result<Work, AgentError> {
+        let directory = self.parent.ensure_directory(&self.name)?.without_mounts();
+        Ok(Work {
+            directory,
+            is_resumed: true,
+        })
+    }
+
+    /// Whether an interrupted run that worked in the target has left its scratch directory.
+    fn has_scratch(&self) -> Result<bool, AgentError> {
+        let stat = self.parent.stat_if_present(&self.scratch_name()?)?;
+        Ok(stat.is_some_and(|stat| stat.kind == Kind::Directory))
+    }
+
+    /// Makes or opens the directory in which entries are made before they get their place in the target.
+    pub(super) fn open_scratch(&self) -> Result<Directory, AgentError> {
+        let directory = self.parent.ensure_directory(&self.scratch_name()?)?;
+        drop_default_acl(&directory)?;
+        directory.set_mode(0o700)?;
+        Ok(directory)
+    }
+
+    /// Removes the scratch directory, which must be empty.
+    pub(super) fn remove_scratch(&self) -> Result<(), AgentError> {
+        Ok(self.parent.remove_directory(&self.scratch_name()?)?)
+    }
+
+    /// Makes the directory for what has to go from the target.
+    pub(super) fn make_kept(&self) -> Result<(Name, Directory), AgentError> {
+        let stamp = stamp();
+        let mut name = self.beside(format!(".before-restore-{stamp}").as_bytes())?;
+        let mut number = 1;
+        while self.parent.stat_if_present(&name)?.is_some() {
+            number += 1;
+            name = self.beside(format!(".before-restore-{stamp}-{number}").as_bytes())?;
+        }
+        self.parent.create_directory(&name)?;
+        let directory = self.parent.open_directory(&name)?;
+        Ok((name, directory))
+    }
+
+    /// The path of something beside the target.
+    pub(super) fn path_beside(&self, name: &Name) -> PathBuf {
+        self.parent_path.join(name.as_os_str())
+    }
+
+    /// A name that is made here.
+    pub(super) fn name(&self, bytes: Vec<u8>) -> Result<Name, AgentError> {
+        Name::new(bytes).map_err(|error| AgentError::Target {
+            path: self.target(),
+            reason: error.to_string(),
+        })
     }
 
     /// Removes what an earlier run left and this one does not want.
@@ -150,14 +212,13 @@ impl Site {
             Standing::Tree => Some(self.exchange(&work)?),
         };
         self.parent.sync()?;
-        Ok(kept.map(|name| self.parent_path.join(name.as_os_str())))
+        Ok(kept.map(|name| self.path_beside(&name)))
     }
 
     /// The work directory takes the name under which the former tree will be kept before the two are exchanged:
     /// at no moment is the former tree called like a work directory, which the next run may change.
     fn exchange(&self, work: &Name) -> Result<Name, AgentError> {
-        let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
-        let kept = self.beside(format!(".before-restore-{stamp}").as_bytes())?;
+        let kept = self.beside(format!(".before-restore-{}", stamp()).as_bytes())?;
         self.parent.rename_new(work, &self.parent, &kept)?;
         self.parent
             .exchange(&kept, &self.parent, &self.name)
@@ -175,11 +236,16 @@ impl Site {
         self.beside(b".understudy-restore")
     }
 
-    fn beside(&self, suffix: &[u8]) -> Result<Name, AgentError> {
-        let name = [self.name.as_bytes(), suffix].concat();
-        Name::new(name).map_err(|error| AgentError::Target {
-            path: self.target(),
-            reason: error.to_string(),
-        })
+    fn scratch_name(&self) -> Result<Name, AgentError> {
+        self.beside(b".understudy-progressive")
     }
+
+    fn beside(&self, suffix: &[u8]) -> Result<Name, AgentError> {
+        self.name([self.name.as_bytes(), suffix].concat())
+    }
+}
+
+fn stamp() -> String {
+    let now = jiff::Timestamp::now();
+    now.strftime("%Y%m%dT%H%M%SZ").to_string()
 }

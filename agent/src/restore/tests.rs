@@ -9,6 +9,10 @@ use understudy_protocol::Node;
 use super::*;
 use crate::testing::{Stage, Tree, tree_of};
 
+mod chosen;
+mod progressive;
+mod resumed;
+
 fn filled() -> Stage {
     let stage = Stage::new();
     for number in 0..12 {
@@ -37,14 +41,19 @@ fn request(stage: &Stage, target: &Path) -> RestoreRequest {
     RestoreRequest {
         dataset: stage.source.dataset.clone(),
         target: target.to_owned(),
-        number: None,
+        which: Which::Newest,
+        paths: Vec::new(),
+        first: Vec::new(),
+        order: Order::Listed,
         existing: Existing::Refuse,
+        manner: Manner::Switch,
+        announced: (0, 0),
         action: Action::Write,
     }
 }
 
 fn try_restore(stage: &Stage, request: &RestoreRequest) -> Result<RestoreReport, AgentError> {
-    stage.with_channel(|channel| restore(channel, request, &stage.context()))
+    stage.with_channel(|channel| restore(channel, request, &stage.context(), None))
 }
 
 /// What is on disk with the numbers of groups made comparable: inodes differ, who shares one does not.

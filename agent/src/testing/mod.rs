@@ -146,6 +146,14 @@ impl Stage {
         result
     }
 
+    /// A connection that the spare cuts after it has sent so many messages.
+    pub(crate) fn channel_cut_after(&self, messages: usize) -> Channel {
+        let (ours, theirs) = in_process();
+        let spare = Arc::clone(&self.spare);
+        std::thread::spawn(move || spare::serve_until(&spare, theirs, messages));
+        ours
+    }
+
     pub(crate) fn try_sync(&self) -> Result<SyncReport, AgentError> {
         self.with_channel(|channel| sync(channel, &self.source, &self.context()))
     }

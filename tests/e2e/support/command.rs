@@ -186,9 +186,20 @@ impl Outcome {
         self.signal == Some(Signal::KILL.as_raw())
     }
 
-    /// The one line that `--json` prints.
+    /// The last line that `--json` prints; those before it may only tell of progress.
     pub(crate) fn json(&self) -> Value {
-        let value: Value = serde_json::from_str(self.stdout.trim_end())
+        let (before, last) = self
+            .stdout
+            .trim_end()
+            .rsplit_once('\n')
+            .unwrap_or(("", self.stdout.trim_end()));
+        for line in before.lines() {
+            assert!(
+                line.contains("\"progress\""),
+                "not one line of JSON: {self}"
+            );
+        }
+        let value: Value = serde_json::from_str(last)
             .unwrap_or_else(|error| panic!("not one line of JSON: {error}\n{self}"));
         assert_eq!(value["schema"], 1, "{self}");
         value

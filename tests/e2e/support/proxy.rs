@@ -64,6 +64,11 @@ impl Proxy {
         (passed(&self.traffic.up), passed(&self.traffic.down))
     }
 
+    /// Whether nothing may pass down from the receiver any more.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.traffic.down.load(Ordering::SeqCst) == 0
+    }
+
     /// What the agent has sent since the last `cut_after`.
     pub(crate) fn recorded(&self) -> Vec<u8> {
         self.traffic.recorded.lock().unwrap().clone()

@@ -61,7 +61,12 @@ struct Upload {
 }
 
 /// Serves one connection.
-pub(crate) fn serve(spare: &Mutex<Spare>, mut channel: Channel) {
+pub(crate) fn serve(spare: &Mutex<Spare>, channel: Channel) {
+    serve_until(spare, channel, usize::MAX);
+}
+
+/// Serves one connection until it has sent so many messages.
+pub(crate) fn serve_until(spare: &Mutex<Spare>, mut channel: Channel, mut messages: usize) {
     let newest = spare.lock().expect("spare").newest;
     let greeted = match newest {
         None => channel.greet().map(drop),
@@ -81,6 +86,10 @@ pub(crate) fn serve(spare: &Mutex<Spare>, mut channel: Channel) {
         let mut spare = spare.lock().expect("spare");
         let answers = spare.answer(message, &mut upload);
         for answer in answers {
+            if messages == 0 {
+                return;
+            }
+            messages -= 1;
             let is_last = matches!(answer, Message::Failure(_));
             if channel.outgoing.send_message(&answer).is_err() || is_last {
                 return;
@@ -183,8 +192,12 @@ impl Spare {
             Message::Want(want) => want
                 .places
                 .iter()
-                .flat_map(|place| self.give(place))
+                .flat_map(|place| self.give(place, 0))
                 .collect(),
+            Message::WantRest(rest) => {
+                assert_eq!(self.newest, None, "an older version does not know it");
+                self.give(&rest.place, rest.from)
+            }
             other => self.take_stream(other, upload),
         }
     }
@@ -315,7 +328,7 @@ impl Spare {
         parts.chain(fuzzy).chain([end]).collect()
     }
 
-    fn give(&self, place: &Place) -> Vec<Message> {
+    fn give(&self, place: &Place, from: u64) -> Vec<Message> {
         let (entry, file) = &self.entries[place];
         let content = &self.contents[file];
         let (size, hash) = entry.content().expect("a file");
@@ -328,17 +341,18 @@ impl Spare {
             place: place.clone(),
             stream,
         })];
-        for (number, data) in content
-            .chunks(64 * 1024)
-            .enumerate()
-            .filter(|(_, data)| data.iter().any(|&b| b != 0))
-        {
+        assert!(from < size, "nothing would come");
+        let mut offset = from;
+        for data in content[from as usize..].chunks(64 * 1024) {
             let block = StreamBlock {
                 stream,
-                offset: number as u64 * 64 * 1024,
+                offset,
                 data: data.into(),
             };
-            messages.push(Message::StreamBlock(block));
+            offset += data.len() as u64;
+            if data.iter().any(|&byte| byte != 0) {
+                messages.push(Message::StreamBlock(block));
+            }
         }
         messages.push(Message::StreamEnd(StreamEnd { stream, size, hash }));
         messages

@@ -1,0 +1,165 @@
+//! `understudy restore --all`: everything comes back, one dataset after another.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use understudy_agent::{Action, FuzzyOf, RestoreRequest};
+use understudy_protocol::DatasetName;
+use understudy_protocol::message::DatasetStatus;
+
+use super::Session;
+use super::restore::{bring_back, guess, request, show, shown, tell, value};
+use crate::arguments::Restore;
+use crate::exit::{Code, CommandError};
+use crate::paths;
+use crate::report::{self, Report};
+use crate::words;
+
+/// Restores every dataset of the spare as TARGET/NAME. One that fails does not hold up the others.
+pub(super) fn run(arguments: &Restore, session: &Session) -> Result<Report, CommandError> {
+    let survey = session.survey(None, FuzzyOf::Newest)?;
+    let datasets = ordered(survey.listed.datasets, &arguments.dataset_order)?;
+    let mut requests = Vec::new();
+    for dataset in &datasets {
+        let mut request = request(
+            arguments,
+            dataset.name.clone(),
+            arguments.target.join(dataset.name.as_str()),
+        )?;
+        // Every name counts here, and every entry: that is corrected when the dataset's turn has come.
+        if let Some(newest) = dataset.snapshots.last() {
+            request.announced = (newest.entries, newest.bytes);
+        }
+        requests.push(request);
+    }
+    let is_missing = !arguments.target.exists();
+    if is_missing && !arguments.dry_run {
+        paths::make_directory(&arguments.target)?;
+    }
+    let spare = session.existing_spare()?;
+    let context = session.context(Path::new("").to_owned(), &spare);
+    if !arguments.dry_run {
+        for request in &requests {
+            context.progress.announce(request.announced);
+        }
+    }
+    let shown = show(&context, session.output);
+    let mut whole = Whole::default();
+    for request in &requests {
+        let mut asked = request.clone();
+        if request.action == Action::DryRun && is_missing {
+            // What will be above it is not there yet.
+            asked.target.clone_from(&arguments.target);
+        }
+        let result = bring_back(&spare, &asked, &context).map(|mut restored| {
+            restored.target.clone_from(&request.target);
+            restored
+        });
+        match result {
+            Ok(restored) => {
+                whole.files += restored.files;
+                whole.bytes += restored.bytes;
+                whole.values.push(value(&restored, request.action));
+                tell(&mut whole.report, &restored, request.action, session.output);
+            }
+            Err(error) if is_final(&error) => return Err(error),
+            Err(error) => whole.failed(request, error),
+        }
+    }
+    drop(shown);
+    Ok(whole.end(arguments, session))
+}
+
+/// What has come of all of them.
+struct Whole {
+    report: Report,
+    values: Vec<Value>,
+    files: u64,
+    bytes: u64,
+    failed: Option<CommandError>,
+}
+
+impl Default for Whole {
+    fn default() -> Self {
+        Self {
+            report: Report::done(Value::Null, Vec::new()),
+            values: Vec::new(),
+            files: 0,
+            bytes: 0,
+            failed: None,
+        }
+    }
+}
+
+impl Whole {
+    fn failed(&mut self, request: &RestoreRequest, error: CommandError) {
+        let name = request.dataset.as_str();
+        self.values
+            .push(json!({ "dataset": name, "error": error.message }));
+        self.report.notes.push(format!("{name}: {}", error.message));
+        self.failed.get_or_insert(error);
+    }
+
+    fn end(self, arguments: &Restore, session: &Session) -> Report {
+        let mut report = self.report;
+        let of = words::counted(self.values.len() as u64, "dataset");
+        if arguments.dry_run {
+            let (files, bytes) = (self.files, self.bytes);
+            report.lines.push(format!(
+                "in all {of}, {} with {}; {}",
+                words::counted(files, "file"),
+                words::size(bytes),
+                guess(files, bytes)
+            ));
+        } else if report::summarises(session.output) && self.values.is_empty() {
+            report
+                .lines
+                .push("the spare has no datasets yet".to_owned());
+        }
+        report.data = json!({
+            "target": shown(&arguments.target),
+            "files": self.files,
+            "bytes": self.bytes,
+            "datasets": self.values,
+        });
+        if let Some(error) = self.failed {
+            report.code = error.code;
+            report.error = Some(CommandError::new(
+                error.code,
+                format!("not all of {of} came back; first: {}", error.message),
+                error.hint,
+            ));
+        }
+        report
+    }
+}
+
+/// Whether the others would fail as well.
+fn is_final(error: &CommandError) -> bool {
+    matches!(
+        error.code,
+        Code::Interrupted | Code::Unreachable | Code::NoSpace
+    )
+}
+
+/// Those that are named first, in that order, then the others.
+fn ordered(
+    mut datasets: Vec<DatasetStatus>,
+    first: &[DatasetName],
+) -> Result<Vec<DatasetStatus>, CommandError> {
+    if let Some(unknown) = first
+        .iter()
+        .find(|name| !datasets.iter().any(|dataset| dataset.name == **name))
+    {
+        return Err(CommandError::usage(
+            format!("the spare has no dataset `{unknown}`"),
+            "`understudy status` lists the datasets that it has",
+        ));
+    }
+    let rank = |dataset: &DatasetStatus| {
+        let position = first.iter().position(|name| *name == dataset.name);
+        position.unwrap_or(first.len())
+    };
+    datasets.sort_by_key(rank);
+    Ok(datasets)
+}
