@@ -13,6 +13,7 @@ use understudy_protocol::{Bytes, Message, Place, ProtocolError};
 use understudy_tree::content::{self, HoleyHasher};
 
 use super::build::{Build, Held};
+use super::flushing::Flushing;
 use super::large;
 use crate::conversation::{Conversation, unexpected};
 use crate::error::AgentError;
@@ -90,8 +91,11 @@ pub(super) fn fetch(
         .map_or(2, usize::from)
         .clamp(2, 16);
     let mut done = std::mem::take(&mut todo.done);
+    let flushing = Flushing::default();
     let result = thread::scope(|scope| {
         let done = &done;
+        let ending = flushing.ending();
+        let flusher = scope.spawn(|| flushing.run(build));
         let writers: Vec<_> = (0..threads)
             .map(|_| scope.spawn(|| write_all(build, &waiting, done)))
             .collect();
@@ -101,9 +105,10 @@ pub(super) fn fetch(
             todo,
             done,
             asked: VecDeque::new(),
+            flushing: &flushing,
         };
         let fetched = fetching.run(&batches);
-        drop(batches);
+        drop((batches, ending));
         let written = writers
             .into_iter()
             .map(|writer| {
@@ -112,8 +117,11 @@ pub(super) fn fetch(
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             })
             .fold(Ok(()), Result::and);
-        // A writer's error is the reason why nobody took a batch.
-        written.and(fetched)
+        let flushed = flusher
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // A writer's error is the reason why nobody took a batch, a flusher's why nothing more was fetched.
+        flushed.and(written).and(fetched)
     });
     std::mem::swap(&mut todo.done, &mut done);
     result
@@ -156,6 +164,7 @@ struct Fetching<'a> {
     done: &'a [AtomicBool],
     /// Asked for and not given yet, window by window.
     asked: VecDeque<VecDeque<Asked>>,
+    flushing: &'a Flushing,
 }
 
 impl Fetching<'_> {
@@ -166,6 +175,10 @@ impl Fetching<'_> {
             }
             if self.asked.is_empty() {
                 return Ok(());
+            }
+            if self.flushing.has_failed() {
+                // The flusher's own error is told instead.
+                return Err(AgentError::Interrupted);
             }
             match self.conversation.hear()? {
                 Message::Given(given) => {

@@ -3,6 +3,7 @@
 
 mod build;
 mod fetch;
+mod flushing;
 mod landing;
 mod large;
 mod line;
