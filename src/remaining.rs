@@ -61,7 +61,9 @@ impl Watch {
     pub(crate) fn seconds(&self, progress: &Progress) -> Option<f64> {
         let files = progress.files_total().saturating_sub(progress.files_done());
         let bytes = progress.bytes_total().saturating_sub(progress.bytes_done());
-        self.estimate.remaining(files, bytes)
+        let finishing = progress.finishing().as_secs_f64();
+        let coming = self.estimate.remaining(files, bytes);
+        coming.map(|seconds| seconds + finishing)
     }
 }
 

@@ -1,6 +1,7 @@
 //! How far a call is, as numbers that any thread may read at any time.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// What a call is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +46,7 @@ pub struct Progress {
     entries_seen: AtomicU64,
     files_found: AtomicU64,
     bytes_found: AtomicU64,
+    finishing_milliseconds: AtomicU64,
 }
 
 impl Progress {
@@ -86,6 +88,11 @@ impl Progress {
         self.bytes_found.load(Ordering::Relaxed)
     }
 
+    /// How long it is likely to take in the end to make durable what was written last.
+    pub fn finishing(&self) -> Duration {
+        Duration::from_millis(self.finishing_milliseconds.load(Ordering::Relaxed))
+    }
+
     /// Entries of every kind looked at.
     pub fn entries_seen(&self) -> u64 {
         self.entries_seen.load(Ordering::Relaxed)
@@ -101,6 +108,7 @@ impl Progress {
             &self.entries_seen,
             &self.files_found,
             &self.bytes_found,
+            &self.finishing_milliseconds,
         ] {
             counter.store(0, Ordering::Relaxed);
         }
@@ -141,6 +149,13 @@ impl Progress {
         self.files_found.fetch_add(files, Ordering::Relaxed);
         self.bytes_found.fetch_add(bytes, Ordering::Relaxed);
         self.done(files, bytes);
+    }
+
+    /// Some was made durable, which took so long.
+    pub(crate) fn flushed(&self, took: Duration) {
+        let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        self.finishing_milliseconds
+            .store(milliseconds, Ordering::Relaxed);
     }
 
     /// More entries looked at.

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::build::Build;
+use crate::clock::Moment;
 use crate::error::AgentError;
 
 /// Writing back starts after this much was written.
@@ -43,9 +44,11 @@ impl Flushing {
                 continue;
             }
             flushed = written;
+            let began = Moment::now();
             build.work.directory.sync_file_system().inspect_err(|_| {
                 self.failed.store(true, Ordering::Release);
             })?;
+            progress.flushed(began.elapsed());
         }
         Ok(())
     }
