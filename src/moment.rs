@@ -63,7 +63,14 @@ mod tests {
 
     #[test]
     fn what_is_no_moment_is_refused() {
-        for text in ["", "yesterday", "12", "2026-13-01", "2026-11-26 25:00", "99999999 years"] {
+        for text in [
+            "",
+            "yesterday",
+            "12",
+            "2026-13-01",
+            "2026-11-26 25:00",
+            "99999999 years",
+        ] {
             assert_eq!(parsed(text), None, "{text}");
         }
     }
