@@ -1,4 +1,5 @@
-//! Locks between processes: files of the state directory that are held (flock) and go with their holder.
+//! Locks between processes: files of the state directory, and directories that are worked in, that are held (flock) and go with
+//! their holder.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -6,8 +7,18 @@ use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use understudy_tree::Directory;
 
 use crate::error::AgentError;
+
+/// Takes a directory for as long as the descriptor is open; `false` if somebody else has it.
+pub(crate) fn try_lock_directory(directory: &Directory) -> Result<bool, Errno> {
+    match flock(directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
 
 /// Takes the lock, and makes its file if it is missing; `None` if somebody else has it. It is held as long as the
 /// file is.

@@ -10,6 +10,7 @@ use understudy_tree::{Directory, Kind, Mounts, TreeError, remove};
 
 use super::{Existing, Manner, RestoreRequest};
 use crate::error::AgentError;
+use crate::lock;
 
 /// The target and its surroundings.
 #[derive(Debug)]
@@ -116,13 +117,30 @@ impl Site {
         if is_resumed {
             make_accessible(&self.parent, &name)?;
         }
-        let directory = self.parent.ensure_directory(&name)?;
+        let directory = self.take(&name)?;
         // Neither an ACL nor the group of a set-group-id directory around it may come down to the files in it.
         drop_default_acl(&directory)?;
         directory.set_mode(0o700)?;
         Ok(Work {
             directory,
             is_resumed,
+        })
+    }
+
+    /// Makes or opens a directory beside the target that nobody else works in as long as it is open.
+    fn take(&self, name: &Name) -> Result<Directory, AgentError> {
+        let directory = self.parent.ensure_directory(name)?;
+        let is_ours = lock::try_lock_directory(&directory)
+            .map_err(|error| AgentError::state("lock", self.path_beside(name), &error))?;
+        // One that somebody has just finished with is called otherwise by now.
+        let stands = self.parent.stat_if_present(name)?;
+        let is_it = stands.map(|stat| stat.identity) == Some(directory.stat_self()?.identity);
+        if is_ours && is_it {
+            return Ok(directory);
+        }
+        Err(AgentError::Target {
+            path: self.target(),
+            reason: "another restore is writing there; wait until it has ended".to_owned(),
         })
     }
 
@@ -151,7 +169,7 @@ impl Site {
 
     /// Makes or opens the directory in which entries are made before they get their place in the target.
     pub(super) fn open_scratch(&self) -> Result<Directory, AgentError> {
-        let directory = self.parent.ensure_directory(&self.scratch_name()?)?;
+        let directory = self.take(&self.scratch_name()?)?;
         drop_default_acl(&directory)?;
         directory.set_mode(0o700)?;
         Ok(directory)

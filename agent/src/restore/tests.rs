@@ -219,6 +219,30 @@ fn an_interrupted_restore_is_carried_on() {
 }
 
 #[test]
+fn a_second_restore_into_the_same_target_is_refused() {
+    let stage = filled();
+    for (manner, name) in [
+        (Manner::Switch, "target.understudy-restore"),
+        (Manner::Progressive, "target.understudy-progressive"),
+    ] {
+        let target = stage.beside("target");
+        let request = RestoreRequest {
+            manner,
+            ..request(&stage, &target)
+        };
+        fs::create_dir(stage.beside(name)).expect("directory");
+        let other = fs::File::open(stage.beside(name)).expect("open");
+        other.try_lock().expect("lock");
+        let refused = try_restore(&stage, &request).expect_err("refused");
+        assert!(refused.to_string().contains("another restore"), "{refused}");
+        drop(other);
+        try_restore(&stage, &request).expect("restore");
+        assert_restored(&stage, &target);
+        fs::remove_dir_all(&target).expect("remove");
+    }
+}
+
+#[test]
 fn content_without_its_hash_never_becomes_the_target() {
     for large in [false, true] {
         let stage = filled();
