@@ -176,6 +176,7 @@ impl Fetching<'_> {
             if self.asked.is_empty() {
                 return Ok(());
             }
+            self.flushing.wait(self.build)?;
             if self.flushing.has_failed() {
                 // The flusher's own error is told instead.
                 return Err(AgentError::Interrupted);
@@ -276,6 +277,7 @@ impl Fetching<'_> {
         let (file, mut hasher) = large::open(self.build, &mut held, leaf, asked.from)?;
         self.count_beginning(asked);
         loop {
+            self.flushing.wait(self.build)?;
             match self.conversation.hear()? {
                 Message::StreamBlock(block) if block.stream == stream => {
                     self.block(&file, &mut hasher, &block, asked)?;

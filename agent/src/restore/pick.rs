@@ -3,16 +3,21 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use understudy_protocol::{Node, RelPath};
+use understudy_protocol::{Node, RelPath, limits};
 use understudy_tree::{Glob, Kind};
 
 use super::plan::{Leaf, Plan};
 use crate::error::AgentError;
 
+/// Which part of the small files comes first to show what they cost.
+const SHOWN_PART: usize = 20;
+/// At most so many of them.
+const SHOWN: usize = 10_000;
+
 /// In which order files come that no pattern puts before others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Order {
-    /// By directory and name.
+    /// By directory and name; a few come earlier, to learn from.
     #[default]
     Listed,
     /// Those that were changed last.
@@ -98,7 +103,7 @@ pub(super) fn arrange(plan: &Plan, files: &mut [usize], first: &[Glob], order: O
     let rank = |number: usize| ranks.of(plan, number);
     let entry = |number: usize| &plan.leaves[number].entry;
     match order {
-        Order::Listed if first.is_empty() => {}
+        Order::Listed if first.is_empty() => show_both_kinds(plan, files),
         Order::Listed => files.sort_by_cached_key(|&number| (rank(number), number)),
         Order::Newest => files.sort_by_cached_key(|&number| {
             let modified = entry(number).attributes.modified;
@@ -112,6 +117,28 @@ pub(super) fn arrange(plan: &Plan, files: &mut [usize], first: &[Glob], order: O
             files.sort_by_cached_key(|&number| (rank(number), entry(number).size_bytes(), number));
         }
     }
+}
+
+/// Brings some small files and one large one to the front, where nobody cares about the order: what either kind costs is
+/// then soon known, and with it how long the rest takes.
+fn show_both_kinds(plan: &Plan, files: &mut [usize]) {
+    let is_large =
+        |number: usize| plan.leaves[number].entry.size_bytes() > limits::INLINE_BYTES as u64;
+    let small = files.iter().filter(|&&number| !is_large(number)).count();
+    let wanted = (small / SHOWN_PART).min(SHOWN);
+    let Some(large) = files.iter().copied().find(|&number| is_large(number)) else {
+        return;
+    };
+    let mut seen = 0;
+    files.sort_by_cached_key(|&number| {
+        if is_large(number) {
+            return (if number == large { 1 } else { 2 }, number);
+        }
+        // Evenly from all of them, for those of one directory may be alike.
+        let is_shown = seen * wanted / small.max(1) != (seen + 1) * wanted / small.max(1);
+        seen += 1;
+        (if is_shown { 0 } else { 2 }, number)
+    });
 }
 
 /// Which glob is the first to match, for directories and for groups of names of one file.

@@ -72,6 +72,30 @@ fn only_what_matches_comes_with_its_parents() {
 }
 
 #[test]
+fn some_of_many_small_files_come_before_the_large_one() {
+    let stage = filled();
+    for number in 0..100 {
+        stage.write(&format!("many/f{number:02}"), "small");
+    }
+    stage.sync_and_compare();
+    let plan = stage.with_channel(|channel| {
+        let conversation = Conversation::open(channel, &crate::Cancel::default())?;
+        Plan::read(&conversation, &stage.source.dataset, None)
+    });
+    let plan = plan.expect("plan");
+    let mut files: Vec<usize> = (0..plan.leaves.len()).collect();
+    let all = files.clone();
+    pick::arrange(&plan, &mut files, &[], Order::Listed);
+    let is_large = |&number: &usize| plan.leaves[number].entry.size_bytes() > 65_536;
+    let large = files.iter().position(is_large).expect("large");
+    assert_eq!(large, 5, "a twentieth of the small ones comes before it");
+    let spread = files[large - 1] - files[0];
+    assert!(spread > all.len() / 2, "{files:?}");
+    files.sort_unstable();
+    assert_eq!(files, all);
+}
+
+#[test]
 fn fuzzy_files_that_are_left_out_are_not_told() {
     let stage = filled();
     let places: Vec<_> = stage.spare().entries.keys().cloned().collect();
@@ -118,6 +142,9 @@ fn files_come_in_the_order_that_was_asked_for() {
             .map(|&number| plan.path(&plan.leaves[number]).to_string());
         paths.collect::<Vec<String>>()
     };
+    let listed = ordered(&[], Order::Listed);
+    // Too few small files to learn from; the large one is the first in any case.
+    assert_eq!(listed, ordered(&["**"], Order::Listed));
     let newest = ordered(&[], Order::Newest);
     let position =
         |list: &[String], path: &str| list.iter().position(|one| one == path).expect("path");
