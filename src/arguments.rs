@@ -431,7 +431,7 @@ pub(crate) struct Acknowledge {
 /// Show the cycles that a guard holds, on the spare
 ///
 /// A cycle that would remove, empty or turn into noise too much of a dataset is held: it is staged, nothing is changed, and nothing newer is
-/// taken until somebody decides. The thresholds are in the part [guard] of the receiver's configuration.
+/// taken until somebody decides. The thresholds are in the part `[guard]` of the receiver's configuration.
 #[derive(Debug, Args)]
 pub(crate) struct Held {
     /// Only this dataset
