@@ -181,14 +181,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::digest::Fingerprint;
     use crate::encode::{Compression, Encoder};
+    use crate::entry::{Attributes, Entry, Node, Timestamp};
     use crate::error::{Failure, FailureCode};
     use crate::message::{
-        Fuzzy, FuzzyEnd, FuzzyFile, FuzzyFiles, ListFuzzy, Noted, StreamBase, StreamBlock,
-        StreamCopy, Trouble, VerifyEnd, Waited,
+        Compare, Depth, Difference, Differences, Find, Found, Fuzzy, FuzzyEnd, FuzzyFile,
+        FuzzyFiles, ListFuzzy, ListTree, Listed, Locate, Located, Noted, StreamBase, StreamBlock,
+        StreamCopy, Summaries, Summarise, Summary, Tally, Told, Trouble, VerifyEnd, Version,
+        Waited,
     };
     use crate::name::{DatasetName, Name};
-    use crate::place::{DirectoryId, Place, RelPath};
+    use crate::place::{DirectoryId, Place, Position, RelPath, Snapshot};
 
     fn wire(frame: &Frame) -> Vec<u8> {
         [&frame.wire_length()[..], frame.payload()].concat()
@@ -330,6 +334,155 @@ mod tests {
         });
         assert_golden(&golden, &[message]);
         assert!(Frame(vec![46, 0, 11, 10]).decode().is_err(), "11 of 10");
+    }
+
+    #[test]
+    fn the_frames_of_looking_into_the_past_are_still_read() {
+        // Version 5, kept for ever: what stands at `d/x` of snapshot 3 of dataset `a`? All below `d`? Versions of `*`
+        // up to snapshot 4? From snapshot 1 to 300? How much with each? And the end.
+        let golden = [
+            &[0, 0, 0, 10, 24, 0, 1, b'a', 1, 3, 3, b'd', b'/', b'x'][..],
+            &[0, 0, 0, 8, 25, 0, 1, b'a', 3, 1, b'd', 1],
+            &[0, 0, 0, 9, 26, 0, 1, b'a', 1, b'*', 0, 1, 4],
+            &[0, 0, 0, 7, 27, 0, 1, b'a', 1, 0xac, 2],
+            &[0, 0, 0, 4, 28, 0, 1, b'a'],
+            &[0, 0, 0, 2, 59, 0],
+        ]
+        .concat();
+        let dataset = DatasetName::fit(b"a");
+        let path = |path: &[u8]| RelPath::new(path).expect("path");
+        let messages = [
+            Message::Locate(Locate {
+                dataset: dataset.clone(),
+                number: Some(3),
+                path: path(b"d/x"),
+            }),
+            Message::ListTree(ListTree {
+                dataset: dataset.clone(),
+                number: 3,
+                path: path(b"d"),
+                depth: Depth::All,
+            }),
+            Message::Find(Find {
+                dataset: dataset.clone(),
+                pattern: "*".to_owned(),
+                first: None,
+                last: Some(4),
+            }),
+            Message::Compare(Compare {
+                dataset: dataset.clone(),
+                from: 1,
+                to: 300,
+            }),
+            Message::Summarise(Summarise { dataset }),
+            Message::Told(Told {}),
+        ];
+        assert_golden(&golden, &messages);
+    }
+
+    #[test]
+    fn the_frames_of_what_was_in_the_past_are_still_read() {
+        // Version 5, kept for ever. The fifo `x` in directory 1 of snapshot 3; it in a list; in the snapshots 2 to 4;
+        // added, removed, changed and moved; 1 entry of 2 bytes added, and nothing else.
+        let fifo = [6, 7, 8, 18, 10, 0, 3, 0];
+        let at = [1, b'x'];
+        let golden = [
+            &[0, 0, 0, 50, 54, 0, 1, 3][..],
+            &[9; 32],
+            &[4, 5, 6, 1, 1, b'x'],
+            &fifo,
+            &[0, 0, 0, 13, 55, 0, 1],
+            &[at.as_slice(), &fifo].concat(),
+            &[0, 0, 0, 16, 56, 0, 1],
+            &[at.as_slice(), &fifo, &[2, 1, 5]].concat(),
+            &[0, 0, 0, 65, 57, 0, 4, 0],
+            &[at.as_slice(), &fifo, &[1], &at, &fifo].concat(),
+            &[&[2][..], &at, &fifo, &fifo].concat(),
+            &[&[3, 1, b'y'][..], &at, &fifo, &fifo].concat(),
+            &[0, 0, 0, 14, 58, 0, 1, 3, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0],
+        ]
+        .concat();
+        let entry = Entry {
+            attributes: Attributes {
+                mode: 6,
+                uid: 7,
+                gid: 8,
+                modified: Timestamp {
+                    seconds: 9,
+                    nanoseconds: 10,
+                },
+                xattrs: Vec::new(),
+            },
+            node: Node::Fifo,
+            group: 0,
+        };
+        assert_golden(&golden, &answers(&entry));
+    }
+
+    fn answers(entry: &Entry) -> [Message; 5] {
+        let snapshot = Snapshot {
+            position: Position {
+                epoch: 1,
+                number: 3,
+                fingerprint: Fingerprint([9; 32]),
+            },
+            committed_seconds: 2,
+            entries: 5,
+            bytes: 6,
+        };
+        let path = |path: &[u8]| RelPath::new(path).expect("path");
+        let (x, entry) = (path(b"x"), || entry.clone());
+        let differences = vec![
+            Difference::Added {
+                path: x.clone(),
+                entry: entry(),
+            },
+            Difference::Removed {
+                path: x.clone(),
+                entry: entry(),
+            },
+            Difference::Changed {
+                path: x.clone(),
+                before: entry(),
+                after: entry(),
+            },
+            Difference::Moved {
+                from: path(b"y"),
+                path: x.clone(),
+                before: entry(),
+                after: entry(),
+            },
+        ];
+        let summary = Summary {
+            number: 3,
+            added: Tally {
+                entries: 1,
+                bytes: 2,
+            },
+            ..Summary::default()
+        };
+        [
+            Message::Located(Located {
+                snapshot,
+                place: Place::new(DirectoryId(1), Name::new("x").expect("name")),
+                entry: entry(),
+            }),
+            Message::Listed(Listed {
+                entries: vec![(x.clone(), entry())],
+            }),
+            Message::Found(Found {
+                versions: vec![Version {
+                    path: x,
+                    entry: entry(),
+                    since: 2,
+                    until: Some(5),
+                }],
+            }),
+            Message::Differences(Differences { differences }),
+            Message::Summaries(Summaries {
+                summaries: vec![summary],
+            }),
+        ]
     }
 
     /// The messages are written as `golden`, and read from it.

@@ -29,6 +29,8 @@ pub const RESUME: u32 = 4;
 pub const HISTORY: u32 = 5;
 /// The version from which on a content is given from an offset on; see [`WantRest`](crate::message::WantRest).
 pub const REST: u32 = 5;
+/// The version in which an agent may look into single snapshots; see [`ListTree`](crate::message::ListTree).
+pub const BROWSE: u32 = 5;
 /// Opens every greeting, so that a stray connection is recognised at once.
 pub const MAGIC: [u8; 4] = *b"USTY";
 

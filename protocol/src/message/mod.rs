@@ -3,6 +3,7 @@
 //! Numbers and field order are the format of the wire: messages and fields are only ever appended, with a
 //! new protocol version. `docs/protocol.md` describes each; a test holds that document against [`TABLE`].
 
+mod browse;
 mod fuzzy;
 mod give;
 mod leftover;
@@ -16,6 +17,10 @@ use crate::error::{Failure, ProtocolError};
 use crate::limits;
 use crate::version::Hello;
 
+pub use browse::{
+    Aspect, Compare, Depth, Difference, Differences, Find, Found, ListTree, Listed, Locate,
+    Located, Summaries, Summarise, Summary, Tally, Told, Version,
+};
 pub use fuzzy::{Fuzzy, FuzzyEnd, FuzzyFile, FuzzyFiles, ListFuzzy};
 pub use give::{Given, GivenStream, Manifest, ManifestEnd, ReadManifest, Want, WantRest};
 pub use leftover::{Leftover, LeftoverEnd};
@@ -103,6 +108,11 @@ messages! {
     18 Trouble(Trouble) from agent: "Tells that a cycle failed before or outside an upload.";
     19 ListFuzzy(ListFuzzy) from agent: "Asks which files may be mixtures of several states.";
     20 WantRest(WantRest) from agent: "Asks for a content from an offset on.";
+    24 Locate(Locate) from agent: "Asks what stands at a path of a snapshot.";
+    25 ListTree(ListTree) from agent: "Asks what a directory of a snapshot holds.";
+    26 Find(Find) from agent: "Asks for all versions of files by a pattern of their paths.";
+    27 Compare(Compare) from agent: "Asks what differs between two snapshots.";
+    28 Summarise(Summarise) from agent: "Asks how much changed with each snapshot.";
     30 Ready(Ready) from receiver: "Answers `Begin`: where the dataset stands.";
     31 Committed(Committed) from receiver: "The snapshot is live and durable.";
     32 Confirmed(Confirmed) from receiver: "The confirmation is recorded.";
@@ -120,6 +130,12 @@ messages! {
     44 Leftover(Leftover) from receiver: "Some of what interrupted uploads left.";
     45 LeftoverEnd(LeftoverEnd) from receiver: "All leftovers are told.";
     46 Waited(Waited) from receiver: "How long it waited for frames of the upload.";
+    54 Located(Located) from receiver: "Answers `Locate`; contents may be wanted.";
+    55 Listed(Listed) from receiver: "Some of what a directory holds.";
+    56 Found(Found) from receiver: "Some versions of files.";
+    57 Differences(Differences) from receiver: "Some differences between two snapshots.";
+    58 Summaries(Summaries) from receiver: "How much changed with some snapshots.";
+    59 Told(Told) from receiver: "All that was asked for is told.";
 }
 
 fn decode_all<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, ProtocolError> {
@@ -292,6 +308,37 @@ impl Check for Given {
     }
 }
 
+impl Check for Find {
+    fn check(&self) -> Result<(), ProtocolError> {
+        bounded("a pattern", self.pattern.len(), limits::TEXT_BYTES)
+    }
+}
+
+impl Check for Listed {
+    fn check(&self) -> Result<(), ProtocolError> {
+        bounded("a listing", self.entries.len(), limits::RECORDS)
+    }
+}
+
+impl Check for Found {
+    fn check(&self) -> Result<(), ProtocolError> {
+        bounded("a list of versions", self.versions.len(), limits::RECORDS)
+    }
+}
+
+impl Check for Differences {
+    fn check(&self) -> Result<(), ProtocolError> {
+        let length = self.differences.len();
+        bounded("a list of differences", length, limits::RECORDS)
+    }
+}
+
+impl Check for Summaries {
+    fn check(&self) -> Result<(), ProtocolError> {
+        bounded("a list of summaries", self.summaries.len(), limits::RECORDS)
+    }
+}
+
 macro_rules! unlimited_by_type {
     ($($name:ident),+) => { $(impl Check for $name {})+ };
 }
@@ -317,7 +364,13 @@ unlimited_by_type!(
     VerifyEnd,
     Noted,
     FuzzyEnd,
-    LeftoverEnd
+    LeftoverEnd,
+    Locate,
+    ListTree,
+    Compare,
+    Summarise,
+    Located,
+    Told
 );
 
 #[cfg(test)]
