@@ -6,6 +6,7 @@
 pub mod alert;
 mod apply;
 mod arriving;
+mod browse;
 mod catalog;
 mod cycle;
 mod dataset;

@@ -41,6 +41,7 @@ names! {
     LOCK = "lock";
     CATALOG = "catalog.db";
     LINK = "link";
+    FILES = "files";
 }
 
 /// A number as a name: directories in limbo, files in staging.

@@ -12,7 +12,7 @@ use crate::error::ReceiverError;
 use crate::guard::{self, Guards};
 use crate::space::Reserve;
 use crate::store::Store;
-use crate::{fuzzy, give, upload, verify};
+use crate::{browse, fuzzy, give, upload, verify};
 
 /// What the receiver does with a change set that removes everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -102,6 +102,11 @@ fn converse(
                 let snapshot = give::manifest(&dataset, &request, telling, outgoing)?;
                 return give::serve(&dataset, &snapshot, spoken, incoming, outgoing);
             }
+            Message::Locate(request) if spoken >= version::BROWSE => {
+                let (dataset, snapshot) = browse::locate(store, &request, outgoing)?;
+                return give::serve(&dataset, &snapshot, incoming, outgoing);
+            }
+            other if spoken >= version::BROWSE => browse::serve(store, &other, outgoing)?,
             other => {
                 return Err(ProtocolError::Unexpected {
                     got: other.name(),

@@ -4,6 +4,7 @@
 //! An entry row is valid for the snapshots `since <= N < until`. The rows of the next snapshot are written
 //! with its number before it exists; they are the intent. Committing it moves the head, nothing more.
 
+mod browse;
 mod fuzzy;
 mod harmed;
 mod prove;
@@ -17,6 +18,7 @@ use understudy_protocol::{Fingerprint, Position, Snapshot, StateDigest};
 
 use crate::error::ReceiverError;
 
+pub(crate) use browse::{Between, TWINS};
 pub(crate) use fuzzy::{FuzzyRange, Telling};
 pub(crate) use harmed::Ended;
 pub(crate) use read::{Directory, Leaf, Row};

@@ -335,7 +335,7 @@ fn leaf_from(row: &rusqlite::Row<'_>) -> rusqlite::Result<Leaf> {
     })
 }
 
-fn row_from(row: &rusqlite::Row<'_>) -> rusqlite::Result<Result<Row, ReceiverError>> {
+pub(super) fn row_from(row: &rusqlite::Row<'_>) -> rusqlite::Result<Result<Row, ReceiverError>> {
     let (id, place) = (row.get::<_, i64>(0)? as u64, place_from(row, 1)?);
     let since = row.get::<_, i64>(3)? as u64;
     let until = row.get::<_, Option<i64>>(4)?.map(|until| until as u64);

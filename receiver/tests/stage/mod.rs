@@ -174,7 +174,16 @@ impl Stage {
                 }
             }
         }
-        entries
+        // What a directory holds goes with it.
+        loop {
+            let directories = entries.values().filter_map(Entry::directory_id);
+            let directories: Vec<DirectoryId> = directories.chain([DirectoryId::TOP]).collect();
+            let before = entries.len();
+            entries.retain(|place, _| directories.contains(&place.parent));
+            if entries.len() == before {
+                return entries;
+            }
+        }
     }
 }
 

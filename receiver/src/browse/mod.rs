@@ -1,0 +1,292 @@
+//! Looking into the past: what a snapshot has at a path and below, which versions of a file there are, what differs
+//! between two snapshots.
+//!
+//! Only the catalog is read, in pages, and answers leave in batches: no question makes this side hold more than a page
+//! of entries for each level of a tree.
+
+mod diff;
+mod find;
+mod paths;
+mod walk;
+
+use understudy_protocol::message::{
+    Compare, Depth, Differences, Find, Found, ListTree, Listed, Locate, Located, Summaries,
+    Summarise, Summary, Tally, Told,
+};
+use understudy_protocol::transport::Outgoing;
+use understudy_protocol::{
+    DirectoryId, Encoder, Entry, Message, Name, Node, Place, ProtocolError, RelPath, limits,
+};
+
+use crate::catalog::{Catalog, Recorded};
+use crate::dataset::Dataset;
+use crate::error::ReceiverError;
+use crate::names;
+use crate::serve::{existing, send};
+use crate::store::Store;
+
+/// Answers the questions that leave a session as it was.
+pub(crate) fn serve(
+    store: &Store,
+    request: &Message,
+    outgoing: &Outgoing,
+) -> Result<(), ReceiverError> {
+    match request {
+        Message::ListTree(request) => list(store, request, outgoing),
+        Message::Find(request) => find(store, request, outgoing),
+        Message::Compare(request) => compare(store, request, outgoing),
+        Message::Summarise(request) => summarise(store, request, outgoing),
+        other => Err(ProtocolError::Unexpected {
+            got: other.name(),
+            wanted: "a request",
+        }
+        .into()),
+    }
+}
+
+/// Answers a `Locate`; contents are given of the snapshot that is returned.
+pub(crate) fn locate(
+    store: &Store,
+    request: &Locate,
+    outgoing: &Outgoing,
+) -> Result<(Dataset, Recorded), ReceiverError> {
+    let dataset = existing(store, &request.dataset)?;
+    let catalog = catalog(&dataset)?;
+    let recorded = match request.number {
+        Some(number) => snapshot(&dataset, &catalog, number)?,
+        None => newest(&dataset, &catalog)?,
+    };
+    let at = recorded.snapshot.position.number;
+    let (place, entry) = resolve(&catalog, at, &request.path)?;
+    let located = Located {
+        snapshot: recorded.snapshot.clone(),
+        place,
+        entry,
+    };
+    send(outgoing, &Message::Located(located))?;
+    Ok((dataset, recorded))
+}
+
+/// Answers a `ListTree`.
+fn list(store: &Store, request: &ListTree, outgoing: &Outgoing) -> Result<(), ReceiverError> {
+    let dataset = existing(store, &request.dataset)?;
+    let catalog = catalog(&dataset)?;
+    let at = request.number;
+    snapshot(&dataset, &catalog, at)?;
+    let (_, entry) = resolve(&catalog, at, &request.path)?;
+    let mut batch = Batch::new(outgoing, |entries| Message::Listed(Listed { entries }));
+    match entry.directory_id() {
+        None => batch.add((request.path.clone(), entry))?,
+        Some(directory) => {
+            let mut walk = walk::Walk::new(&catalog, directory, request.path.clone(), (at, at));
+            while let Some(seen) = walk.next()? {
+                if request.depth == Depth::All {
+                    walk.enter(&seen, walk::Wanted::All)?;
+                }
+                batch.add((seen.path, seen.entry))?;
+            }
+        }
+    }
+    batch.send()?;
+    snapshot(&dataset, &catalog, at)?;
+    send(outgoing, &Message::Told(Told {}))
+}
+
+/// Answers a `Find`.
+fn find(store: &Store, request: &Find, outgoing: &Outgoing) -> Result<(), ReceiverError> {
+    let dataset = existing(store, &request.dataset)?;
+    let catalog = catalog(&dataset)?;
+    let head = newest(&dataset, &catalog)?.snapshot.position.number;
+    let mut batch = Batch::new(outgoing, |versions| Message::Found(Found { versions }));
+    find::versions(&catalog, head, request, |version| batch.add(version))?;
+    batch.send()?;
+    send(outgoing, &Message::Told(Told {}))
+}
+
+/// Answers a `Compare`.
+fn compare(store: &Store, request: &Compare, outgoing: &Outgoing) -> Result<(), ReceiverError> {
+    let dataset = existing(store, &request.dataset)?;
+    let catalog = catalog(&dataset)?;
+    let (from, to) = (request.from, request.to);
+    let check = || {
+        snapshot(&dataset, &catalog, from)?;
+        snapshot(&dataset, &catalog, to).map(drop)
+    };
+    check()?;
+    let mut batch = Batch::new(outgoing, |differences| {
+        Message::Differences(Differences { differences })
+    });
+    diff::differences(&catalog, from, to, |difference| batch.add(difference))?;
+    batch.send()?;
+    // One that was removed meanwhile has lost rows.
+    check()?;
+    send(outgoing, &Message::Told(Told {}))
+}
+
+/// Answers a `Summarise`.
+fn summarise(store: &Store, request: &Summarise, outgoing: &Outgoing) -> Result<(), ReceiverError> {
+    let dataset = existing(store, &request.dataset)?;
+    let mut batch = Batch::new(outgoing, |summaries| {
+        Message::Summaries(Summaries { summaries })
+    });
+    if let Some(catalog) = dataset.read_catalog()? {
+        let mut before = None;
+        for recorded in catalog.snapshots()? {
+            let number = recorded.snapshot.position.number;
+            let mut summary = Summary {
+                number,
+                ..Summary::default()
+            };
+            match before.replace(number) {
+                None => {
+                    summary.added = Tally {
+                        entries: recorded.snapshot.entries,
+                        bytes: recorded.snapshot.bytes,
+                    };
+                }
+                Some(before) => diff::differences(&catalog, before, number, |difference| {
+                    summary.count(&difference);
+                    Ok(())
+                })?,
+            }
+            batch.add(summary)?;
+        }
+    }
+    batch.send()?;
+    send(outgoing, &Message::Told(Told {}))
+}
+
+fn catalog(dataset: &Dataset) -> Result<Catalog, ReceiverError> {
+    dataset.read_catalog()?.ok_or_else(|| nothing(dataset))
+}
+
+fn newest(dataset: &Dataset, catalog: &Catalog) -> Result<Recorded, ReceiverError> {
+    catalog.head()?.ok_or_else(|| nothing(dataset))
+}
+
+fn nothing(dataset: &Dataset) -> ReceiverError {
+    ReceiverError::NotFound(format!("dataset `{}` has no snapshot yet", dataset.name))
+}
+
+fn snapshot(dataset: &Dataset, catalog: &Catalog, number: u64) -> Result<Recorded, ReceiverError> {
+    catalog.snapshot(number)?.ok_or_else(|| {
+        ReceiverError::NotFound(format!(
+            "dataset `{}` has no snapshot {number}; `snapshots` lists them",
+            dataset.name
+        ))
+    })
+}
+
+/// What stands at a path of a snapshot.
+fn resolve(catalog: &Catalog, at: u64, path: &RelPath) -> Result<(Place, Entry), ReceiverError> {
+    let absent = || ReceiverError::NotFound(format!("snapshot {at} has no `{path}`"));
+    let mut place = Place::new(DirectoryId::TOP, names::FILES.clone());
+    let mut row = catalog.row(&place, at)?.ok_or_else(absent)?;
+    let components = path.as_bytes().split(|&byte| byte == b'/');
+    for component in components.filter(|component| !component.is_empty()) {
+        let name = Name::new(component).map_err(|_| absent())?;
+        place = Place::new(row.entry.directory_id().ok_or_else(absent)?, name);
+        row = catalog.row(&place, at)?.ok_or_else(absent)?;
+    }
+    row.entry.attributes.xattrs = Vec::new();
+    Ok((place, row.entry))
+}
+
+/// Something told in batches.
+trait Item {
+    /// About as many bytes as it takes in a message.
+    fn bytes(&self) -> usize;
+}
+
+/// Bytes of an entry without extended attributes, at most, beside the target of a link.
+const ENTRY_BYTES: usize = 96;
+
+fn entry_bytes(entry: &Entry) -> usize {
+    match &entry.node {
+        Node::Symlink { target } => ENTRY_BYTES + target.len(),
+        _ => ENTRY_BYTES,
+    }
+}
+
+impl Item for (RelPath, Entry) {
+    fn bytes(&self) -> usize {
+        self.0.as_bytes().len() + entry_bytes(&self.1)
+    }
+}
+
+impl Item for understudy_protocol::message::Version {
+    fn bytes(&self) -> usize {
+        self.path.as_bytes().len() + entry_bytes(&self.entry)
+    }
+}
+
+impl Item for understudy_protocol::message::Difference {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Added { path, entry } | Self::Removed { path, entry } => {
+                path.as_bytes().len() + entry_bytes(entry)
+            }
+            Self::Changed {
+                path,
+                before,
+                after,
+            } => path.as_bytes().len() + entry_bytes(before) + entry_bytes(after),
+            Self::Moved {
+                from,
+                path,
+                before,
+                after,
+            } => {
+                let paths = from.as_bytes().len() + path.as_bytes().len();
+                paths + entry_bytes(before) + entry_bytes(after)
+            }
+        }
+    }
+}
+
+impl Item for Summary {
+    fn bytes(&self) -> usize {
+        ENTRY_BYTES
+    }
+}
+
+/// Collects items and sends them as messages below every limit.
+struct Batch<'a, T> {
+    items: Vec<T>,
+    bytes: usize,
+    encoder: Encoder,
+    outgoing: &'a Outgoing,
+    message: fn(Vec<T>) -> Message,
+}
+
+impl<'a, T: Item> Batch<'a, T> {
+    fn new(outgoing: &'a Outgoing, message: fn(Vec<T>) -> Message) -> Self {
+        Self {
+            items: Vec::new(),
+            bytes: 0,
+            encoder: outgoing.encoder(),
+            outgoing,
+            message,
+        }
+    }
+
+    fn add(&mut self, item: T) -> Result<(), ReceiverError> {
+        let bytes = item.bytes();
+        // Before it is added: one path alone may nearly fill a frame.
+        if self.bytes + bytes > limits::BATCH_BYTES || self.items.len() >= limits::BATCH_RECORDS {
+            self.send()?;
+        }
+        self.bytes += bytes;
+        self.items.push(item);
+        Ok(())
+    }
+
+    fn send(&mut self) -> Result<(), ReceiverError> {
+        if !self.items.is_empty() {
+            self.bytes = 0;
+            let message = (self.message)(std::mem::take(&mut self.items));
+            self.outgoing.send(self.encoder.encode(&message)?)?;
+        }
+        Ok(())
+    }
+}
