@@ -1,5 +1,7 @@
 //! The command line: what it takes, and the help that teaches it.
 
+mod past;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -11,6 +13,8 @@ use understudy_tree::Glob;
 
 use crate::exit::{Code, CommandError};
 use crate::report;
+
+pub(crate) use past::{Cat, Diff, Find, Ls, Point, Selection};
 
 /// Keeps a spare server minutes behind its main, ready to serve.
 #[derive(Debug, Parser)]
@@ -129,6 +133,10 @@ pub(crate) enum Command {
     Release(Decide),
     /// Drop the cycle that is held of a dataset, on the spare
     Reject(Decide),
+    Ls(Ls),
+    Cat(Cat),
+    Find(Find),
+    Diff(Diff),
 }
 
 impl Command {
@@ -378,10 +386,14 @@ pub(crate) enum Order {
 #[command(after_long_help = "\
 Examples:
   understudy snapshots --spare /mnt/spare
-  understudy snapshots photos --json --spare 127.0.0.1:7433")]
+  understudy snapshots photos --json --spare 127.0.0.1:7433
+  understudy snapshots photos --changes --spare /mnt/spare")]
 pub(crate) struct Snapshots {
     /// Only this dataset
     pub(crate) dataset: Option<DatasetName>,
+    /// Tell how much changed with each, which takes the longer the more it was
+    #[arg(long)]
+    pub(crate) changes: bool,
 }
 
 /// Tell how far behind the spare is

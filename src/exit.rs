@@ -263,6 +263,16 @@ impl From<&AgentError> for CommandError {
                 Code::Failed,
                 "`understudy snapshots` lists what the spare has",
             ),
+            AgentError::SpareTooOld { .. } => (Code::Failed, "upgrade understudy on the spare"),
+            AgentError::NoSnapshot { .. } => (
+                Code::Failed,
+                "`understudy snapshots` lists what the spare has",
+            ),
+            AgentError::NoFile { .. } => (
+                Code::Failed,
+                "`understudy ls DATASET -R` lists what there is",
+            ),
+            AgentError::Output(_) => (Code::Failed, "check where stdout leads to"),
             AgentError::Configuration(_) => (
                 Code::Usage,
                 "correct the configuration; `understudy agent --help` shows one",

@@ -10,6 +10,7 @@ mod arguments;
 mod commands;
 mod exit;
 mod interrupt;
+mod listing;
 mod logging;
 mod moment;
 mod paths;

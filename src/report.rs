@@ -9,7 +9,7 @@ use crate::arguments::{Color, Detail, Format, Output};
 use crate::exit::{Code, CommandError};
 
 /// Version of the JSON that is printed.
-const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 
 /// How many lines of one kind are listed for people before the rest is only counted.
 const LISTED: usize = 20;

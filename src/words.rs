@@ -96,14 +96,23 @@ pub(crate) fn path_with(path: &RelPath, key: &str, text: &str) -> Value {
 }
 
 /// A path for programs. Where escaping changed it, its bytes are added in hexadecimal digits.
-fn path_value(path: &RelPath) -> Value {
+pub(crate) fn path_value(path: &RelPath) -> Value {
     let mut value = json!({ "path": path.to_string() });
     let bytes = path.as_bytes();
-    if !bytes.is_empty() && escape(bytes).as_bytes() != bytes {
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        value["path_bytes"] = hex.into();
+    if !bytes.is_empty() {
+        put_bytes(&mut value, "path", bytes);
     }
     value
+}
+
+/// Bytes that are mostly text, under `key`. Where escaping changes them, they are added in hexadecimal digits.
+pub(crate) fn put_bytes(value: &mut Value, key: &str, bytes: &[u8]) {
+    let text = escape(bytes);
+    if text.as_bytes() != bytes {
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        value[format!("{key}_bytes")] = hex.into();
+    }
+    value[key] = text.into();
 }
 
 /// Paths for programs.

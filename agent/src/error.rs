@@ -4,8 +4,10 @@ use std::fmt::Display;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use understudy_protocol::{DatasetName, ProtocolError};
+use understudy_protocol::{DatasetName, ProtocolError, RelPath};
 use understudy_tree::TreeError;
+
+use crate::past::Which;
 
 /// A call of this crate failed. Unless a variant says otherwise nothing changed on the spare.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +164,48 @@ pub enum AgentError {
         /// Which there are.
         reason: String,
     },
+    /// The spare's version of understudy does not know what was asked for.
+    #[error(
+        "the spare is too old for {what}: it speaks version {spoken} of the protocol, and {needed} is needed"
+    )]
+    SpareTooOld {
+        /// What was asked for.
+        what: &'static str,
+        /// The version that is spoken.
+        spoken: u32,
+        /// The first version that knows it.
+        needed: u32,
+    },
+    /// There is no snapshot that could be meant.
+    #[error("dataset `{dataset}` has no snapshot {}", meant(*which))]
+    NoSnapshot {
+        /// The dataset.
+        dataset: DatasetName,
+        /// Which one was asked for.
+        which: Which,
+    },
+    /// Only regular files have a content.
+    #[error("`{path}` is a {kind}, and only a file has a content")]
+    NoFile {
+        /// What was asked for.
+        path: RelPath,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// What was asked for cannot be written.
+    #[error("cannot write what was asked for: {0}")]
+    Output(std::io::Error),
+}
+
+fn meant(which: Which) -> String {
+    match which {
+        Which::Newest => "yet".to_owned(),
+        Which::Number(number) => number.to_string(),
+        Which::At(seconds) => jiff::Timestamp::from_second(seconds).map_or_else(
+            |_| "so old".to_owned(),
+            |time| format!("as old as {time}; its first one is younger"),
+        ),
+    }
 }
 
 /// A path for people: what could steer a terminal or forge a line of a log is escaped.

@@ -18,6 +18,7 @@ mod leftovers;
 mod lock;
 mod outbox;
 pub mod pace;
+mod past;
 mod progress;
 mod restore;
 mod scan;
@@ -38,6 +39,7 @@ pub use ask::{FuzzyOf, Survey, survey, verify};
 pub use error::AgentError;
 pub use estimate::{Costs, Estimate};
 pub use pace::Pace;
+pub use past::{Past, Which};
 pub use progress::{Phase, Progress};
 pub use restore::{
     Action, Existing, Manner, Order, Reconnect, RestoreReport, RestoreRequest, Which, restore,

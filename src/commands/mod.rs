@@ -3,6 +3,11 @@
 mod acknowledge;
 mod agent;
 mod held;
+mod cat;
+mod diff;
+mod find;
+mod ls;
+mod past;
 mod receiver;
 mod restore;
 mod restore_all;
@@ -54,6 +59,10 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<Report, Command
         Command::Held(arguments) => held::run(arguments, session),
         Command::Release(arguments) => held::release(arguments, session),
         Command::Reject(arguments) => held::reject(arguments, session),
+        Command::Ls(arguments) => ls::run(&arguments, session),
+        Command::Cat(arguments) => cat::run(&arguments, session),
+        Command::Find(arguments) => find::run(&arguments, session),
+        Command::Diff(arguments) => diff::run(&arguments, session),
     }
 }
 

@@ -1,0 +1,339 @@
+//! Looking into the past of a dataset: what a snapshot has, which versions of a file there are, what differs between two
+//! snapshots, and the content of one file.
+//!
+//! Whatever the spare tells is passed on as it comes: nothing here grows with it.
+
+use std::io::Write;
+
+use understudy_protocol::message::{
+    Compare, Depth, Difference, Find, Given, GivenStream, List, ListTree, Locate, StreamBlock,
+    StreamEnd, Summarise, Summary, Version, Want,
+};
+use understudy_protocol::transport::Channel;
+use understudy_protocol::{
+    ContentHash, DatasetName, Entry, Failure, FailureCode, Message, Place, ProtocolError, RelPath,
+    Snapshot, version,
+};
+use understudy_tree::content::HoleyHasher;
+
+use crate::Cancel;
+use crate::conversation::{Conversation, unexpected};
+use crate::error::AgentError;
+
+/// Zeros written at once where a file has a hole.
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// Which snapshot is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The newest.
+    Newest,
+    /// The one with this number.
+    Number(u64),
+    /// The newest that was committed up to then, in seconds since 1970 by the spare's clock.
+    At(i64),
+}
+
+/// A dataset on a spare, in a session of its own.
+pub struct Past {
+    conversation: Conversation,
+    cancel: Cancel,
+    dataset: DatasetName,
+    snapshots: Vec<Snapshot>,
+}
+
+impl Past {
+    /// Asks the spare for the snapshots of a dataset, which must have some.
+    pub fn open(
+        channel: Channel,
+        dataset: DatasetName,
+        cancel: &Cancel,
+    ) -> Result<Self, AgentError> {
+        let conversation = Conversation::open(channel, cancel)?;
+        if conversation.version < version::BROWSE {
+            return Err(AgentError::SpareTooOld {
+                what: "looking into single snapshots",
+                spoken: conversation.version,
+                needed: version::BROWSE,
+            });
+        }
+        let snapshots =
+            snapshots(&conversation, &dataset).map_err(|error| conversation.explain(error))?;
+        Ok(Self {
+            conversation,
+            cancel: cancel.clone(),
+            dataset,
+            snapshots,
+        })
+    }
+
+    /// The snapshots, oldest first; at least one.
+    pub fn snapshots(&self) -> &[Snapshot] {
+        &self.snapshots
+    }
+
+    /// The snapshot that is meant.
+    pub fn snapshot(&self, which: Which) -> Result<&Snapshot, AgentError> {
+        let found = match which {
+            Which::Newest => self.snapshots.last(),
+            Which::Number(number) => self
+                .snapshots
+                .iter()
+                .find(|snapshot| snapshot.position.number == number),
+            Which::At(seconds) => self
+                .snapshots
+                .iter()
+                .rev()
+                .find(|snapshot| snapshot.committed_seconds <= seconds),
+        };
+        found.ok_or_else(|| AgentError::NoSnapshot {
+            dataset: self.dataset.clone(),
+            which,
+        })
+    }
+
+    /// Tells what a directory of a snapshot holds, or the one entry that stands at the path.
+    pub fn list(
+        &self,
+        number: u64,
+        path: &RelPath,
+        depth: Depth,
+        mut tell: impl FnMut(&RelPath, &Entry) -> Result<(), AgentError>,
+    ) -> Result<(), AgentError> {
+        let request = Message::ListTree(ListTree {
+            dataset: self.dataset.clone(),
+            number,
+            path: path.clone(),
+            depth,
+        });
+        self.ask(&request, |answer| match answer {
+            Message::Listed(listed) => listed
+                .entries
+                .iter()
+                .try_for_each(|(path, entry)| tell(path, entry)),
+            other => Err(unexpected(&other, "Listed")),
+        })
+    }
+
+    /// Tells every version of the files whose path matches the pattern, of those in the snapshots from `first` to `last`.
+    pub fn find(
+        &self,
+        pattern: &str,
+        first: Option<u64>,
+        last: Option<u64>,
+        mut tell: impl FnMut(&Version) -> Result<(), AgentError>,
+    ) -> Result<(), AgentError> {
+        let request = Message::Find(Find {
+            dataset: self.dataset.clone(),
+            pattern: pattern.to_owned(),
+            first,
+            last,
+        });
+        self.ask(&request, |answer| match answer {
+            Message::Found(found) => found.versions.iter().try_for_each(&mut tell),
+            other => Err(unexpected(&other, "Found")),
+        })
+    }
+
+    /// Tells what is to be done with snapshot `from` to get `to`.
+    pub fn compare(
+        &self,
+        from: u64,
+        to: u64,
+        mut tell: impl FnMut(&Difference) -> Result<(), AgentError>,
+    ) -> Result<(), AgentError> {
+        let request = Message::Compare(Compare {
+            dataset: self.dataset.clone(),
+            from,
+            to,
+        });
+        self.ask(&request, |answer| match answer {
+            Message::Differences(told) => told.differences.iter().try_for_each(&mut tell),
+            other => Err(unexpected(&other, "Differences")),
+        })
+    }
+
+    /// Tells how much changed with each snapshot.
+    pub fn summarise(
+        &self,
+        mut tell: impl FnMut(&Summary) -> Result<(), AgentError>,
+    ) -> Result<(), AgentError> {
+        let request = Message::Summarise(Summarise {
+            dataset: self.dataset.clone(),
+        });
+        self.ask(&request, |answer| match answer {
+            Message::Summaries(told) => told.summaries.iter().try_for_each(&mut tell),
+            other => Err(unexpected(&other, "Summaries")),
+        })
+    }
+
+    /// Writes the content of a file, the last thing in a session. What is wrong with a small one is noticed before
+    /// anything is written, with a large one at its end: it counts only if this succeeds.
+    pub fn read(
+        self,
+        number: u64,
+        path: &RelPath,
+        output: &mut impl Write,
+    ) -> Result<(), AgentError> {
+        self.give(number, path, output)
+            .map_err(|error| self.conversation.explain(error))
+    }
+
+    fn ask(
+        &self,
+        request: &Message,
+        mut take: impl FnMut(Message) -> Result<(), AgentError>,
+    ) -> Result<(), AgentError> {
+        let mut answers = || {
+            self.conversation.tell(request)?;
+            loop {
+                match self.conversation.hear()? {
+                    Message::Told(_) => return Ok(()),
+                    answer => take(answer)?,
+                }
+            }
+        };
+        answers().map_err(|error| self.conversation.explain(error))
+    }
+
+    fn give(&self, number: u64, path: &RelPath, output: &mut impl Write) -> Result<(), AgentError> {
+        let conversation = &self.conversation;
+        conversation.tell(&Message::Locate(Locate {
+            dataset: self.dataset.clone(),
+            number: Some(number),
+            path: path.clone(),
+        }))?;
+        let located = match conversation.hear()? {
+            Message::Located(located) => located,
+            other => return Err(unexpected(&other, "Located")),
+        };
+        let Some((size, hash)) = located.entry.content() else {
+            return Err(AgentError::NoFile {
+                path: path.clone(),
+                kind: located.entry.kind(),
+            });
+        };
+        let wanted = located.place;
+        let places = vec![wanted.clone()];
+        conversation.tell(&Message::Want(Want { places }))?;
+        match conversation.hear()? {
+            Message::Given(given) => {
+                let content = only(given, &wanted)?;
+                if content.len() as u64 != size || ContentHash::of(&content) != hash {
+                    return Err(damaged(path));
+                }
+                output.write_all(&content).map_err(AgentError::Output)
+            }
+            Message::GivenStream(GivenStream { place, stream }) if place == wanted => {
+                let mut content = Content {
+                    output,
+                    hasher: HoleyHasher::default(),
+                    size,
+                    cancel: &self.cancel,
+                };
+                loop {
+                    match conversation.hear()? {
+                        Message::StreamBlock(block) if block.stream == stream => {
+                            content.block(&block)?;
+                        }
+                        Message::StreamEnd(end) if end.stream == stream => {
+                            return content.end(&end, hash, path);
+                        }
+                        other => return Err(unexpected(&other, "StreamBlock")),
+                    }
+                }
+            }
+            other => Err(unexpected(&other, "Given")),
+        }
+    }
+}
+
+fn snapshots(
+    conversation: &Conversation,
+    dataset: &DatasetName,
+) -> Result<Vec<Snapshot>, AgentError> {
+    conversation.tell(&Message::List(List {
+        dataset: Some(dataset.clone()),
+    }))?;
+    let listed = match conversation.hear()? {
+        Message::Datasets(datasets) => datasets.datasets,
+        other => return Err(unexpected(&other, "Datasets")),
+    };
+    let found = listed.into_iter().find(|listed| listed.name == *dataset);
+    match found {
+        Some(status) if status.trouble.is_none() && !status.snapshots.is_empty() => {
+            Ok(status.snapshots)
+        }
+        Some(status) => {
+            let (code, text) = match status.trouble {
+                Some(trouble) => (FailureCode::Internal, trouble),
+                None => (
+                    FailureCode::NotFound,
+                    format!("dataset `{dataset}` has no snapshot yet"),
+                ),
+            };
+            Err(ProtocolError::Failed(Failure::new(code, text)).into())
+        }
+        None => Err(ProtocolError::malformed("Datasets", "it is not what was asked for").into()),
+    }
+}
+
+/// The one content that was asked for.
+fn only(given: Given, wanted: &Place) -> Result<Vec<u8>, AgentError> {
+    match <[_; 1]>::try_from(given.contents) {
+        Ok([(place, content)]) if place == *wanted => Ok(content.0),
+        _ => Err(ProtocolError::malformed("Given", "it is not what was asked for").into()),
+    }
+}
+
+fn damaged(path: &RelPath) -> AgentError {
+    let text = format!("the content of `{path}` that the spare gave is not what the main had");
+    ProtocolError::Failed(Failure::new(FailureCode::Damaged, text)).into()
+}
+
+/// A large content on its way out.
+struct Content<'a, W> {
+    output: &'a mut W,
+    hasher: HoleyHasher,
+    size: u64,
+    cancel: &'a Cancel,
+}
+
+impl<W: Write> Content<'_, W> {
+    fn block(&mut self, block: &StreamBlock) -> Result<(), AgentError> {
+        let end = block.offset.saturating_add(block.data.len() as u64);
+        if block.offset < self.hasher.position() || end > self.size {
+            let why = "a block before the end of the one before it, or beyond that of the file";
+            return Err(ProtocolError::malformed("StreamBlock", why).into());
+        }
+        self.zeros(block.offset - self.hasher.position())?;
+        self.hasher.update(block.offset, &block.data);
+        self.write(&block.data)
+    }
+
+    fn end(mut self, end: &StreamEnd, hash: ContentHash, path: &RelPath) -> Result<(), AgentError> {
+        if end.size != self.size {
+            return Err(damaged(path));
+        }
+        self.zeros(self.size - self.hasher.position())?;
+        if self.hasher.finish(self.size) == hash {
+            Ok(())
+        } else {
+            Err(damaged(path))
+        }
+    }
+
+    fn zeros(&mut self, mut length: u64) -> Result<(), AgentError> {
+        while length > 0 {
+            self.cancel.check()?;
+            let now = length.min(ZEROS.len() as u64);
+            self.write(&ZEROS[..now as usize])?;
+            length -= now;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), AgentError> {
+        self.output.write_all(bytes).map_err(AgentError::Output)
+    }
+}
