@@ -20,6 +20,7 @@ mod support;
 
 mod alerts;
 mod bad_input;
+mod browse;
 mod crashes;
 mod daemon;
 mod delta;
