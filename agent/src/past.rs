@@ -337,3 +337,186 @@ impl<W: Write> Content<'_, W> {
         self.output.write_all(bytes).map_err(AgentError::Output)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use understudy_protocol::message::{DatasetStatus, Datasets, Located};
+    use understudy_protocol::transport::in_process;
+    use understudy_protocol::version::Hello;
+    use understudy_protocol::{
+        Attributes, Bytes, DirectoryId, Fingerprint, Name, Node, Position, Timestamp,
+    };
+
+    use super::*;
+
+    fn snapshot() -> Snapshot {
+        Snapshot {
+            position: Position {
+                epoch: 1,
+                number: 1,
+                fingerprint: Fingerprint([0; 32]),
+            },
+            committed_seconds: 100,
+            entries: 2,
+            bytes: 3,
+        }
+    }
+
+    fn place() -> Place {
+        Place::new(DirectoryId::FILES, Name::new("x").expect("name"))
+    }
+
+    /// A spare of this version that says one file has the content `told` and gives it by `answers`.
+    fn spare(newest: u32, told: Vec<u8>, answers: Vec<Message>) -> Channel {
+        let (ours, mut theirs) = in_process();
+        thread::spawn(move || {
+            let hello = Hello {
+                newest,
+                ..Hello::ours()
+            };
+            let say = |message: &Message| theirs.outgoing.send_message(message).is_ok();
+            say(&Message::Hello(hello));
+            while let Ok(message) = theirs.incoming.receive_message() {
+                match message {
+                    Message::List(list) => say(&Message::Datasets(Datasets {
+                        datasets: vec![DatasetStatus {
+                            name: list.dataset.expect("a dataset"),
+                            snapshots: vec![snapshot()],
+                            as_of_seconds: None,
+                            uploading: false,
+                            trouble: None,
+                        }],
+                        free_bytes: 0,
+                        now_seconds: 0,
+                    })),
+                    Message::Locate(_) => say(&Message::Located(Located {
+                        snapshot: snapshot(),
+                        place: place(),
+                        entry: entry(&told),
+                    })),
+                    Message::Want(_) => answers.iter().all(say),
+                    _ => true,
+                };
+            }
+        });
+        ours
+    }
+
+    fn entry(content: &[u8]) -> Entry {
+        Entry {
+            attributes: Attributes {
+                mode: 0o644,
+                uid: 0,
+                gid: 0,
+                modified: Timestamp {
+                    seconds: 0,
+                    nanoseconds: 0,
+                },
+                xattrs: Vec::new(),
+            },
+            node: Node::File {
+                size: content.len() as u64,
+                hash: ContentHash::of(content),
+            },
+            group: 0,
+        }
+    }
+
+    fn open(channel: Channel) -> Result<Past, AgentError> {
+        Past::open(channel, DatasetName::fit(b"site"), &Cancel::default())
+    }
+
+    fn read(told: &[u8], answers: Vec<Message>) -> (Result<(), AgentError>, Vec<u8>) {
+        let past = open(spare(version::NEWEST, told.to_vec(), answers)).expect("open");
+        let mut written = Vec::new();
+        let path = RelPath::new(b"x").expect("path");
+        (past.read(1, &path, &mut written), written)
+    }
+
+    fn given(content: &[u8]) -> Vec<Message> {
+        vec![Message::Given(Given {
+            contents: vec![(place(), Bytes(content.to_vec()))],
+        })]
+    }
+
+    fn streamed(blocks: &[(u64, &[u8])], size: u64, hash: ContentHash) -> Vec<Message> {
+        let announced = Message::GivenStream(GivenStream {
+            place: place(),
+            stream: 1,
+        });
+        let blocks = blocks.iter().map(|&(offset, data)| {
+            Message::StreamBlock(StreamBlock {
+                stream: 1,
+                offset,
+                data: data.into(),
+            })
+        });
+        let end = Message::StreamEnd(StreamEnd {
+            stream: 1,
+            size,
+            hash,
+        });
+        [announced].into_iter().chain(blocks).chain([end]).collect()
+    }
+
+    fn is_damage(result: &Result<(), AgentError>) -> bool {
+        matches!(
+            result,
+            Err(AgentError::Spare(ProtocolError::Failed(failure))) if failure.code == FailureCode::Damaged
+        )
+    }
+
+    #[test]
+    fn a_spare_that_is_too_old_is_named() {
+        let refused = open(spare(4, Vec::new(), Vec::new())).map(drop);
+        let message = refused.expect_err("too old").to_string();
+        assert!(
+            message.contains("the spare is too old") && message.contains("version 4"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn contents_are_written_whole_with_their_holes() {
+        let (read_small, written) = read(b"abc", given(b"abc"));
+        assert!(read_small.is_ok());
+        assert_eq!(written, b"abc");
+        let whole = b"ab\0\0\0cd\0";
+        let blocks: [(u64, &[u8]); 2] = [(0, b"ab"), (5, b"cd")];
+        let (read_large, written) = read(whole, streamed(&blocks, 8, ContentHash::of(whole)));
+        assert!(read_large.is_ok());
+        assert_eq!(written, whole);
+    }
+
+    #[test]
+    fn what_a_spare_gives_instead_is_an_error() {
+        let (result, written) = read(b"abc", given(b"abd"));
+        assert!(is_damage(&result) && written.is_empty(), "{result:?}");
+        // That it claims the hash at the end proves nothing.
+        let claimed = ContentHash::of(b"abc");
+        let (result, _) = read(b"abc", streamed(&[(0, b"abd")], 3, claimed));
+        assert!(is_damage(&result), "{result:?}");
+        let (result, _) = read(b"abc", streamed(&[(0, b"ab")], 2, claimed));
+        assert!(is_damage(&result), "{result:?}");
+        for blocks in [&[(0, &b"abcd"[..])][..], &[(2, b"c"), (0, b"ab")]] {
+            let (result, _) = read(b"abc", streamed(blocks, 3, claimed));
+            let is_refused = matches!(
+                result,
+                Err(AgentError::Spare(ProtocolError::Malformed { .. }))
+            );
+            assert!(is_refused, "{result:?}");
+        }
+    }
+
+    #[test]
+    fn the_snapshot_of_a_time_is_there_by_then() {
+        let past = open(spare(version::NEWEST, Vec::new(), Vec::new())).expect("open");
+        assert!(past.snapshot(Which::At(100)).is_ok());
+        for which in [Which::At(99), Which::Number(2)] {
+            let error = past.snapshot(which).expect_err("none");
+            assert!(matches!(error, AgentError::NoSnapshot { .. }), "{error}");
+        }
+    }
+}

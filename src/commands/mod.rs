@@ -2,10 +2,10 @@
 
 mod acknowledge;
 mod agent;
-mod held;
 mod cat;
 mod diff;
 mod find;
+mod held;
 mod ls;
 mod past;
 mod receiver;

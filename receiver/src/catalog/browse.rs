@@ -216,7 +216,6 @@ mod tests {
     use super::*;
 
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "asks SQLite for its plan")]
     fn what_differs_is_found_without_looking_at_the_rest() {
         let scratch = tempfile::tempdir().expect("tempdir");
         let catalog = Catalog::open(&scratch.path().join("catalog.db")).expect("open");
