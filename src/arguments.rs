@@ -415,10 +415,14 @@ pub(crate) struct Status {}
 #[command(after_long_help = "\
 Examples:
   understudy verify --spare /mnt/spare
-  understudy verify photos --spare 127.0.0.1:7433")]
+  understudy verify photos --spare 127.0.0.1:7433
+  understudy verify photos --repair --spare /mnt/spare")]
 pub(crate) struct Verify {
     /// Only this dataset
     pub(crate) dataset: Option<DatasetName>,
+    /// Repair files of the live tree whose content the spare has elsewhere: under another name, in its other tree, or in history
+    #[arg(long)]
+    pub(crate) repair: bool,
 }
 
 /// Acknowledge the alerts of a dataset, on the spare: they are not repeated

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use understudy_protocol::message::{
-    Datasets, Finding, FuzzyFile, List, ListFuzzy, Trouble, Verified, Verify,
+    Datasets, Finding, FuzzyFile, List, ListFuzzy, Repair, Repaired, Trouble, Verified, Verify,
 };
 use understudy_protocol::transport::Channel;
 use understudy_protocol::{DatasetName, Message, RelPath, version};
@@ -106,6 +106,37 @@ pub fn verify(
         loop {
             match conversation.hear()? {
                 Message::Finding(finding) => on_finding(&finding),
+                Message::Verified(one) => verified.push(one),
+                Message::VerifyEnd(_) => return Ok(verified),
+                other => return Err(unexpected(&other, "Finding")),
+            }
+        }
+    };
+    ask().map_err(|error| conversation.explain(error))
+}
+
+/// As [`verify`], and has the spare repair what it can by itself; calls `on_repaired` for each.
+pub fn repair(
+    channel: Channel,
+    dataset: Option<DatasetName>,
+    mut on_finding: impl FnMut(&Finding),
+    mut on_repaired: impl FnMut(&Repaired),
+) -> Result<Vec<Verified>, AgentError> {
+    let conversation = Conversation::open(channel, &Cancel::default())?;
+    if conversation.version < version::REPAIR {
+        return Err(AgentError::SpareTooOld {
+            what: "repairing",
+            spoken: conversation.version,
+            needed: version::REPAIR,
+        });
+    }
+    let ask = || {
+        conversation.tell(&Message::Repair(Repair { dataset }))?;
+        let mut verified = Vec::new();
+        loop {
+            match conversation.hear()? {
+                Message::Finding(finding) => on_finding(&finding),
+                Message::Repaired(repaired) => on_repaired(&repaired),
                 Message::Verified(one) => verified.push(one),
                 Message::VerifyEnd(_) => return Ok(verified),
                 other => return Err(unexpected(&other, "Finding")),

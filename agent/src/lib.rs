@@ -35,7 +35,7 @@ use serde::Deserialize;
 use understudy_protocol::DatasetName;
 use understudy_tree::{Excludes, Mounts};
 
-pub use ask::{FuzzyOf, Survey, survey, verify};
+pub use ask::{FuzzyOf, Survey, repair, survey, verify};
 pub use error::AgentError;
 pub use estimate::{Costs, Estimate};
 pub use pace::Pace;

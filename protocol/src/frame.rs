@@ -187,9 +187,9 @@ mod tests {
     use crate::error::{Failure, FailureCode};
     use crate::message::{
         Compare, Depth, Difference, Differences, Find, Found, Fuzzy, FuzzyEnd, FuzzyFile,
-        FuzzyFiles, ListFuzzy, ListTree, Listed, Locate, Located, Noted, StreamBase, StreamBlock,
-        StreamCopy, Summaries, Summarise, Summary, Tally, Told, Trouble, VerifyEnd, Version,
-        Waited,
+        FuzzyFiles, ListFuzzy, ListTree, Listed, Locate, Located, Noted, Repair, Repaired,
+        StreamBase, StreamBlock, StreamCopy, Summaries, Summarise, Summary, Tally, Told, Trouble,
+        VerifyEnd, Version, Waited,
     };
     use crate::name::{DatasetName, Name};
     use crate::place::{DirectoryId, Place, Position, RelPath, Snapshot};
@@ -417,6 +417,28 @@ mod tests {
             group: 0,
         };
         assert_golden(&golden, &answers(&entry));
+    }
+
+    #[test]
+    fn the_frames_of_repairs_are_still_read() {
+        // Version 5, kept for ever: repair dataset `a`; what was wrong with `x` there was `n`.
+        let golden = [
+            &[0, 0, 0, 5, 29, 0, 1, 1, b'a'][..],
+            &[0, 0, 0, 8, 60, 0, 1, b'a', 1, b'x', 1, b'n'],
+        ]
+        .concat();
+        let dataset = DatasetName::fit(b"a");
+        let messages = [
+            Message::Repair(Repair {
+                dataset: Some(dataset.clone()),
+            }),
+            Message::Repaired(Repaired {
+                dataset,
+                path: RelPath::new(b"x").expect("path"),
+                what: "n".to_owned(),
+            }),
+        ];
+        assert_golden(&golden, &messages);
     }
 
     fn answers(entry: &Entry) -> [Message; 5] {

@@ -31,6 +31,8 @@ pub const HISTORY: u32 = 5;
 pub const REST: u32 = 5;
 /// The version in which an agent may look into single snapshots; see [`ListTree`](crate::message::ListTree).
 pub const BROWSE: u32 = 5;
+/// The version in which a receiver may be asked to repair; see [`Repair`](crate::message::Repair).
+pub const REPAIR: u32 = 5;
 /// Opens every greeting, so that a stray connection is recognised at once.
 pub const MAGIC: [u8; 4] = *b"USTY";
 

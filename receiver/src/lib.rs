@@ -26,6 +26,7 @@ mod names;
 mod patch;
 mod recall;
 mod recover;
+mod repair;
 mod resolve;
 mod serve;
 mod shelves;

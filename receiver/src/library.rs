@@ -103,6 +103,38 @@ impl Finder<'_> {
         self.make(&file, &patches, to)
     }
 
+    /// Fills a file with a content that `is_right`, trying every place that should have it; returns whether one did.
+    pub(crate) fn copy_sound(
+        &mut self,
+        hash: ContentHash,
+        to: &File,
+        is_right: impl Fn() -> Result<bool, ReceiverError>,
+    ) -> Result<bool, ReceiverError> {
+        let library = self.library;
+        let mut whole = Vec::new();
+        for row in library.catalog.rows_with(hash, library.head)? {
+            whole.extend(open(&mut self.live, &row.place)?);
+        }
+        whole.extend(library.objects.open_object(hash)?);
+        for file in whole {
+            content::set_size(to, 0)?;
+            // A copy that cannot be read is none; others are tried.
+            if self.make(&file, &[], to).is_ok() && is_right()? {
+                return Ok(true);
+            }
+        }
+        let Some(patch) = library.objects.open_patch(hash)? else {
+            return Ok(false);
+        };
+        let traced = self.trace(patch.about().base);
+        let Ok((file, mut patches)) = traced else {
+            return Ok(false);
+        };
+        patches.insert(0, hash);
+        content::set_size(to, 0)?;
+        Ok(self.make(&file, &patches, to).is_ok() && is_right()?)
+    }
+
     /// Copies a file and brings it back by patches, the last one first.
     fn make(&self, file: &File, patches: &[ContentHash], to: &File) -> Result<(), ReceiverError> {
         content::copy(file, to, content::size(file)?)?;

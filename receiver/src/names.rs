@@ -42,6 +42,8 @@ names! {
     CATALOG = "catalog.db";
     LINK = "link";
     FILES = "files";
+    REPAIRED = "repaired";
+    REPAIRED_LINK = "repaired.link";
 }
 
 /// A number as a name: directories in limbo, files in staging.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use understudy_protocol::message::{DatasetStatus, Datasets, List, Noted};
+use understudy_protocol::message::{DatasetStatus, Datasets, List, Noted, Repair, Verify};
 use understudy_protocol::transport::{Channel, Outgoing};
 use understudy_protocol::{DatasetName, Message, ProtocolError, version};
 
@@ -12,6 +12,7 @@ use crate::error::ReceiverError;
 use crate::guard::{self, Guards};
 use crate::space::Reserve;
 use crate::store::Store;
+use crate::verify::Mending;
 use crate::{browse, fuzzy, give, upload, verify};
 
 /// What the receiver does with a change set that removes everything.
@@ -88,7 +89,12 @@ fn converse(
             Message::List(list) => {
                 outgoing.send_message(&Message::Datasets(datasets(store, &list)?))?;
             }
-            Message::Verify(request) => verify::serve(store, &request, outgoing)?,
+            Message::Verify(Verify { dataset }) => {
+                verify::serve(store, dataset.as_ref(), Mending::None, outgoing)?;
+            }
+            Message::Repair(Repair { dataset }) if spoken >= version::REPAIR => {
+                verify::serve(store, dataset.as_ref(), Mending::All, outgoing)?;
+            }
             Message::ListFuzzy(request) if spoken >= version::FUZZY => {
                 fuzzy::serve(store, &request, outgoing)?;
             }

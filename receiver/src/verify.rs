@@ -1,14 +1,17 @@
 //! Verification: reads the live tree, history and the catalog again and reports every difference.
 
+mod mend;
+
 use std::collections::HashMap;
 
-use understudy_protocol::message::{Finding, Verified, Verify, VerifyEnd};
+use understudy_protocol::message::{Finding, Verified, VerifyEnd};
 use understudy_protocol::transport::Outgoing;
 use understudy_protocol::{
     DatasetName, DirectoryId, Entry, Message, Name, Node, RelPath, StateDigest,
 };
 use understudy_tree::{Directory, Kind, Stat, content, node};
 
+use crate::browse;
 use crate::catalog::{Catalog, Row};
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
@@ -16,16 +19,21 @@ use crate::history::{Form, Objects};
 use crate::library::Library;
 use crate::names;
 use crate::patch::Patch;
+use crate::repair::Repairer;
 use crate::serve::{existing, send};
 use crate::store::Store;
+
+use mend::Fate;
+pub(crate) use mend::Mending;
 
 /// Verifies one dataset or all, and tells what it finds as it goes.
 pub(crate) fn serve(
     store: &Store,
-    request: &Verify,
+    only: Option<&DatasetName>,
+    mending: Mending,
     outgoing: &Outgoing,
 ) -> Result<(), ReceiverError> {
-    let datasets = match &request.dataset {
+    let datasets = match only {
         Some(name) => vec![existing(store, name)?],
         None => {
             let opened: Result<Vec<_>, _> = store
@@ -37,7 +45,10 @@ pub(crate) fn serve(
         }
     };
     for dataset in &datasets {
-        let verified = verify(dataset, outgoing)?;
+        if mending == Mending::All {
+            store.housekeeping.interrupt(&dataset.name);
+        }
+        let verified = verify(dataset, mending, outgoing)?;
         send(outgoing, &Message::Verified(verified))?;
     }
     send(
@@ -48,7 +59,11 @@ pub(crate) fn serve(
     )
 }
 
-fn verify(dataset: &Dataset, outgoing: &Outgoing) -> Result<Verified, ReceiverError> {
+fn verify(
+    dataset: &Dataset,
+    mending: Mending,
+    outgoing: &Outgoing,
+) -> Result<Verified, ReceiverError> {
     let mut verifier = Verifier {
         dataset,
         outgoing,
@@ -63,11 +78,20 @@ fn verify(dataset: &Dataset, outgoing: &Outgoing) -> Result<Verified, ReceiverEr
             findings: 0,
         },
         first_names: HashMap::new(),
+        repairer: None,
     };
     // No commit may move things meanwhile; an upload that is running is waited out by its own refusal.
     let locked = dataset.lock_patiently();
     if let Err(error @ ReceiverError::Busy(_)) = locked {
         return Err(error);
+    }
+    if let (Mending::All, Ok(locked)) = (mending, &locked) {
+        match Repairer::new(dataset, locked) {
+            Ok(repairer) => verifier.repairer = repairer,
+            Err(error) => {
+                verifier.found(&RelPath::root(), format!("cannot be repaired: {error}"))?;
+            }
+        }
     }
     match verifier.run() {
         Err(ReceiverError::Damaged(what)) => verifier.found(&RelPath::root(), what)?,
@@ -83,6 +107,8 @@ struct Verifier<'a> {
     verified: Verified,
     /// Inode of each hard-link group seen, to see that all names share it.
     first_names: HashMap<u64, u64>,
+    /// Where damage is repaired.
+    repairer: Option<Repairer<'a>>,
 }
 
 impl Verifier<'_> {
@@ -133,7 +159,7 @@ impl Verifier<'_> {
             )?,
         }
         self.compare_tree(&catalog, at, &live)?;
-        self.verify_objects()?;
+        self.verify_objects(&catalog)?;
         self.verify_history(&catalog, at)
     }
 
@@ -194,16 +220,17 @@ impl Verifier<'_> {
         self.verified.entries += 1;
         let can_exist = node::can_exist(&row.entry, &self.dataset.privileges);
         if !is_there {
-            return if can_exist {
+            return if can_exist && row.entry.content().is_some() {
+                let what = "is missing from the live tree".to_owned();
+                self.damaged(directory, path, row, what).map(drop)
+            } else if can_exist {
                 self.found(&shown(path), "is missing from the live tree")
             } else {
                 Ok(())
             };
         }
         let stat = directory.stat(&row.place.name)?;
-        if let Some(what) = self.differs(directory, row, &stat)? {
-            self.found(&shown(path), what)?;
-        }
+        let different = self.differs(directory, row, &stat)?;
         if row.entry.group != 0 {
             let first = *self
                 .first_names
@@ -216,27 +243,23 @@ impl Verifier<'_> {
                 )?;
             }
         }
-        let Some((size, hash)) = row
-            .entry
-            .content()
-            .filter(|(size, _)| stat.kind == Kind::File && stat.size == *size)
-        else {
+        let damage = match row.entry.content() {
+            Some((size, _)) if stat.kind == Kind::File && stat.size != size => different.clone(),
+            Some(content) if stat.kind == Kind::File => {
+                self.damage_of(directory, &row.place.name, content)
+            }
+            _ => None,
+        };
+        let is_cut = damage.is_some() && damage == different;
+        if let Some(what) = damage
+            && self.damaged(directory, path, row, what)? == Fate::Repaired
+        {
+            // It has all its attributes again as well.
             return Ok(());
-        };
-        self.verified.files += 1;
-        self.verified.bytes += size;
-        let file = match directory.open_file(&row.place.name) {
-            Ok(file) => file,
-            Err(error) => return self.found(&shown(path), format!("cannot be read: {error}")),
-        };
-        content::drop_cache(&file);
-        match content::hash_file(&file, size) {
-            Ok(found) if found == hash => Ok(()),
-            Ok(_) => self.found(
-                &shown(path),
-                "its content is not what the main sent (hash differs)",
-            ),
-            Err(error) => self.found(&shown(path), format!("cannot be read: {error}")),
+        }
+        match different {
+            Some(what) if !is_cut => self.found(&shown(path), what),
+            _ => Ok(()),
         }
     }
 
@@ -284,7 +307,7 @@ impl Verifier<'_> {
         Ok((!differing.is_empty()).then(|| format!("differs in {}", differing.join(", "))))
     }
 
-    fn verify_objects(&mut self) -> Result<(), ReceiverError> {
+    fn verify_objects(&mut self, catalog: &Catalog) -> Result<(), ReceiverError> {
         let objects = Objects::open(&self.dataset.control)?;
         objects.each(|promised, shelf, name| {
             self.verified.objects += 1;
@@ -298,7 +321,10 @@ impl Verifier<'_> {
                         self.verified.object_bytes += patch.bytes();
                         Ok(())
                     }
-                    _ => self.found(&path, "this patch of history is damaged"),
+                    _ => {
+                        let of = browse::former_names(catalog, hash)?;
+                        self.found(&path, format!("this patch of history is damaged{of}"))
+                    }
                 };
             }
             let size = shelf.stat(name)?.size;
@@ -309,10 +335,11 @@ impl Verifier<'_> {
             });
             match read {
                 Ok(found) if found == hash => Ok(()),
-                Ok(_) => self.found(
-                    &path,
-                    "this object of history does not have the content its name says",
-                ),
+                Ok(_) => {
+                    let of = browse::former_names(catalog, hash)?;
+                    let what = "this object of history does not have the content its name says";
+                    self.found(&path, format!("{what}{of}"))
+                }
                 Err(error) => self.found(&path, format!("cannot be read: {error}")),
             }
         })

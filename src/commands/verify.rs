@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use understudy_protocol::escape;
-use understudy_protocol::message::{Finding, Verified};
+use understudy_protocol::message::{Finding, Repaired, Verified};
 
 use super::Session;
 use crate::arguments::Verify;
@@ -14,14 +14,21 @@ use crate::words;
 pub(crate) fn run(arguments: &Verify, session: &Session) -> Result<Report, CommandError> {
     let spare = session.existing_spare()?;
     let mut findings: Vec<Finding> = Vec::new();
+    let mut repaired: Vec<Repaired> = Vec::new();
     let verified = spare.talk(|channel| {
-        understudy_agent::verify(channel, arguments.dataset.clone(), |finding| {
+        let (dataset, on_finding) = (arguments.dataset.clone(), |finding: &Finding| {
             findings.push(finding.clone());
-        })
+        });
+        if arguments.repair {
+            let on_repaired = |one: &Repaired| repaired.push(one.clone());
+            understudy_agent::repair(channel, dataset, on_finding, on_repaired)
+        } else {
+            understudy_agent::verify(channel, dataset, on_finding)
+        }
     })?;
     let datasets: Vec<Value> = verified
         .iter()
-        .map(|dataset| value(dataset, &findings))
+        .map(|dataset| value(dataset, &findings, &repaired))
         .collect();
     let lines = verified.iter().map(line).collect();
     let mut report = Report::done(json!({ "datasets": datasets }), lines);
@@ -30,6 +37,11 @@ pub(crate) fn run(arguments: &Verify, session: &Session) -> Result<Report, Comma
             .lines
             .push("the spare has no datasets yet".to_owned());
     }
+    let mended = repaired.iter().map(|one| {
+        let what = escape(one.what.as_bytes());
+        format!("{}: {}: {what}", one.dataset, one.path)
+    });
+    report.note_all("repaired:", mended);
     let shown = findings.iter().map(|finding| {
         format!(
             "{}: {}: {}",
@@ -54,7 +66,11 @@ pub(crate) fn run(arguments: &Verify, session: &Session) -> Result<Report, Comma
     Ok(report)
 }
 
-fn value(dataset: &Verified, findings: &[Finding]) -> Value {
+fn value(dataset: &Verified, findings: &[Finding], repaired: &[Repaired]) -> Value {
+    let mended = repaired.iter().filter(|one| one.dataset == dataset.dataset);
+    let mended: Vec<Value> = mended
+        .map(|one| words::path_with(&one.path, "what", &one.what))
+        .collect();
     let own = findings
         .iter()
         .filter(|finding| finding.dataset == dataset.dataset);
@@ -70,6 +86,7 @@ fn value(dataset: &Verified, findings: &[Finding]) -> Value {
         "objects": dataset.objects,
         "object_bytes": dataset.object_bytes,
         "findings": findings,
+        "repaired": mended,
     })
 }
 

@@ -138,6 +138,84 @@ fn a_mode_that_was_changed_is_found() {
 }
 
 #[test]
+fn what_the_spare_has_elsewhere_is_repaired_and_the_rest_is_named() {
+    for kind in Kind::BOTH {
+        let stage = Stage::new(kind);
+        let twice = "twice".repeat(1_000);
+        for (name, content) in [
+            ("one", &twice),
+            ("two", &twice),
+            ("alone", &"alone".repeat(50)),
+        ] {
+            std::fs::write(stage.source.join(name), content).unwrap();
+        }
+        stage.sync().ok();
+        flip_a_byte(&stage.live().join("one"));
+        flip_a_byte(&stage.live().join("alone"));
+        let told = stage
+            .ask("verify")
+            .args(["--repair", "--json"])
+            .expect(9)
+            .json();
+        let told = &told["data"]["datasets"][0];
+        assert_eq!(told["repaired"][0]["path"], "one", "{told}");
+        let findings = told["findings"].as_array().unwrap();
+        assert!(
+            findings.iter().all(|finding| finding["path"] == "alone"),
+            "{told}"
+        );
+        stage
+            .ask("verify")
+            .arg("--repair")
+            .expect(9)
+            .mentions(&["alone", "no other copy"]);
+        // Once changed on the main it is whole in both trees; what it was is damaged in history.
+        for content in ["changed", "once more"] {
+            std::fs::write(stage.source.join("alone"), content).unwrap();
+            stage.sync().ok();
+            assert_eq!(
+                std::fs::read(stage.live().join("one")).unwrap(),
+                twice.as_bytes()
+            );
+            let told = stage
+                .ask("verify")
+                .args(["--repair", "--json"])
+                .expect(9)
+                .json();
+            let told = &told["data"]["datasets"][0];
+            assert_eq!(told["repaired"], serde_json::json!([]), "{told}");
+            let findings = told["findings"].as_array().unwrap();
+            assert_eq!(findings.len(), 1, "{told}");
+            let what = findings[0]["what"].as_str().unwrap();
+            assert!(what.contains("`alone` in snapshots 1 to 1"), "{told}");
+        }
+    }
+}
+
+#[test]
+fn a_repair_that_was_killed_between_the_twins_is_done_by_the_next() {
+    for point in ["return", "1*off->return"] {
+        let stage = stage(Kind::Embedded);
+        let twin = stage.source.join("twin");
+        std::fs::copy(stage.source.join("file"), &twin).unwrap();
+        stage.sync().ok();
+        flip_a_byte(&stage.live().join("file"));
+        let killed = stage
+            .ask("verify")
+            .arg("--repair")
+            .failing(&format!("receiver.repaired-twin={point}"))
+            .outcome();
+        assert!(killed.was_killed(), "{killed}");
+        stage.ask("verify").arg("--repair").ok();
+        for content in ["one", "two"] {
+            std::fs::write(&twin, content).unwrap();
+            stage.sync_and_judge();
+            stage.ask("verify").ok();
+        }
+    }
+}
+
+#[test]
 fn a_dataset_that_is_not_there_cannot_be_verified() {
     let stage = stage(Kind::Embedded);
     let outcome = stage.ask("verify").arg("no-such-dataset").outcome();

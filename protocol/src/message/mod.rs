@@ -25,7 +25,8 @@ pub use fuzzy::{Fuzzy, FuzzyEnd, FuzzyFile, FuzzyFiles, ListFuzzy};
 pub use give::{Given, GivenStream, Manifest, ManifestEnd, ReadManifest, Want, WantRest};
 pub use leftover::{Leftover, LeftoverEnd};
 pub use report::{
-    DatasetStatus, Datasets, Finding, List, Noted, Trouble, Verified, Verify, VerifyEnd,
+    DatasetStatus, Datasets, Finding, List, Noted, Repair, Repaired, Trouble, Verified, Verify,
+    VerifyEnd,
 };
 pub use stream::{StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume};
 pub use upload::{
@@ -113,6 +114,7 @@ messages! {
     26 Find(Find) from agent: "Asks for all versions of files by a pattern of their paths.";
     27 Compare(Compare) from agent: "Asks what differs between two snapshots.";
     28 Summarise(Summarise) from agent: "Asks how much changed with each snapshot.";
+    29 Repair(Repair) from agent: "Asks the receiver to verify, and to repair what it can by itself.";
     30 Ready(Ready) from receiver: "Answers `Begin`: where the dataset stands.";
     31 Committed(Committed) from receiver: "The snapshot is live and durable.";
     32 Confirmed(Confirmed) from receiver: "The confirmation is recorded.";
@@ -136,6 +138,7 @@ messages! {
     57 Differences(Differences) from receiver: "Some differences between two snapshots.";
     58 Summaries(Summaries) from receiver: "How much changed with some snapshots.";
     59 Told(Told) from receiver: "All that was asked for is told.";
+    60 Repaired(Repaired) from receiver: "Something that was wrong and is not any more.";
 }
 
 fn decode_all<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, ProtocolError> {
@@ -370,7 +373,9 @@ unlimited_by_type!(
     Compare,
     Summarise,
     Located,
-    Told
+    Told,
+    Repair,
+    Repaired
 );
 
 #[cfg(test)]

@@ -99,3 +99,21 @@ pub struct VerifyEnd {
     /// Datasets verified.
     pub datasets: u64,
 }
+
+/// Asks for verification, and for the repair of what the receiver can repair by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repair {
+    /// Only this dataset, or all.
+    pub dataset: Option<DatasetName>,
+}
+
+/// Something that was wrong in a store and is not any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repaired {
+    /// The dataset.
+    pub dataset: DatasetName,
+    /// The path below its root.
+    pub path: RelPath,
+    /// What was wrong with it.
+    pub what: String,
+}

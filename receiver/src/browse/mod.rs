@@ -15,7 +15,8 @@ use understudy_protocol::message::{
 };
 use understudy_protocol::transport::Outgoing;
 use understudy_protocol::{
-    DirectoryId, Encoder, Entry, Message, Name, Node, Place, ProtocolError, RelPath, limits,
+    ContentHash, DirectoryId, Encoder, Entry, Message, Name, Node, Place, ProtocolError, RelPath,
+    limits,
 };
 
 use crate::catalog::{Catalog, Recorded};
@@ -154,6 +155,20 @@ fn summarise(store: &Store, request: &Summarise, outgoing: &Outgoing) -> Result<
     }
     batch.send()?;
     send(outgoing, &Message::Told(Told {}))
+}
+
+/// Which files of which snapshots had a content, for people, after what is wrong with it; the first few.
+pub(crate) fn former_names(catalog: &Catalog, hash: ContentHash) -> Result<String, ReceiverError> {
+    let mut text = String::new();
+    for row in catalog.former_rows(hash)? {
+        let path = paths::Paths::new(catalog, row.since).of(&row.place)?;
+        let last = row.until.unwrap_or(row.since + 1).saturating_sub(1);
+        text.push_str(&format!(
+            "; it is `{path}` in snapshots {} to {last}",
+            row.since
+        ));
+    }
+    Ok(text)
 }
 
 fn catalog(dataset: &Dataset) -> Result<Catalog, ReceiverError> {

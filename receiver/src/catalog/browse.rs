@@ -172,6 +172,14 @@ impl Catalog {
         )
     }
 
+    /// Rows that had this content and ended, in any snapshot; the first few.
+    pub(crate) fn former_rows(&self, hash: ContentHash) -> Result<Vec<Row>, ReceiverError> {
+        let sql = format!(
+            "SELECT {ROW} FROM entry WHERE hash_key = ?1 AND until IS NOT NULL LIMIT {TWINS}"
+        );
+        self.twins(&sql, params![hash.key()], hash)
+    }
+
     fn twins(
         &self,
         sql: &str,
