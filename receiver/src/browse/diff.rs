@@ -6,13 +6,13 @@
 use std::collections::HashMap;
 
 use understudy_protocol::message::Difference;
-use understudy_protocol::{ContentHash, DirectoryId, Entry, Name, Place, limits};
+use understudy_protocol::{ContentHash, DirectoryId, Entry, limits};
 
-use super::paths::Paths;
+use super::side::Side;
 use crate::catalog::{Between, Catalog, Row, TWINS};
 use crate::error::ReceiverError;
 
-/// Answers that are remembered of one kind.
+/// Contents of which is remembered whether they moved.
 const REMEMBERED: usize = 1 << 16;
 
 /// Tells what is to be done with snapshot `from` to get `to`.
@@ -109,33 +109,18 @@ struct Diff<'a> {
     finds_contents: bool,
 }
 
-/// One of the two snapshots, as seen from the other.
-struct Side<'a> {
-    at: u64,
-    other: u64,
-    paths: Paths<'a>,
-    /// For directories of this side: which one of the other side is the same.
-    same: HashMap<DirectoryId, Option<DirectoryId>>,
-}
-
 impl<'a> Diff<'a> {
     fn new(
         catalog: &'a Catalog,
         (earlier, later): (u64, u64),
         towards: Towards,
     ) -> Result<Self, ReceiverError> {
-        let side = |at, other| Side {
-            at,
-            other,
-            paths: Paths::new(catalog, at),
-            same: HashMap::new(),
-        };
         Ok(Self {
             catalog,
             between: catalog.between(earlier, later)?,
             towards,
-            earlier: side(earlier, later),
-            later: side(later, earlier),
+            earlier: Side::new(catalog, earlier, later),
+            later: Side::new(catalog, later, earlier),
             moves: HashMap::new(),
             finds_contents: catalog.finds_contents()?,
         })
@@ -310,93 +295,6 @@ impl<'a> Diff<'a> {
             ([gone], [come]) => Some((gone.clone(), come.clone())),
             _ => None,
         })
-    }
-}
-
-impl Side<'_> {
-    /// The place of the other side that is the same as one of this side, if its directory is there.
-    fn counterpart(
-        &mut self,
-        catalog: &Catalog,
-        place: &Place,
-    ) -> Result<Option<Place>, ReceiverError> {
-        let parent = self.same(catalog, place.parent)?;
-        Ok(parent.map(|parent| Place::new(parent, place.name.clone())))
-    }
-
-    /// What stands at a place of this side.
-    fn at_place(
-        &self,
-        catalog: &Catalog,
-        place: Option<Place>,
-    ) -> Result<Option<Row>, ReceiverError> {
-        match place {
-            Some(place) => catalog.row(&place, self.at),
-            None => Ok(None),
-        }
-    }
-
-    /// The directory of the other side that is the same as one of this side.
-    fn same(
-        &mut self,
-        catalog: &Catalog,
-        id: DirectoryId,
-    ) -> Result<Option<DirectoryId>, ReceiverError> {
-        // Up to one that the other side has, then down again by the names.
-        let mut names: Vec<(DirectoryId, Name)> = Vec::new();
-        let mut directory = id;
-        let mut same = loop {
-            if directory == DirectoryId::TOP {
-                break Some(directory);
-            }
-            if let Some(known) = self.same.get(&directory) {
-                break *known;
-            }
-            if catalog.directory_place(directory, self.other)?.is_some() {
-                self.remember(directory, Some(directory));
-                break Some(directory);
-            }
-            let place = catalog.directory_place(directory, self.at)?;
-            let place = place
-                .filter(|_| names.len() <= limits::DEPTH)
-                .ok_or_else(|| {
-                    ReceiverError::Damaged(format!(
-                        "the catalog has no directory {} in snapshot {}",
-                        directory.0, self.at
-                    ))
-                })?;
-            names.push((directory, place.name));
-            directory = place.parent;
-        };
-        while let Some((directory, name)) = names.pop() {
-            same = match same {
-                Some(parent) => self.directory_named(catalog, &Place::new(parent, name))?,
-                None => None,
-            };
-            self.remember(directory, same);
-        }
-        Ok(same)
-    }
-
-    /// A directory that stands at a place of the other side and nowhere on this one.
-    fn directory_named(
-        &self,
-        catalog: &Catalog,
-        place: &Place,
-    ) -> Result<Option<DirectoryId>, ReceiverError> {
-        let row = catalog.row(place, self.other)?;
-        let Some(id) = row.and_then(|row| row.entry.directory_id()) else {
-            return Ok(None);
-        };
-        let is_new = catalog.directory_place(id, self.at)?.is_none();
-        Ok(is_new.then_some(id))
-    }
-
-    fn remember(&mut self, directory: DirectoryId, same: Option<DirectoryId>) {
-        if self.same.len() >= REMEMBERED {
-            self.same.clear();
-        }
-        self.same.insert(directory, same);
     }
 }
 

@@ -7,6 +7,7 @@
 mod diff;
 mod find;
 mod paths;
+mod side;
 mod walk;
 
 use understudy_protocol::message::{
