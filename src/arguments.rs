@@ -341,12 +341,8 @@ pub(crate) struct Restore {
     /// Which datasets come first, separated by commas; the others follow by name
     #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "all")]
     pub(crate) dataset_order: Vec<DatasetName>,
-    /// Which snapshot [default: the newest]
-    #[arg(long, value_name = "N")]
-    pub(crate) snapshot: Option<u64>,
-    /// The newest snapshot that is not later: RFC 3339, 'YYYY-MM-DD HH:MM' in local time, or 2h (ago)
-    #[arg(long, value_name = "TIME", conflicts_with = "snapshot")]
-    pub(crate) at: Option<String>,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
     /// Only what matches, with all below it; a glob from the dataset's root, `**` goes through directories; may be repeated
     #[arg(long, value_name = "PATTERN", conflicts_with = "replace", value_parser = Glob::new)]
     pub(crate) path: Vec<Glob>,

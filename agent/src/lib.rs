@@ -42,7 +42,7 @@ pub use pace::Pace;
 pub use past::{Past, Which};
 pub use progress::{Phase, Progress};
 pub use restore::{
-    Action, Existing, Manner, Order, Reconnect, RestoreReport, RestoreRequest, Which, restore,
+    Action, Existing, Manner, Order, Reconnect, RestoreReport, RestoreRequest, restore,
 };
 pub use scan::Trust;
 pub use sync::{Again, LookedAt, Problem, SyncReport, again, sync, sync_again};

@@ -110,7 +110,7 @@ fn converse(
             }
             Message::Locate(request) if spoken >= version::BROWSE => {
                 let (dataset, snapshot) = browse::locate(store, &request, outgoing)?;
-                return give::serve(&dataset, &snapshot, incoming, outgoing);
+                return give::serve(&dataset, &snapshot, spoken, incoming, outgoing);
             }
             other if spoken >= version::BROWSE => browse::serve(store, &other, outgoing)?,
             other => {

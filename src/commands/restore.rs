@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use understudy_agent::{
-    Action, Context, Costs, Existing, Manner, Order, RestoreReport, RestoreRequest, Which,
+    Action, Context, Costs, Existing, Manner, Order, RestoreReport, RestoreRequest,
 };
 use understudy_protocol::{DatasetName, escape};
 use understudy_tree::Lacking;
@@ -10,14 +10,14 @@ use understudy_tree::Lacking;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::{Session, restore_all};
+use super::{Session, past, restore_all};
 use crate::arguments::{self, Output, Restore};
 use crate::exit::{Code, CommandError};
 use crate::progress::Line;
 use crate::remaining::Lines;
 use crate::report::{self, Report};
 use crate::spare::Spare;
-use crate::{moment, paths, words};
+use crate::{paths, words};
 
 /// Writes a snapshot's tree as the target, or those of all datasets below it.
 pub(crate) fn run(arguments: &Restore, session: &Session) -> Result<Report, CommandError> {
@@ -59,7 +59,7 @@ pub(super) fn request(
     Ok(RestoreRequest {
         dataset,
         target,
-        which: which(arguments.snapshot, arguments.at.as_deref())?,
+        which: past::which(&arguments.selection)?,
         paths: arguments.path.clone(),
         first: arguments.first.clone(),
         order: match arguments.order {
@@ -131,14 +131,6 @@ pub(super) fn guess(files: u64, bytes: u64) -> String {
         "about {}, if 5,000 files and 100 MB come in a second",
         words::span(seconds)
     )
-}
-
-fn which(number: Option<u64>, at: Option<&str>) -> Result<Which, CommandError> {
-    Ok(match (number, at) {
-        (Some(number), _) => Which::Number(number),
-        (None, Some(at)) => Which::At(moment::parse(at, &jiff::Zoned::now())?.as_second()),
-        (None, None) => Which::Newest,
-    })
 }
 
 pub(super) fn shown(path: &Path) -> String {

@@ -23,6 +23,7 @@ use understudy_tree::{Glob, Lacking, Privileges};
 use crate::Context;
 use crate::clock::Moment;
 use crate::error::AgentError;
+use crate::past::Which;
 use crate::progress::Phase;
 
 use build::{Build, Resuming};
@@ -58,17 +59,6 @@ pub struct RestoreRequest {
     pub announced: (u64, u64),
     /// Whether to do it.
     pub action: Action,
-}
-
-/// Which snapshot to bring back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
-    /// The newest.
-    Newest,
-    /// The one with this number.
-    Number(u64),
-    /// The newest that was committed at this time or before, in seconds since 1970 by the spare's clock.
-    At(i64),
 }
 
 /// What to do with a target that is not empty.

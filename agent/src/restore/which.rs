@@ -3,9 +3,9 @@
 use understudy_protocol::message::List;
 use understudy_protocol::{DatasetName, Message, Snapshot, escape};
 
-use super::Which;
 use crate::conversation::{Conversation, unexpected};
 use crate::error::AgentError;
+use crate::past::Which;
 
 /// The number of the snapshot, as a manifest is asked for.
 pub(super) fn number(
