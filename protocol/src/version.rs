@@ -33,6 +33,9 @@ pub const REST: u32 = 5;
 pub const BROWSE: u32 = 5;
 /// The version in which a receiver may be asked to repair; see [`Repair`](crate::message::Repair).
 pub const REPAIR: u32 = 5;
+/// The version from which on the receiver tells what its retention has noted; see
+/// [`ListRetention`](crate::message::ListRetention).
+pub const RETENTION: u32 = 5;
 /// Opens every greeting, so that a stray connection is recognised at once.
 pub const MAGIC: [u8; 4] = *b"USTY";
 

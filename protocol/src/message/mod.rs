@@ -8,6 +8,7 @@ mod fuzzy;
 mod give;
 mod leftover;
 mod report;
+mod retention;
 mod stream;
 mod upload;
 
@@ -28,6 +29,7 @@ pub use report::{
     DatasetStatus, Datasets, Finding, List, Noted, Repair, Repaired, Trouble, Verified, Verify,
     VerifyEnd,
 };
+pub use retention::{Flag, LastVerified, ListRetention, Pin, Retained, Retention, RetentionEnd};
 pub use stream::{StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume};
 pub use upload::{
     Begin, Change, Changes, Commit, Committed, Confirm, Confirmed, Content, Piece, Ready, Timing,
@@ -109,6 +111,7 @@ messages! {
     18 Trouble(Trouble) from agent: "Tells that a cycle failed before or outside an upload.";
     19 ListFuzzy(ListFuzzy) from agent: "Asks which files may be mixtures of several states.";
     20 WantRest(WantRest) from agent: "Asks for a content from an offset on.";
+    21 ListRetention(ListRetention) from agent: "Asks what retention has noted of a dataset's snapshots.";
     24 Locate(Locate) from agent: "Asks what stands at a path of a snapshot.";
     25 ListTree(ListTree) from agent: "Asks what a directory of a snapshot holds.";
     26 Find(Find) from agent: "Asks for all versions of files by a pattern of their paths.";
@@ -132,6 +135,8 @@ messages! {
     44 Leftover(Leftover) from receiver: "Some of what interrupted uploads left.";
     45 LeftoverEnd(LeftoverEnd) from receiver: "All leftovers are told.";
     46 Waited(Waited) from receiver: "How long it waited for frames of the upload.";
+    47 Retention(Retention) from receiver: "Some snapshots of which retention has noted anything.";
+    48 RetentionEnd(RetentionEnd) from receiver: "All snapshots of which anything is noted are told.";
     54 Located(Located) from receiver: "Answers `Locate`; contents may be wanted.";
     55 Listed(Listed) from receiver: "Some of what a directory holds.";
     56 Found(Found) from receiver: "Some versions of files.";
@@ -281,6 +286,14 @@ impl Check for StreamResume {
     }
 }
 
+impl Check for Retention {
+    fn check(&self) -> Result<(), ProtocolError> {
+        bounded("a list of snapshots", self.snapshots.len(), limits::RECORDS)?;
+        let mut pins = self.snapshots.iter().filter_map(|one| one.pin.as_ref());
+        pins.try_for_each(|pin| bounded("a pin", pin.reason.len(), limits::TEXT_BYTES))
+    }
+}
+
 impl Check for Want {
     fn check(&self) -> Result<(), ProtocolError> {
         bounded("a wish list", self.places.len(), limits::RECORDS)
@@ -375,7 +388,9 @@ unlimited_by_type!(
     Located,
     Told,
     Repair,
-    Repaired
+    Repaired,
+    ListRetention,
+    RetentionEnd
 );
 
 #[cfg(test)]
