@@ -35,6 +35,12 @@ pub(crate) struct Dataset {
     catalog: PathBuf,
 }
 
+/// Keeps every snapshot that there is from being removed; ends when dropped, also by the death of the process.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    _objects: Directory,
+}
+
 /// The right to change a dataset; ends when dropped, also by the death of the process.
 #[derive(Debug)]
 pub(crate) struct Locked {
@@ -136,6 +142,29 @@ impl Dataset {
     /// Whether an upload is running.
     pub(crate) fn is_locked(&self) -> bool {
         matches!(self.lock(), Err(ReceiverError::Busy(_)))
+    }
+
+    /// Begins to read snapshots. Whoever gives out more than one content holds this from before he knows that the
+    /// snapshot exists.
+    pub(crate) fn reading(&self) -> Result<Reading, ReceiverError> {
+        self.lock_objects(rustix::fs::FlockOperation::LockShared)
+    }
+
+    /// Makes readers that begin wait until this is dropped, which must be at once; `None` if somebody is reading.
+    pub(crate) fn keep_readers_out(&self) -> Result<Option<Reading>, ReceiverError> {
+        match self.lock_objects(rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Err(ReceiverError::Tree(error)) if error.errno() == Some(rustix::io::Errno::AGAIN) => {
+                Ok(None)
+            }
+            result => result.map(Some),
+        }
+    }
+
+    fn lock_objects(&self, how: rustix::fs::FlockOperation) -> Result<Reading, ReceiverError> {
+        let objects = self.control.open_directory(&names::OBJECTS)?;
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&objects, how))
+            .map_err(|error| TreeError::new("lock", names::OBJECTS.as_bytes(), error))?;
+        Ok(Reading { _objects: objects })
     }
 
     /// Opens the catalog for writing; hold the lock.

@@ -29,8 +29,12 @@ pub(crate) fn serve(
         && let Some(head) = catalog.head()?
     {
         let head = head.snapshot.position.number;
-        let (ranges, first, last) = match request.number {
-            None => (catalog.fuzzy_up_to(head)?, 1, head),
+        let (ranges, listed) = match request.number {
+            None => {
+                let listed = catalog.snapshots()?;
+                let numbers = listed.iter().map(|one| one.snapshot.position.number);
+                (catalog.fuzzy_up_to(head)?, numbers.collect())
+            }
             Some(number) => {
                 if catalog.snapshot(number)?.is_none() {
                     return Err(ReceiverError::NotFound(format!(
@@ -38,11 +42,11 @@ pub(crate) fn serve(
                         dataset.name
                     )));
                 }
-                (catalog.fuzzy_at(number)?, number, number)
+                (catalog.fuzzy_at(number)?, vec![number])
             }
         };
         for range in ranges {
-            for file in files(&catalog, &range, first, last)? {
+            for file in files(&catalog, &range, &listed)? {
                 batch.add(file)?;
             }
         }
@@ -52,17 +56,21 @@ pub(crate) fn serve(
     Ok(())
 }
 
-/// The file of a range under each path that it has in the snapshots from `first` to `last`.
+/// The file of a range under each path that it has in the `listed` snapshots. Of others the catalog may know no paths.
 fn files(
     catalog: &Catalog,
     range: &FuzzyRange,
-    first: u64,
-    last: u64,
+    listed: &[u64],
 ) -> Result<Vec<FuzzyFile>, ReceiverError> {
+    let last = listed.last().copied().unwrap_or(0);
     let end = range.until.filter(|&until| until <= last);
     let mut files: Vec<FuzzyFile> = Vec::new();
-    let mut at = range.since.max(first);
+    let mut since = range.since;
     loop {
+        let next = listed.get(listed.partition_point(|&number| number < since));
+        let Some(&at) = next.filter(|&&at| end.is_none_or(|end| at < end)) else {
+            return Ok(files);
+        };
         let (path, changed) = path_at(catalog, &range.place, at)?;
         let until = changed
             .filter(|&changed| changed <= last && end.is_none_or(|end| changed < end))
@@ -77,7 +85,7 @@ fn files(
             }),
         }
         match until {
-            Some(next) if until != end => at = next,
+            Some(next) if until != end => since = next,
             _ => return Ok(files),
         }
     }

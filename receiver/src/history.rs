@@ -104,6 +104,23 @@ impl Objects {
         Ok(self.root.sync()?)
     }
 
+    /// Removes an object; one that is not there was removed before.
+    pub(crate) fn remove(&self, hash: ContentHash, form: Form) -> Result<(), ReceiverError> {
+        let (shelf, name) = names_of(hash)?;
+        let name = match form {
+            Form::Whole => name,
+            Form::Patch => patch_name(&name),
+        };
+        let removed = self
+            .root
+            .open_directory(&shelf)
+            .and_then(|shelf| shelf.remove_file(&name));
+        match removed {
+            Err(error) if !error.is_gone() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Opens an object; `None` if there is none.
     pub(crate) fn open_object(
         &self,

@@ -28,6 +28,7 @@ mod recall;
 mod recover;
 mod repair;
 mod resolve;
+pub mod retention;
 mod serve;
 mod shelves;
 mod space;

@@ -44,6 +44,8 @@ names! {
     FILES = "files";
     REPAIRED = "repaired";
     REPAIRED_LINK = "repaired.link";
+    VERIFIED = "verified";
+    BALLAST = "ballast";
 }
 
 /// A number as a name: directories in limbo, files in staging.

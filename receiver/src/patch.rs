@@ -86,6 +86,12 @@ impl Patch {
         Ok(is_whole.then_some(Self { file, trailer }))
     }
 
+    /// What the patch in a file has to be applied to, without reading it whole; `None` if that cannot be told.
+    pub(crate) fn base_in(file: &File) -> Result<Option<ContentHash>, ReceiverError> {
+        let trailer = read_trailer(file, content::size(file)?)?;
+        Ok(trailer.map(|trailer| trailer.about.base))
+    }
+
     pub(crate) fn about(&self) -> &About {
         &self.trailer.about
     }

@@ -13,7 +13,7 @@ use crate::guard::{self, Guards};
 use crate::space::Reserve;
 use crate::store::Store;
 use crate::verify::Mending;
-use crate::{browse, fuzzy, give, upload, verify};
+use crate::{browse, fuzzy, give, retention, upload, verify};
 
 /// What the receiver does with a change set that removes everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -98,6 +98,9 @@ fn converse(
             Message::ListFuzzy(request) if spoken >= version::FUZZY => {
                 fuzzy::serve(store, &request, outgoing)?;
             }
+            Message::ListRetention(request) if spoken >= version::RETENTION => {
+                retention::serve(store, &request, outgoing)?;
+            }
             Message::Trouble(trouble) if spoken >= version::TROUBLE => {
                 store.ensure_dataset(&trouble.dataset)?;
                 store.cycles.failed(&trouble.dataset, &trouble.reason);
@@ -105,6 +108,7 @@ fn converse(
             }
             Message::ReadManifest(request) => {
                 let dataset = existing(store, &request.dataset)?;
+                let _reading = dataset.reading()?;
                 let snapshot = give::manifest(&dataset, &request, telling, outgoing)?;
                 return give::serve(&dataset, &snapshot, spoken, incoming, outgoing);
             }

@@ -12,14 +12,15 @@ use understudy_protocol::{
 use understudy_tree::{Directory, Kind, Stat, content, node};
 
 use crate::browse;
-use crate::catalog::{Catalog, Row};
-use crate::dataset::Dataset;
+use crate::catalog::{Catalog, Needed, Row};
+use crate::dataset::{Dataset, now_seconds};
 use crate::error::ReceiverError;
 use crate::history::{Form, Objects};
 use crate::library::Library;
 use crate::names;
 use crate::patch::Patch;
 use crate::repair::Repairer;
+use crate::retention::verified::{self, Verdict};
 use crate::serve::{existing, send};
 use crate::store::Store;
 
@@ -93,12 +94,26 @@ fn verify(
             }
         }
     }
-    match verifier.run() {
-        Err(ReceiverError::Damaged(what)) => verifier.found(&RelPath::root(), what)?,
-        result => result?,
+    let result = match verifier.run() {
+        Err(ReceiverError::Damaged(what)) => verifier.found(&RelPath::root(), what),
+        result => result,
+    };
+    let findings = verifier.verified.findings;
+    // One that was cut short proves nothing but what it found.
+    if result.is_ok() || findings > 0 {
+        note(dataset, findings);
     }
     drop(locked);
-    Ok(verifier.verified)
+    result.map(|()| verifier.verified)
+}
+
+/// Notes the end of it for retention, which removes nothing while anything is wrong.
+fn note(dataset: &Dataset, findings: u64) {
+    let seconds = now_seconds();
+    let noted = verified::note(&dataset.control, Verdict { seconds, findings });
+    if let Err(error) = noted {
+        tracing::warn!(dataset = %dataset.name, "cannot note how the verification ended: {error}");
+    }
 }
 
 struct Verifier<'a> {
@@ -349,8 +364,13 @@ impl Verifier<'_> {
     fn verify_history(&mut self, catalog: &Catalog, head: u64) -> Result<(), ReceiverError> {
         let library = Library::open(self.dataset)?;
         let mut finder = library.finder();
+        let snapshots = catalog.snapshots()?;
+        let numbers = snapshots.iter().map(|one| one.snapshot.position.number);
+        // Rows of snapshots that are gone may outlive their contents for a moment.
+        let listed = Needed::new(numbers, head);
         catalog.superseded_files(head, |row| {
-            let Some((_, hash)) = row.entry.content() else {
+            let is_listed = listed.has_in(row.since, row.until);
+            let Some((_, hash)) = row.entry.content().filter(|_| is_listed) else {
                 return Ok(());
             };
             match finder.check(hash) {

@@ -9,6 +9,7 @@ mod fuzzy;
 mod harmed;
 mod prove;
 mod read;
+mod retention;
 mod upload;
 
 use std::path::{Path, PathBuf};
@@ -22,17 +23,20 @@ pub(crate) use browse::{Between, TWINS};
 pub(crate) use fuzzy::{FuzzyRange, Telling};
 pub(crate) use harmed::Ended;
 pub(crate) use read::{Directory, Leaf, Row};
+pub(crate) use retention::{FlagRow, Needed, PinRow, RetentionChange, Swept};
 pub(crate) use upload::{Origin, Put, Upload};
 
 /// The schema this build writes.
-const FORMAT: i64 = 2;
+const FORMAT: i64 = 3;
 /// The schema that brought the ranges of fuzzy files: who only reads may meet an older one.
 const FORMAT_FUZZY: i64 = 2;
+/// The schema that brought pins and flags.
+const FORMAT_RETENTION: i64 = 3;
 /// SQLite before 3.51.3 can lose committed pages when two connections checkpoint at once.
 const SQLITE_NEEDED: i32 = 3_051_003;
 
 /// Each step is one transaction, so an interrupted upgrade carries on where it stopped.
-const UPGRADES: [&str; FORMAT as usize] = [ENTRIES, FUZZY];
+const UPGRADES: [&str; FORMAT as usize] = [ENTRIES, FUZZY, RETENTION];
 
 const ENTRIES: &str = "
     CREATE TABLE snapshot (
@@ -57,6 +61,16 @@ const FUZZY: &str = "
         PRIMARY KEY (parent, name, since)) WITHOUT ROWID;
     CREATE INDEX fuzzy_since ON fuzzy (since);
     CREATE INDEX fuzzy_until ON fuzzy (until);
+";
+
+const RETENTION: &str = "
+    CREATE TABLE pin (snapshot INTEGER PRIMARY KEY, reason TEXT NOT NULL, since_seconds INTEGER NOT NULL);
+    CREATE TABLE flag (
+        snapshot INTEGER PRIMARY KEY, flagged_seconds INTEGER NOT NULL, due_seconds INTEGER NOT NULL);
+    CREATE TABLE moment (
+        only INTEGER PRIMARY KEY CHECK (only = 1), seconds INTEGER NOT NULL, boot TEXT NOT NULL,
+        boot_seconds INTEGER NOT NULL);
+    CREATE TABLE swept (only INTEGER PRIMARY KEY CHECK (only = 1));
 ";
 
 /// An open catalog. One connection per dataset writes; any number read.
