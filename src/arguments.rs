@@ -137,6 +137,9 @@ pub(crate) enum Command {
     Cat(Cat),
     Find(Find),
     Diff(Diff),
+    Prune(Prune),
+    Pin(Pin),
+    Unpin(Unpin),
 }
 
 impl Command {
@@ -296,6 +299,18 @@ A configuration:
   [alerts.dataset.photos]
   lag = \"30m\"
   heartbeat = \"https://hc.example/uuid\" # fetched after each cycle that brings it up to date
+
+  [retention]                           # each line may be left out
+  all = \"1d\"                            # every snapshot is kept so long,
+  hourly = \"7d\"                         # one of each hour, of each day, of each month so long;
+  daily = \"30d\"                         # \"off\" for no such rule
+  monthly = \"365d\"
+  minimum_age = \"1d\"                    # none goes before
+  newest = 3                            # so many healthy ones stay however old they are
+  grace = \"3d\"                          # expired ones are flagged so long before they go
+
+  [retention.dataset.photos]            # any of these, for one dataset
+  monthly = \"1825d\"
 
 SIGHUP has it read the part [alerts] again.")]
 pub(crate) struct Receiver {
@@ -467,7 +482,7 @@ pub(crate) struct Decide {
 }
 
 /// Where the store is, for commands that work on it beside a receiver.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct OnSpare {
     /// The directory that holds the datasets [default: that of --spare, else of the configuration]
     #[arg(long, value_name = "DIR")]
@@ -475,6 +490,69 @@ pub(crate) struct OnSpare {
     /// The receiver's configuration [default: /etc/understudy/receiver.toml]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+/// Flag and remove snapshots that the retention policy does not keep, on the spare
+///
+/// A receiver that runs does this every hour. By default all snapshots of the last day are kept, one of each hour for a week, of
+/// each day for 30 days and of each month for a year; the newest three healthy ones and pinned ones stay however old
+/// they are. What expires is flagged, told by `understudy snapshots`, and goes three days later. Nothing is removed while
+/// the last verification has findings, the catalog fails its check, or the clock has jumped: the reason is told.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  understudy prune --dry-run                  what would go, and what that gives back
+  understudy prune photos --store /srv/spare
+  understudy prune --now                      the disk is full: flag nothing, remove at once")]
+pub(crate) struct Prune {
+    /// Only this dataset
+    pub(crate) dataset: Option<DatasetName>,
+    /// Change nothing, only say what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not wait for the grace period: what the policy does not keep goes now
+    #[arg(long)]
+    pub(crate) now: bool,
+    /// The clock of this host is right, although it seems to have jumped
+    #[arg(long)]
+    pub(crate) trust_clock: bool,
+    #[command(flatten)]
+    pub(crate) on_spare: OnSpare,
+}
+
+/// Keep a snapshot whatever the retention policy says, on the spare
+///
+/// It stays until `understudy unpin`. What was flagged to go is not any more.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  understudy pin photos 812 --reason 'before the migration, Ada, until June'
+  understudy pin photos 812 --reason audit --store /srv/spare")]
+pub(crate) struct Pin {
+    /// The dataset
+    pub(crate) dataset: DatasetName,
+    /// Which snapshot; `understudy snapshots` lists them
+    pub(crate) snapshot: u64,
+    /// Why, for whoever finds the pin later
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) on_spare: OnSpare,
+}
+
+/// Let the retention policy decide over a pinned snapshot again, on the spare
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  understudy unpin photos 812
+  understudy unpin photos 812 --store /srv/spare")]
+pub(crate) struct Unpin {
+    /// The dataset
+    pub(crate) dataset: DatasetName,
+    /// Which snapshot
+    pub(crate) snapshot: u64,
+    #[command(flatten)]
+    pub(crate) on_spare: OnSpare,
 }
 
 /// A checked command line.

@@ -14,12 +14,15 @@ use understudy_protocol::{DatasetName, escape};
 use understudy_receiver::Reserve;
 use understudy_receiver::alert::Policy;
 use understudy_receiver::guard::Guards;
+use understudy_receiver::retention::Policies;
 
 use crate::exit::CommandError;
 
 mod guard;
+mod retention;
 
 use guard::{RawGuards, guards};
+use retention::{RawRetention, policies};
 
 /// Where it is unless something else is said.
 const DEFAULT: &str = "/etc/understudy/receiver.toml";
@@ -27,7 +30,7 @@ const DEFAULT: &str = "/etc/understudy/receiver.toml";
 /// How often the receiver's own heartbeat is fetched.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 27] = [
     "reserve_percent",
     "bytes_least",
     "store",
@@ -47,6 +50,14 @@ const KEYS: [&str; 19] = [
     "files_least",
     "bytes_percent",
     "caches",
+    "retention",
+    "all",
+    "hourly",
+    "daily",
+    "monthly",
+    "minimum_age",
+    "newest",
+    "grace",
 ];
 
 /// What the file says.
@@ -62,6 +73,8 @@ pub(crate) struct ReceiverConfig {
     pub(crate) guards: Guards,
     /// What uploads leave free.
     pub(crate) reserve: Reserve,
+    /// Which snapshots stay.
+    pub(crate) retention: Policies,
 }
 
 /// The part `[alerts]`.
@@ -107,6 +120,8 @@ struct RawConfig {
     #[serde(default)]
     guard: RawGuards,
     reserve_percent: Option<Spanned<u32>>,
+    #[serde(default)]
+    retention: RawRetention,
 }
 
 #[derive(Default, Deserialize)]
@@ -189,6 +204,7 @@ impl ReceiverConfig {
             alerts: file.alerts(raw.alerts)?,
             guards: guards(&file, raw.guard)?,
             reserve: file.reserve(raw.reserve_percent.as_ref())?,
+            retention: policies(&file, raw.retention)?,
         })
     }
 }

@@ -21,6 +21,7 @@ pub mod pace;
 mod past;
 mod progress;
 mod restore;
+mod retention;
 mod scan;
 mod sync;
 #[cfg(test)]
@@ -44,6 +45,7 @@ pub use progress::{Phase, Progress};
 pub use restore::{
     Action, Existing, Manner, Order, Reconnect, RestoreReport, RestoreRequest, restore,
 };
+pub use retention::{RetentionOf, retention};
 pub use scan::Trust;
 pub use sync::{Again, LookedAt, Problem, SyncReport, again, sync, sync_again};
 pub use wishes::Cancel;

@@ -8,6 +8,9 @@ mod find;
 mod held;
 mod ls;
 mod past;
+mod pin;
+mod policies;
+mod prune;
 mod receiver;
 mod restore;
 mod restore_all;
@@ -63,6 +66,9 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<Report, Command
         Command::Cat(arguments) => cat::run(&arguments, session),
         Command::Find(arguments) => find::run(&arguments, session),
         Command::Diff(arguments) => diff::run(&arguments, session),
+        Command::Prune(arguments) => prune::run(&arguments, session),
+        Command::Pin(arguments) => pin::pin(arguments, session),
+        Command::Unpin(arguments) => pin::unpin(arguments, session),
     }
 }
 

@@ -9,8 +9,9 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use understudy_protocol::transport::Channel;
 use understudy_protocol::transport::tcp::Listener;
-use understudy_protocol::{FailureCode, ProtocolError};
+use understudy_protocol::{DatasetName, FailureCode, ProtocolError};
 use understudy_receiver::guard::Guards;
+use understudy_receiver::retention::{self, Expired, Policies, Pruned};
 use understudy_receiver::{AfterFirst, Deletions, ReceiverError, Reserve, SessionOptions, Store};
 
 use super::Session;
@@ -35,7 +36,7 @@ const FAREWELL: Duration = Duration::from_millis(1200);
 /// After a failed accept, which is mostly a lack of descriptors, others get time to give some back.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How often the receiver looks for leftovers that are too old.
+/// How often the receiver looks for leftovers that are too old, and prunes.
 const TIDYING: Duration = Duration::from_secs(60 * 60);
 
 /// What options and configuration come to.
@@ -45,6 +46,7 @@ struct Settings {
     alerts: Alerts,
     guards: Guards,
     reserve: Reserve,
+    retention: Policies,
     file: Option<PathBuf>,
 }
 
@@ -91,8 +93,10 @@ pub(crate) fn run(arguments: Receiver, session: &Session) -> Result<Report, Comm
         alerts,
         guards,
         reserve,
+        retention,
         file,
     } = settings(arguments)?;
+    let policies = Arc::new(retention);
     address::check_loopback(&listen)?;
     let store = Arc::new(Store::open(&store)?);
     store.recover()?;
@@ -114,7 +118,8 @@ pub(crate) fn run(arguments: Receiver, session: &Session) -> Result<Report, Comm
         announce(&bound.to_string(), session.output.format);
         service::ready();
         tracing::info!("the store is `{}`", store.path().display());
-        accept(&listener, &store, &options, held, signals, &alerting).await;
+        let rules = (&options, &policies);
+        accept(&listener, &store, rules, held, signals, &alerting).await;
         Ok::<(), CommandError>(())
     })?;
     service::stopping();
@@ -128,7 +133,7 @@ pub(crate) fn run(arguments: Receiver, session: &Session) -> Result<Report, Comm
 async fn accept(
     listener: &Listener,
     store: &Arc<Store>,
-    options: &SessionOptions,
+    (options, policies): (&SessionOptions, &Arc<Policies>),
     held: SyncSender<()>,
     mut signals: Signals,
     alerting: &Alerting,
@@ -142,8 +147,8 @@ async fn accept(
             _ = signals.interrupt.recv() => return,
             _ = signals.terminate.recv() => return,
             _ = tidying.tick() => {
-                let store = Arc::clone(store);
-                std::thread::spawn(move || tidy(&store));
+                let (store, policies) = (Arc::clone(store), Arc::clone(policies));
+                std::thread::spawn(move || tidy(&store, &policies));
                 continue;
             }
             file = hung_up(&mut signals.reload) => {
@@ -171,10 +176,39 @@ async fn accept(
     }
 }
 
-/// Removes what nobody will come back for.
-fn tidy(store: &Store) {
+/// Removes what nobody will come back for, and what the policy does not keep.
+fn tidy(store: &Store, policies: &Policies) {
     if let Err(error) = store.drop_old_leftovers() {
         tracing::warn!("cannot drop what interrupted uploads left: {error}");
+    }
+    let pruned = retention::prune_all(store, policies, tell_pruned);
+    if let Err(error) = pruned {
+        tracing::error!("cannot prune: {error}");
+    }
+}
+
+fn tell_pruned(dataset: &DatasetName, pruned: Result<Pruned, ReceiverError>) {
+    let pruned = match pruned {
+        Ok(pruned) => pruned,
+        Err(error) => {
+            tracing::error!(%dataset, "cannot prune: {error}");
+            return;
+        }
+    };
+    let numbers = |all: &[Expired]| -> Vec<u64> { all.iter().map(|one| one.number).collect() };
+    if !pruned.flagged.is_empty() {
+        tracing::info!(%dataset, "snapshots {:?} are expired; they go after the grace period", numbers(&pruned.flagged));
+    }
+    if !pruned.removed.is_empty() {
+        let (bytes, objects) = (pruned.freed.bytes, pruned.freed.objects);
+        tracing::info!(%dataset, bytes, objects, "removed the snapshots {:?}", numbers(&pruned.removed));
+    }
+    match pruned.obstacle {
+        Some(obstacle) if obstacle.kind.passes() => {
+            tracing::info!(%dataset, "pruning is not finished: {}", obstacle.reason);
+        }
+        Some(obstacle) => tracing::warn!(%dataset, "nothing is pruned: {}", obstacle.reason),
+        None => {}
     }
 }
 
@@ -193,6 +227,7 @@ fn settings(arguments: Receiver) -> Result<Settings, CommandError> {
         alerts: config.alerts,
         guards: config.guards,
         reserve: config.reserve,
+        retention: config.retention,
         file,
     })
 }

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
-use understudy_agent::{FuzzyOf, Survey};
-use understudy_protocol::message::{DatasetStatus, Summary};
-use understudy_protocol::{DatasetName, Snapshot};
+use understudy_agent::{FuzzyOf, RetentionOf, Survey};
+use understudy_protocol::message::{DatasetStatus, Retained, Summary};
+use understudy_protocol::{DatasetName, Snapshot, escape};
 
 use super::{Session, diff};
 use crate::arguments::Snapshots;
@@ -28,10 +28,20 @@ pub(crate) fn run(arguments: &Snapshots, session: &Session) -> Result<Report, Co
             changes.insert(dataset.name.clone(), changes_of(dataset, session)?);
         }
     }
+    let sound = listed
+        .datasets
+        .iter()
+        .filter(|dataset| dataset.trouble.is_none());
+    let sound: Vec<DatasetName> = sound.map(|dataset| dataset.name.clone()).collect();
+    let spare = session.existing_spare()?;
+    let retention = spare.talk(|channel| understudy_agent::retention(channel, &sound))?;
+    let known = Known {
+        survey: &survey,
+        retention: retention.as_ref(),
+        changes,
+    };
     let datasets = listed.datasets.iter();
-    let datasets: Vec<Value> = datasets
-        .map(|dataset| value(dataset, &survey, &changes))
-        .collect();
+    let datasets: Vec<Value> = datasets.map(|dataset| known.value(dataset)).collect();
     let mut lines = Vec::new();
     for dataset in &listed.datasets {
         if !lines.is_empty() {
@@ -42,7 +52,8 @@ pub(crate) fn run(arguments: &Snapshots, session: &Session) -> Result<Report, Co
             dataset.name,
             words::counted(dataset.snapshots.len() as u64, "snapshot")
         ));
-        lines.extend(table(dataset, &survey, changes.get(&dataset.name)));
+        lines.extend(known.table(dataset));
+        lines.extend(known.verified(dataset));
     }
     if listed.datasets.is_empty() {
         lines.push("the spare has no datasets yet".to_owned());
@@ -72,56 +83,112 @@ fn changes_of(
     Ok(changes)
 }
 
-fn value(dataset: &DatasetStatus, survey: &Survey, changes: &Changes) -> Value {
-    let changes = changes.get(&dataset.name);
-    let told = |snapshot: &Snapshot| {
-        let fuzzy = survey.fuzzy_in(&dataset.name, snapshot.position.number);
-        let mut value = words::snapshot(snapshot);
-        value["fuzzy"] = fuzzy.map(words::paths).into();
-        if let Some(changes) = changes {
-            let summary = changes.get(&snapshot.position.number);
-            value["changes"] = summary.map(diff::totals_value).into();
-        }
-        value
-    };
-    let snapshots: Vec<Value> = dataset.snapshots.iter().map(told).collect();
-    json!({ "name": dataset.name.as_str(), "snapshots": snapshots })
+/// Everything that the spare has told.
+struct Known<'a> {
+    survey: &'a Survey,
+    /// `None` if the spare is too old to tell.
+    retention: Option<&'a HashMap<DatasetName, RetentionOf>>,
+    /// Of the datasets that were asked for it.
+    changes: Changes,
 }
 
-fn table(
-    dataset: &DatasetStatus,
-    survey: &Survey,
-    changes: Option<&HashMap<u64, Summary>>,
-) -> Vec<String> {
-    if dataset.snapshots.is_empty() {
-        return Vec::new();
+impl Known<'_> {
+    fn retention_of(&self, dataset: &DatasetStatus) -> Option<&RetentionOf> {
+        self.retention?.get(&dataset.name)
     }
-    let rows: Vec<Vec<String>> = dataset
-        .snapshots
-        .iter()
-        .map(|snapshot| {
-            let position = snapshot.position;
-            let digest = position.fingerprint.to_string();
-            let fuzzy = survey.fuzzy_in(&dataset.name, position.number);
-            let mut row = vec![
-                position.number.to_string(),
-                position.epoch.to_string(),
-                words::time(snapshot.committed_seconds),
-                words::count(snapshot.entries),
-                words::size(snapshot.bytes),
-                fuzzy.map_or_else(|| "-".to_owned(), |files| words::count(files.len() as u64)),
-                digest[..DIGITS.min(digest.len())].to_owned(),
-            ];
-            row.extend(changes.map(|changes| {
-                let summary = changes.get(&position.number);
-                summary.map_or_else(|| "-".to_owned(), diff::totals)
-            }));
-            row
+
+    fn retained(&self, dataset: &DatasetStatus, number: u64) -> Option<&Retained> {
+        self.retention_of(dataset)?.snapshots.get(&number)
+    }
+
+    fn value(&self, dataset: &DatasetStatus) -> Value {
+        let changes = self.changes.get(&dataset.name);
+        let told = |snapshot: &Snapshot| {
+            let number = snapshot.position.number;
+            let fuzzy = self.survey.fuzzy_in(&dataset.name, number);
+            let mut value = words::snapshot(snapshot);
+            value["fuzzy"] = fuzzy.map(words::paths).into();
+            if let Some(changes) = changes {
+                value["changes"] = changes.get(&number).map(diff::totals_value).into();
+            }
+            let retained = self.retained(dataset, number);
+            let pin = retained.and_then(|one| one.pin.as_ref());
+            value["pin"] = pin.map_or(
+                Value::Null,
+                |pin| json!({ "reason": pin.reason, "since": words::time(pin.since_seconds) }),
+            );
+            let flag = retained.and_then(|one| one.flag);
+            value["flagged"] = flag.map_or(Value::Null, |flag| {
+                let (since, goes) = (flag.since_seconds, flag.due_seconds);
+                json!({ "since": words::time(since), "goes": words::time(goes) })
+            });
+            value
+        };
+        let snapshots: Vec<Value> = dataset.snapshots.iter().map(told).collect();
+        let verified = self.retention_of(dataset).and_then(|known| known.verified);
+        let verified = verified
+            .map(|last| json!({ "time": words::time(last.seconds), "findings": last.findings }));
+        json!({ "name": dataset.name.as_str(), "snapshots": snapshots, "verified": verified })
+    }
+
+    fn table(&self, dataset: &DatasetStatus) -> Vec<String> {
+        if dataset.snapshots.is_empty() {
+            return Vec::new();
+        }
+        let rows: Vec<Vec<String>> = dataset
+            .snapshots
+            .iter()
+            .map(|snapshot| self.row(dataset, snapshot))
+            .collect();
+        let mut headings = vec![
+            "SNAPSHOT", "EPOCH", "TIME", "ENTRIES", "SIZE", "FUZZY", "DIGEST", "GOES", "PIN",
+        ];
+        headings.extend(self.changes.get(&dataset.name).map(|_| "CHANGES"));
+        words::table(&headings, &[0, 1, 3, 4, 5], &rows)
+    }
+
+    fn row(&self, dataset: &DatasetStatus, snapshot: &Snapshot) -> Vec<String> {
+        let position = snapshot.position;
+        let digest = position.fingerprint.to_string();
+        let fuzzy = self.survey.fuzzy_in(&dataset.name, position.number);
+        let retained = self.retained(dataset, position.number);
+        let flag = retained.and_then(|one| one.flag);
+        let pin = retained.and_then(|one| one.pin.as_ref());
+        let none = || "-".to_owned();
+        let mut row = vec![
+            position.number.to_string(),
+            position.epoch.to_string(),
+            words::time(snapshot.committed_seconds),
+            words::count(snapshot.entries),
+            words::size(snapshot.bytes),
+            fuzzy.map_or_else(none, |files| words::count(files.len() as u64)),
+            digest[..DIGITS.min(digest.len())].to_owned(),
+            flag.map_or_else(none, |flag| words::time(flag.due_seconds)),
+            pin.map_or_else(none, |pin| escape(pin.reason.as_bytes())),
+        ];
+        row.extend(self.changes.get(&dataset.name).map(|changes| {
+            let summary = changes.get(&position.number);
+            summary.map_or_else(none, diff::totals)
+        }));
+        row
+    }
+
+    /// How the last verification ended.
+    fn verified(&self, dataset: &DatasetStatus) -> Option<String> {
+        let known = self.retention_of(dataset)?;
+        Some(match known.verified {
+            None => "never verified".to_owned(),
+            Some(last) if last.findings == 0 => {
+                format!(
+                    "verified {}: all as it should be",
+                    words::time(last.seconds)
+                )
+            }
+            Some(last) => format!(
+                "verified {}: {}, nothing is pruned",
+                words::time(last.seconds),
+                words::counted(last.findings, "difference")
+            ),
         })
-        .collect();
-    let mut headings = vec![
-        "SNAPSHOT", "EPOCH", "TIME", "ENTRIES", "SIZE", "FUZZY", "DIGEST",
-    ];
-    headings.extend(changes.map(|_| "CHANGES"));
-    words::table(&headings, &[0, 1, 3, 4, 5], &rows)
+    }
 }

@@ -1,0 +1,59 @@
+//! Asking the spare what its retention has noted.
+
+use std::collections::HashMap;
+
+use understudy_protocol::message::{LastVerified, ListRetention, Retained};
+use understudy_protocol::transport::Channel;
+use understudy_protocol::{DatasetName, Message, version};
+
+use crate::Cancel;
+use crate::conversation::{Conversation, unexpected};
+use crate::error::AgentError;
+
+/// What retention has noted of a dataset.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RetentionOf {
+    /// Snapshots with a pin or a flag, by their numbers.
+    pub snapshots: HashMap<u64, Retained>,
+    /// The last verification, if there was one.
+    pub verified: Option<LastVerified>,
+}
+
+/// What retention has noted of each of these datasets; `None` if the spare is too old to know.
+pub fn retention(
+    channel: Channel,
+    datasets: &[DatasetName],
+) -> Result<Option<HashMap<DatasetName, RetentionOf>>, AgentError> {
+    let conversation = Conversation::open(channel, &Cancel::default())?;
+    let ask = || {
+        if conversation.version < version::RETENTION {
+            return Ok(None);
+        }
+        let mut all = HashMap::new();
+        for dataset in datasets {
+            all.insert(dataset.clone(), ask_one(&conversation, dataset)?);
+        }
+        Ok(Some(all))
+    };
+    ask().map_err(|error| conversation.explain(error))
+}
+
+fn ask_one(conversation: &Conversation, dataset: &DatasetName) -> Result<RetentionOf, AgentError> {
+    conversation.tell(&Message::ListRetention(ListRetention {
+        dataset: dataset.clone(),
+    }))?;
+    let mut found = RetentionOf::default();
+    loop {
+        match conversation.hear()? {
+            Message::Retention(more) => {
+                let more = more.snapshots.into_iter().map(|one| (one.number, one));
+                found.snapshots.extend(more);
+            }
+            Message::RetentionEnd(end) => {
+                found.verified = end.verified;
+                return Ok(found);
+            }
+            other => return Err(unexpected(&other, "Retention")),
+        }
+    }
+}
