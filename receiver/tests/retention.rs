@@ -843,3 +843,18 @@ fn reading_needs_no_right_to_change() {
     assert_eq!(history.retained(), []);
     assert_eq!(history.request(Mode::Look, &history.moment()), foretold);
 }
+
+#[test]
+fn a_peer_of_an_older_version_is_not_answered() {
+    let mut history = aged();
+    history.stage.version = 4;
+    history.stage.talk(|channel| {
+        send(
+            channel,
+            &Message::ListRetention(ListRetention { dataset: dataset() }),
+        );
+        let refused = hear(channel).expect_err("a failure").to_string();
+        assert!(refused.contains("ListRetention"), "{refused}");
+    });
+    assert_eq!(history.listed(), [1, 2, 3, 4, 5]);
+}

@@ -38,6 +38,7 @@ mod renames;
 mod restarts;
 mod restoring;
 mod resume;
+mod retention;
 mod silent;
 mod soak;
 mod units;

@@ -75,7 +75,7 @@ pub(super) fn plan(
         .filter(|(hash, _)| !wanted.contains(hash));
     Ok(Ok(Sweep {
         head,
-        garbage: in_order(unwanted.collect()),
+        garbage: in_order(&unwanted.collect()),
     }))
 }
 
@@ -109,7 +109,7 @@ fn read(dataset: &Dataset) -> Result<HashMap<ContentHash, Object>, ReceiverError
 }
 
 /// Each before what its patch is applied to. Patches in a circle, which nobody makes, are left alone.
-fn in_order(unwanted: HashMap<ContentHash, Object>) -> Vec<Garbage> {
+fn in_order(unwanted: &HashMap<ContentHash, Object>) -> Vec<Garbage> {
     let mut leading: HashMap<ContentHash, usize> = HashMap::new();
     for base in unwanted.values().filter_map(|object| object.base) {
         *leading.entry(base).or_default() += 1;
@@ -168,7 +168,7 @@ mod tests {
             (hash("x"), object(Form::Patch, Some("y"))),
             (hash("y"), object(Form::Patch, Some("x"))),
         ]);
-        let order: Vec<ContentHash> = in_order(unwanted).iter().map(|one| one.hash).collect();
+        let order: Vec<ContentHash> = in_order(&unwanted).iter().map(|one| one.hash).collect();
         let at = |text| order.iter().position(|found| *found == hash(text));
         assert_eq!(order.len(), 5);
         assert!(at("a") < at("b") && at("other") < at("b") && at("b") < at("whole"));
