@@ -15,7 +15,10 @@ pub(super) fn policies(store: &Store, config: Option<&Path>) -> Result<Policies,
         return Ok(Policies::default());
     };
     let found = ReceiverConfig::load(&path)?;
-    let is_of_store = found.store.as_deref().is_some_and(|path| is_same(path, store.path()));
+    let is_of_store = found
+        .store
+        .as_deref()
+        .is_some_and(|path| is_same(path, store.path()));
     if config.is_some() || is_of_store {
         return Ok(found.retention);
     }

@@ -61,7 +61,9 @@ pub(super) fn policies(file: &File<'_>, raw: RawRetention) -> Result<Policies, C
 
 fn policy(file: &File<'_>, raw: &RawPolicy, common: &Policy) -> Result<Policy, CommandError> {
     let duration = |given: &Option<Spanned<String>>, common: Duration| {
-        given.as_ref().map_or(Ok(common), |given| file.duration(given))
+        given
+            .as_ref()
+            .map_or(Ok(common), |given| file.duration(given))
     };
     // How long a rule keeps, or that there is none.
     let rule = |given: &Option<Spanned<String>>, common: Duration| match given {
@@ -71,7 +73,8 @@ fn policy(file: &File<'_>, raw: &RawPolicy, common: &Policy) -> Result<Policy, C
     let newest = match &raw.newest {
         None => common.newest,
         Some(newest) => NonZeroU32::new(*newest.get_ref()).ok_or_else(|| {
-            let why = "`newest` must be at least 1: a main that sends nothing would age out everything";
+            let why =
+                "`newest` must be at least 1: a main that sends nothing would age out everything";
             file.refuse(Some(newest.span()), &why)
         })?,
     };
@@ -128,7 +131,10 @@ mod tests {
             ("all = \"off\"", ["f:2:7:", "duration"]),
             ("grace = \"-1d\"", ["f:2:9:", "less than a second"]),
             ("hourley = \"1d\"", ["f:2:1:", "`hourly`"]),
-            ("[retention.dataset.Site]\nall = \"1h\"", ["f:2:20:", "`Site`"]),
+            (
+                "[retention.dataset.Site]\nall = \"1h\"",
+                ["f:2:20:", "`Site`"],
+            ),
         ] {
             let text = format!("[retention]\n{text}\n");
             let message = ReceiverConfig::parse(&text, "f").expect_err(&text).message;

@@ -45,10 +45,11 @@ pub(crate) struct RetentionChange {
 pub(crate) struct Needed(Vec<u64>);
 
 impl Needed {
-    /// Of these snapshots. The twins are the newest one and the one before it, and what both are made of stays too.
+    /// Of these snapshots. The twins are the newest one and the one before it, and what both are made of stays too, and so does
+    /// what is pending.
     pub(crate) fn new(snapshots: impl IntoIterator<Item = u64>, head: u64) -> Self {
         let mut numbers: Vec<u64> = snapshots.into_iter().collect();
-        numbers.extend([head.saturating_sub(1), head]);
+        numbers.extend([head.saturating_sub(1), head, head + 1]);
         numbers.sort_unstable();
         numbers.dedup();
         Self(numbers)
@@ -313,6 +314,7 @@ mod tests {
         assert!(needed.has_in(10, None) && needed.has_in(1, None));
         let gaps: Vec<_> = needed.gaps().collect();
         assert_eq!(gaps, [(0, 3), (3, 7), (7, 9)]);
+        assert!(needed.has_in(11, None));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use understudy_tree::{content, crash_point};
 
 use super::intent::{Intent, State};
-use super::sweep::{self, Garbage, Sweep};
+use super::sweep::{self, Garbage, Newest, Sweep};
 use super::{Obstacle, ObstacleKind, Pruned, Request};
 use crate::catalog::{Catalog, Needed, RetentionChange, Swept};
 use crate::dataset::{Dataset, Locked};
@@ -188,8 +188,7 @@ impl<'a> Removal<'a> {
         let Some(catalog) = self.dataset.read_catalog()? else {
             return Ok(false);
         };
-        let head = catalog.head()?.map(|head| head.snapshot.position);
-        Ok(head == sweep.head && catalog.pending()?.is_none())
+        Ok(Newest::read(&catalog)? == sweep.newest)
     }
 
     fn remove_rows(&self, needed: &Needed) -> Result<End, ReceiverError> {

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use understudy_protocol::{ContentHash, Position};
 
 use super::{Freed, Obstacle, ObstacleKind};
-use crate::catalog::{Catalog, Needed};
+use crate::catalog::{Catalog, Needed, Recorded};
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
 use crate::history::{Form, Objects};
@@ -24,12 +24,29 @@ pub(super) struct Garbage {
     pub(super) freed: Freed,
 }
 
-/// Objects that nothing needs, in the order in which they go. It holds as long as no snapshot is committed: only that adds rows
-/// or patches that lead to anything but the newest snapshots.
+/// Objects that nothing needs, in the order in which they go. It holds as long as no snapshot is committed, or becomes pending:
+/// only that adds rows or patches that lead to anything but the newest snapshots.
 #[derive(Debug)]
 pub(super) struct Sweep {
-    pub(super) head: Option<Position>,
+    pub(super) newest: Newest,
     pub(super) garbage: Vec<Garbage>,
+}
+
+/// The newest snapshot, and the one that is to be the next one: a held cycle stays pending for long.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Newest {
+    head: Option<Position>,
+    pending: Option<Position>,
+}
+
+impl Newest {
+    pub(super) fn read(catalog: &Catalog) -> Result<Self, ReceiverError> {
+        let position = |recorded: Recorded| recorded.snapshot.position;
+        Ok(Self {
+            head: catalog.head()?.map(position),
+            pending: catalog.pending()?.map(position),
+        })
+    }
 }
 
 /// One content in history: the forms it has, and what its patch is applied to.
@@ -46,7 +63,7 @@ pub(super) fn plan(
     catalog: &Catalog,
     needed: &Needed,
 ) -> Result<Result<Sweep, Obstacle>, ReceiverError> {
-    let head = catalog.head()?.map(|head| head.snapshot.position);
+    let newest = Newest::read(catalog)?;
     let objects = read(dataset)?;
     let mut pending = Vec::new();
     for &hash in objects.keys() {
@@ -74,7 +91,7 @@ pub(super) fn plan(
         .into_iter()
         .filter(|(hash, _)| !wanted.contains(hash));
     Ok(Ok(Sweep {
-        head,
+        newest,
         garbage: in_order(&unwanted.collect()),
     }))
 }
