@@ -13,7 +13,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use understudy_protocol::message::{
     Change, Content, Fuzzy, FuzzyFile, List, ListFuzzy, ListRetention, ReadManifest, Retained,
-    StreamBase, StreamBlock, StreamCopy, StreamEnd, Verify, Want,
+    StreamBase, StreamBlock, StreamCopy, StreamEnd, Touch, Verify, Want,
 };
 use understudy_protocol::{ContentHash, Entry, Message, Node, Place};
 use understudy_receiver::retention::{
@@ -400,7 +400,7 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     let edits = prop::collection::vec(edit, 0..5);
     prop_oneof![
-        8 => (edits, prop::bool::weighted(0.2)).prop_map(|(edits, is_fuzzy)| Step::Sync { edits, is_fuzzy }),
+        8 => (edits, prop::bool::weighted(0.4)).prop_map(|(edits, is_fuzzy)| Step::Sync { edits, is_fuzzy }),
         4 => prop_oneof![0..3i64, 0..60i64, 0..2000i64].prop_map(|hours| Step::Pass { hours }),
         1 => any::<usize>().prop_map(|which| Step::Pin { which }),
         1 => any::<usize>().prop_map(|which| Step::Unpin { which }),
@@ -513,7 +513,7 @@ fn cases() -> u32 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 20, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_kept_stays_whole_and_what_belongs_to_nothing_goes(
@@ -723,6 +723,39 @@ fn a_snapshot_that_is_being_read_is_not_removed() {
         assert!(matches!(hear(channel), Ok(Message::Given(_))));
     });
     assert_eq!(history.prune().removed.len(), 4);
+}
+
+#[test]
+fn the_twins_go_on_when_the_snapshot_before_the_newest_is_gone() {
+    let mut history = aged();
+    history.sync(&[text("g", "doubtful")], &[], true);
+    let mut attributes = history.stage.entries[&doubted()].attributes.clone();
+    attributes.mode = 0o700;
+    let changes = [
+        Change::Remove {
+            place: place(1, "f"),
+        },
+        directory(place(1, "d1"), 10),
+        text("g", "new"),
+        Change::Touch {
+            place: doubted(),
+            attributes,
+            touch: Touch::Kept,
+        },
+    ];
+    history.sync(&changes, &[], true);
+    for _ in 0..2 {
+        history.now += 3 * 3600;
+        history.prune();
+    }
+    // The newest healthy one, and the newest one.
+    assert_eq!(history.listed(), [5, 7]);
+    for content in ["newer", "newest"] {
+        history.sync(&[text("g", content)], &[], false);
+        history.check_verify();
+    }
+    history.now += 3 * 3600;
+    history.prune();
 }
 
 const SIZE: usize = 5 << 20;

@@ -239,6 +239,35 @@ fn what_stops_pruning_is_told() {
         .expect(2);
 }
 
+#[test]
+fn a_cycle_that_is_held_meanwhile_is_released_whole() {
+    needs!("a_cycle_that_is_held_meanwhile_is_released_whole": "rsync");
+    let history = History::new(Stage::new(Kind::Embedded));
+    let source = &history.stage.source;
+    std::fs::rename(source.join("noise"), source.join("only")).unwrap();
+    for directory in std::fs::read_dir(source)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+    {
+        if directory.is_dir() {
+            std::fs::remove_dir_all(directory).unwrap();
+        }
+    }
+    history.stage.sync().expect(4);
+    let done = history.pruned(history.prune().arg("--now"));
+    assert_eq!(numbers(&done["removed"]), [1, 2, 3], "{done}");
+    history.check(4);
+    let held = history.on_spare("held").data()["held"][0].clone();
+    let digest = held["digest"].as_str().unwrap();
+    history.on_spare("release").arg(DATASET).arg(digest).ok();
+    judge::same(source, &history.stage.live());
+    assert_eq!(history.numbers(), [4, 5]);
+    history.stage.ask("verify").ok();
+    history.check(4);
+    set_generation(source, 8, 40);
+    history.stage.sync_and_judge();
+}
+
 /// Fills a disk to the last byte.
 fn fill(place: &Path) {
     use std::io::Write;

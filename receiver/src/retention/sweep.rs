@@ -6,7 +6,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use understudy_protocol::{ContentHash, Position};
+use understudy_protocol::{ContentHash, Name, Position};
+use understudy_tree::Directory;
 
 use super::{Freed, Obstacle, ObstacleKind};
 use crate::catalog::{Catalog, Needed, Recorded};
@@ -49,12 +50,20 @@ impl Newest {
     }
 }
 
-/// One content in history: the forms it has, and what its patch is applied to.
+/// One content in history: the forms that might go, and what its patch is applied to.
 #[derive(Debug, Default)]
 struct Object {
-    forms: Vec<(Form, Freed)>,
+    whole: Option<Freed>,
+    patch: Option<Freed>,
     base: Option<ContentHash>,
-    has_lost_base: bool,
+}
+
+/// History as far as something in it may go: contents that no row has, and all patches.
+#[derive(Debug, Default)]
+struct Found {
+    objects: HashMap<ContentHash, Object>,
+    /// Contents that a row has.
+    needed: Vec<ContentHash>,
 }
 
 /// Finds them. Contents that somebody needs and cannot be traced are an obstacle: nothing is proved then.
@@ -64,13 +73,10 @@ pub(super) fn plan(
     needed: &Needed,
 ) -> Result<Result<Sweep, Obstacle>, ReceiverError> {
     let newest = Newest::read(catalog)?;
-    let objects = read(dataset)?;
-    let mut pending = Vec::new();
-    for &hash in objects.keys() {
-        if catalog.needs_content(hash, needed)? {
-            pending.push(hash);
-        }
-    }
+    let Found {
+        objects,
+        needed: mut pending,
+    } = read(dataset, catalog, needed)?;
     let mut wanted = HashSet::new();
     while let Some(hash) = pending.pop() {
         if !wanted.insert(hash) {
@@ -79,7 +85,7 @@ pub(super) fn plan(
         let Some(object) = objects.get(&hash) else {
             continue;
         };
-        if object.has_lost_base {
+        if object.patch.is_some() && object.base.is_none() {
             let reason = format!(
                 "the patch that leads to the content {hash} is damaged: `understudy verify` tells more"
             );
@@ -96,33 +102,50 @@ pub(super) fn plan(
     }))
 }
 
-/// Everything that is in history.
-fn read(dataset: &Dataset) -> Result<HashMap<ContentHash, Object>, ReceiverError> {
-    let mut objects: HashMap<ContentHash, Object> = HashMap::new();
+/// What is whole and needed is most of it, and is not remembered.
+fn read(dataset: &Dataset, catalog: &Catalog, needed: &Needed) -> Result<Found, ReceiverError> {
+    let mut found = Found::default();
     Objects::open(&dataset.control)?.each(|promised, shelf, name| {
         // What is no object is reported by a verification, and left alone.
         let Some((hash, form)) = promised else {
             return Ok(());
         };
+        let is_needed = catalog.needs_content(hash, needed)?;
+        if is_needed && form == Form::Whole {
+            return Ok(());
+        }
         let Some(stat) = shelf.stat_if_present(name)? else {
             return Ok(());
         };
-        let object = objects.entry(hash).or_default();
-        // Further names of the file keep its space.
-        let allocated = if stat.links == 1 { stat.allocated } else { 0 };
-        let freed = Freed {
+        if is_needed {
+            found.needed.push(hash);
+        }
+        let object = found.objects.entry(hash).or_default();
+        let freed = Some(Freed {
             objects: 1,
             bytes: stat.size,
-            allocated_bytes: allocated,
-        };
-        object.forms.push((form, freed));
-        if form == Form::Patch {
-            object.base = Patch::base_in(&shelf.open_file(name)?)?;
-            object.has_lost_base = object.base.is_none();
+            // Further names of the file keep its space.
+            allocated_bytes: if stat.links == 1 { stat.allocated } else { 0 },
+        });
+        match form {
+            Form::Whole => object.whole = freed,
+            Form::Patch => {
+                object.patch = freed;
+                object.base = base_of(shelf, name)?;
+            }
         }
         Ok(())
     })?;
-    Ok(objects)
+    Ok(found)
+}
+
+/// What a patch is applied to; `None` if it is damaged, or was removed meanwhile.
+fn base_of(shelf: &Directory, name: &Name) -> Result<Option<ContentHash>, ReceiverError> {
+    match shelf.open_file(name) {
+        Ok(file) => Patch::base_in(&file),
+        Err(error) if error.is_gone() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Each before what its patch is applied to. Patches in a circle, which nobody makes, are left alone.
@@ -141,8 +164,11 @@ fn in_order(unwanted: &HashMap<ContentHash, Object>) -> Vec<Garbage> {
         let Some(object) = unwanted.get(&hash) else {
             continue;
         };
-        let forms = object.forms.iter();
-        garbage.extend(forms.map(|&(form, freed)| Garbage { hash, form, freed }));
+        let forms = [(Form::Whole, object.whole), (Form::Patch, object.patch)];
+        let forms = forms
+            .into_iter()
+            .filter_map(|(form, freed)| Some((form, freed?)));
+        garbage.extend(forms.map(|(form, freed)| Garbage { hash, form, freed }));
         if let Some(base) = object.base
             && let Some(count) = leading.get_mut(&base)
         {
@@ -164,10 +190,11 @@ mod tests {
     }
 
     fn object(form: Form, base: Option<&str>) -> Object {
+        let freed = |of| (form == of).then(Freed::default);
         Object {
-            forms: vec![(form, Freed::default())],
+            whole: freed(Form::Whole),
+            patch: freed(Form::Patch),
             base: base.map(hash),
-            has_lost_base: false,
         }
     }
 
