@@ -728,17 +728,23 @@ fn a_snapshot_that_is_being_read_is_not_removed() {
 #[test]
 fn the_twins_go_on_when_the_snapshot_before_the_newest_is_gone() {
     let mut history = aged();
-    history.sync(&[text("g", "doubtful")], &[], true);
-    let mut attributes = history.stage.entries[&doubted()].attributes.clone();
+    // Much of each is of that snapshot only.
+    let moved = |name: &str| directory(place(1, name), 10);
+    history.sync(&[moved("d2")], &[], true);
+    let short = place(1, "short");
+    history.sync(
+        &[moved("d1"), text("short", "lived"), text("kept", "kept")],
+        &[],
+        true,
+    );
+    let kept = place(1, "kept");
+    let mut attributes = history.stage.entries[&kept].attributes.clone();
     attributes.mode = 0o700;
     let changes = [
-        Change::Remove {
-            place: place(1, "f"),
-        },
-        directory(place(1, "d1"), 10),
-        text("g", "new"),
+        moved("d3"),
+        Change::Remove { place: short },
         Change::Touch {
-            place: doubted(),
+            place: kept,
             attributes,
             touch: Touch::Kept,
         },
@@ -749,7 +755,7 @@ fn the_twins_go_on_when_the_snapshot_before_the_newest_is_gone() {
         history.prune();
     }
     // The newest healthy one, and the newest one.
-    assert_eq!(history.listed(), [5, 7]);
+    assert_eq!(history.listed(), [5, 8]);
     for content in ["newer", "newest"] {
         history.sync(&[text("g", content)], &[], false);
         history.check_verify();
