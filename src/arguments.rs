@@ -130,8 +130,14 @@ pub(crate) enum Command {
     Acknowledge(Acknowledge),
     Held(Held),
     /// Apply the cycle that is held of a dataset, on the spare
+    #[command(after_long_help = "\
+Examples:
+  understudy release photos 9ed568b3b543 --store /srv/spare")]
     Release(Decide),
     /// Drop the cycle that is held of a dataset, on the spare
+    #[command(after_long_help = "\
+Examples:
+  understudy reject photos 9ed568b3b543 --store /srv/spare")]
     Reject(Decide),
     Ls(Ls),
     Cat(Cat),
@@ -460,6 +466,10 @@ pub(crate) struct Acknowledge {
 /// A cycle that would remove, empty or turn into noise too much of a dataset is held: it is staged, nothing is changed, and nothing newer is
 /// taken until somebody decides. The thresholds are in the part `[guard]` of the receiver's configuration.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  understudy held                             all datasets in the store of /etc/understudy/receiver.toml
+  understudy held photos --store /srv/spare")]
 pub(crate) struct Held {
     /// Only this dataset
     pub(crate) dataset: Option<DatasetName>,
@@ -468,10 +478,10 @@ pub(crate) struct Held {
 }
 
 /// What is decided of a held cycle.
+///
+/// `understudy held` shows what is held, with its digest: only what was looked at can be decided. It is run on the spare, by root or by the
+/// receiver's user; the receiver need not be asked.
 #[derive(Debug, Args)]
-#[command(after_long_help = "\
-`understudy held` shows what is held, with its digest: only what was looked at can be decided. It is run on the
-spare, by root or by the receiver's user; the receiver need not be asked.")]
 pub(crate) struct Decide {
     /// The dataset
     pub(crate) dataset: DatasetName,
