@@ -113,6 +113,7 @@ fn converse(
                 return give::serve(&dataset, &snapshot, spoken, incoming, outgoing);
             }
             Message::Locate(request) if spoken >= version::BROWSE => {
+                let _reading = existing(store, &request.dataset)?.reading()?;
                 let (dataset, snapshot) = browse::locate(store, &request, outgoing)?;
                 return give::serve(&dataset, &snapshot, spoken, incoming, outgoing);
             }

@@ -72,6 +72,7 @@ pub(crate) fn locate(
 /// Answers a `ListTree`.
 fn list(store: &Store, request: &ListTree, outgoing: &Outgoing) -> Result<(), ReceiverError> {
     let dataset = existing(store, &request.dataset)?;
+    let _reading = dataset.reading()?;
     let catalog = catalog(&dataset)?;
     let at = request.number;
     snapshot(&dataset, &catalog, at)?;
@@ -97,6 +98,7 @@ fn list(store: &Store, request: &ListTree, outgoing: &Outgoing) -> Result<(), Re
 /// Answers a `Find`.
 fn find(store: &Store, request: &Find, outgoing: &Outgoing) -> Result<(), ReceiverError> {
     let dataset = existing(store, &request.dataset)?;
+    let _reading = dataset.reading()?;
     let catalog = catalog(&dataset)?;
     let head = newest(&dataset, &catalog)?.snapshot.position.number;
     let mut batch = Batch::new(outgoing, |versions| Message::Found(Found { versions }));
@@ -108,6 +110,7 @@ fn find(store: &Store, request: &Find, outgoing: &Outgoing) -> Result<(), Receiv
 /// Answers a `Compare`.
 fn compare(store: &Store, request: &Compare, outgoing: &Outgoing) -> Result<(), ReceiverError> {
     let dataset = existing(store, &request.dataset)?;
+    let _reading = dataset.reading()?;
     let catalog = catalog(&dataset)?;
     let (from, to) = (request.from, request.to);
     let check = || {
@@ -128,6 +131,7 @@ fn compare(store: &Store, request: &Compare, outgoing: &Outgoing) -> Result<(), 
 /// Answers a `Summarise`.
 fn summarise(store: &Store, request: &Summarise, outgoing: &Outgoing) -> Result<(), ReceiverError> {
     let dataset = existing(store, &request.dataset)?;
+    let _reading = dataset.reading()?;
     let mut batch = Batch::new(outgoing, |summaries| {
         Message::Summaries(Summaries { summaries })
     });
