@@ -138,15 +138,19 @@ impl Play {
         self.stage.restore(&self.target()).args(options)
     }
 
-    /// Kills a restore when this part of everything is written; says how much is.
+    /// Kills a restore when this part of everything has come, and no more comes; says how much is written.
     fn kill_at(&self, part: f64, options: &[&str]) -> u64 {
-        self.proxy.cut_after(u64::MAX, u64::MAX);
-        let mut child = self.restore(options).spawn(Stdio::null(), Stdio::null());
         let until = (self.total as f64 * part) as u64;
+        self.proxy.cut_after(u64::MAX, until);
+        let mut child = self.restore(options).spawn(Stdio::null(), Stdio::null());
         let place = self.target();
         let place = place.parent().unwrap();
-        while bytes_below(place) < until {
+        let mut written = None;
+        // It tries to connect again meanwhile, for minutes.
+        while !self.proxy.is_cut() || written != Some(bytes_below(place)) {
             assert!(is_alive(&mut child), "it ended before it could be killed");
+            written = Some(bytes_below(place));
+            std::thread::park_timeout(Duration::from_millis(100));
         }
         child.kill().unwrap();
         child.wait().unwrap();
