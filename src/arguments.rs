@@ -143,6 +143,7 @@ Examples:
     Cat(Cat),
     Find(Find),
     Diff(Diff),
+    Drill(Drill),
     Prune(Prune),
     Pin(Pin),
     Unpin(Unpin),
@@ -475,6 +476,25 @@ pub(crate) struct Held {
     pub(crate) dataset: Option<DatasetName>,
     #[command(flatten)]
     pub(crate) on_spare: OnSpare,
+}
+
+/// Restore for practice: into a scratch directory, with everything read again, and removed afterwards
+///
+/// Tells how long a restore takes on this host and whether all of it is right: every content is hashed once more from the disk, and every
+/// SQLite database is opened and checked. Later estimates (`restore --dry-run`) use what it took.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  understudy drill photos --spare 127.0.0.1:7433
+  understudy drill photos --at '3 days ago' --scratch /mnt/large --spare /mnt/spare")]
+pub(crate) struct Drill {
+    /// The dataset
+    pub(crate) dataset: DatasetName,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// An existing directory with room for the dataset [default: the state directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) scratch: Option<PathBuf>,
 }
 
 /// What is decided of a held cycle.

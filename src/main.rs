@@ -8,6 +8,7 @@ mod address;
 mod alert;
 mod arguments;
 mod commands;
+mod drills;
 mod exit;
 mod interrupt;
 mod listing;

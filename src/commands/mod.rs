@@ -4,6 +4,7 @@ mod acknowledge;
 mod agent;
 mod cat;
 mod diff;
+mod drill;
 mod find;
 mod held;
 mod ls;
@@ -30,7 +31,9 @@ use understudy_receiver::Store;
 
 use crate::address::Address;
 use crate::arguments::{Command, OnSpare, Output, Places};
+use crate::drills::{self, Expectation};
 use crate::exit::{Code, CommandError};
+use crate::paths;
 use crate::receiver_config::{self, ReceiverConfig};
 use crate::report::Report;
 use crate::spare::{Absent, Spare};
@@ -66,6 +69,7 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<Report, Command
         Command::Cat(arguments) => cat::run(&arguments, session),
         Command::Find(arguments) => find::run(&arguments, session),
         Command::Diff(arguments) => diff::run(&arguments, session),
+        Command::Drill(arguments) => drill::run(&arguments, session),
         Command::Prune(arguments) => prune::run(&arguments, session),
         Command::Pin(arguments) => pin::pin(arguments, session),
         Command::Unpin(arguments) => pin::unpin(arguments, session),
@@ -122,6 +126,14 @@ impl Session {
             pace: Arc::new(Pace::unlimited()),
             store: spare.store().map(ToOwned::to_owned),
         }
+    }
+
+    /// How fast a restore from the spare is likely to be on this host.
+    fn expectation(&self, spare: &Spare, dataset: Option<&DatasetName>) -> Expectation {
+        paths::state(self.places.state.as_deref()).map_or_else(
+            |_| Expectation::default(),
+            |state| drills::expectation(&state, &spare.name(), dataset),
+        )
     }
 
     /// What the spare has: all of it, or one dataset, which must be there.

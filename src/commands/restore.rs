@@ -1,9 +1,7 @@
 //! `understudy restore`: a dataset comes back.
 
 use serde_json::{Value, json};
-use understudy_agent::{
-    Action, Context, Costs, Existing, Manner, Order, RestoreReport, RestoreRequest,
-};
+use understudy_agent::{Action, Context, Existing, Manner, Order, RestoreReport, RestoreRequest};
 use understudy_protocol::{DatasetName, escape};
 use understudy_tree::Lacking;
 
@@ -12,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Session, past, restore_all};
 use crate::arguments::{self, Output, Restore};
+use crate::drills::Expectation;
 use crate::exit::{Code, CommandError};
 use crate::progress::Line;
 use crate::remaining::Lines;
@@ -45,8 +44,14 @@ pub(crate) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
     let result = bring_back(&spare, &request, &context);
     drop(shown);
     let restored = result?;
-    let mut report = Report::done(value(&restored, request.action), Vec::new());
-    tell(&mut report, &restored, request.action, session.output);
+    let expected = session.expectation(&spare, Some(&request.dataset));
+    let mut report = Report::done(value(&restored, request.action, &expected), Vec::new());
+    tell(
+        &mut report,
+        &restored,
+        (request.action, &expected),
+        session.output,
+    );
     Ok(report)
 }
 
@@ -104,9 +109,14 @@ pub(super) fn bring_back(
 }
 
 /// Adds to a report what people are told of one dataset.
-pub(super) fn tell(report: &mut Report, restored: &RestoreReport, action: Action, output: Output) {
+pub(super) fn tell(
+    report: &mut Report,
+    restored: &RestoreReport,
+    (action, expected): (Action, &Expectation),
+    output: Output,
+) {
     if action == Action::DryRun {
-        report.lines.push(rehearsal(restored));
+        report.lines.push(rehearsal(restored, expected));
     } else if report::summarises(output) {
         report.lines.push(summary(restored));
         report.lines.extend(
@@ -124,20 +134,11 @@ pub(super) fn tell(report: &mut Report, restored: &RestoreReport, action: Action
     );
 }
 
-/// How long it takes on a host of which nothing is known.
-pub(super) fn guess(files: u64, bytes: u64) -> String {
-    let seconds = Costs::usual().seconds(files, bytes).ceil() as i64;
-    format!(
-        "about {}, if 5,000 files and 100 MB come in a second",
-        words::span(seconds)
-    )
-}
-
 pub(super) fn shown(path: &Path) -> String {
     escape(path.as_os_str().as_bytes())
 }
 
-pub(super) fn value(restored: &RestoreReport, action: Action) -> Value {
+pub(super) fn value(restored: &RestoreReport, action: Action, expected: &Expectation) -> Value {
     let lacking = restored.lacking;
     let mut value = json!({
         "dataset": restored.dataset.as_str(),
@@ -161,13 +162,13 @@ pub(super) fn value(restored: &RestoreReport, action: Action) -> Value {
         "seconds": restored.seconds,
     });
     if action == Action::DryRun {
-        let seconds = Costs::usual().seconds(restored.files, restored.bytes);
+        let seconds = expected.seconds(restored.files, restored.bytes);
         value["estimated_seconds"] = seconds.into();
     }
     value
 }
 
-fn rehearsal(restored: &RestoreReport) -> String {
+fn rehearsal(restored: &RestoreReport, expected: &Expectation) -> String {
     format!(
         "would restore snapshot {} of {}, committed at {}, as {}: {}, {} with {}; {}",
         restored.snapshot.position.number,
@@ -177,7 +178,7 @@ fn rehearsal(restored: &RestoreReport) -> String {
         words::counted(restored.entries, "entry"),
         words::counted(restored.files, "file"),
         words::size(restored.bytes),
-        guess(restored.files, restored.bytes),
+        expected.guess(restored.files, restored.bytes),
     )
 }
 

@@ -8,8 +8,9 @@ use understudy_protocol::DatasetName;
 use understudy_protocol::message::DatasetStatus;
 
 use super::Session;
-use super::restore::{bring_back, guess, request, show, shown, tell, value};
+use super::restore::{bring_back, request, show, shown, tell, value};
 use crate::arguments::Restore;
+use crate::drills::Expectation;
 use crate::exit::{Code, CommandError};
 use crate::paths;
 use crate::report::{self, Report};
@@ -59,15 +60,20 @@ pub(super) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
             Ok(restored) => {
                 whole.files += restored.files;
                 whole.bytes += restored.bytes;
-                whole.values.push(value(&restored, request.action));
-                tell(&mut whole.report, &restored, request.action, session.output);
+                let expected = session.expectation(&spare, Some(&request.dataset));
+                whole
+                    .values
+                    .push(value(&restored, request.action, &expected));
+                let doing = (request.action, &expected);
+                tell(&mut whole.report, &restored, doing, session.output);
             }
             Err(error) if is_final(&error) => return Err(error),
             Err(error) => whole.failed(request, error),
         }
     }
     drop(shown);
-    Ok(whole.end(arguments, session))
+    let expected = session.expectation(&spare, None);
+    Ok(whole.end(arguments, session, &expected))
 }
 
 /// What has come of all of them.
@@ -100,7 +106,7 @@ impl Whole {
         self.failed.get_or_insert(error);
     }
 
-    fn end(self, arguments: &Restore, session: &Session) -> Report {
+    fn end(self, arguments: &Restore, session: &Session, expected: &Expectation) -> Report {
         let mut report = self.report;
         let of = words::counted(self.values.len() as u64, "dataset");
         if arguments.dry_run {
@@ -109,7 +115,7 @@ impl Whole {
                 "in all {of}, {} with {}; {}",
                 words::counted(files, "file"),
                 words::size(bytes),
-                guess(files, bytes)
+                expected.guess(files, bytes)
             ));
         } else if report::summarises(session.output) && self.values.is_empty() {
             report

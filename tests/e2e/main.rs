@@ -24,6 +24,7 @@ mod browse;
 mod crashes;
 mod daemon;
 mod delta;
+mod drill;
 mod every_kind;
 mod fuzzy;
 mod guard;

@@ -1,0 +1,160 @@
+//! What drills have shown: the file `drills.json` in the state directory.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use understudy_agent::Costs;
+use understudy_protocol::{DatasetName, Name};
+use understudy_tree::durable::{self, Durability};
+use understudy_tree::{Directory, Mounts, TreeError};
+
+use crate::words;
+
+const FILE: &str = "drills.json";
+/// The layout this build writes.
+const FORMAT: u32 = 1;
+/// Far more than thousands of datasets take.
+const LIMIT_BYTES: u64 = 16 << 20;
+
+/// A drill.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Drill {
+    /// When it ended, seconds since 1970.
+    pub(crate) ended_seconds: i64,
+    /// How long the restore took.
+    pub(crate) seconds: f64,
+    /// Regular files.
+    pub(crate) files: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+}
+
+/// The last drill of each dataset, by the name of the spare.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Drills {
+    format: u32,
+    spares: BTreeMap<String, BTreeMap<DatasetName, Drill>>,
+}
+
+/// How fast a restore is likely to be.
+#[derive(Debug, Clone)]
+pub(crate) struct Expectation {
+    costs: Costs,
+    because: String,
+}
+
+impl Default for Expectation {
+    fn default() -> Self {
+        Self {
+            costs: Costs::usual(),
+            because: "if 5,000 files and 100 MB come in a second".to_owned(),
+        }
+    }
+}
+
+impl Expectation {
+    /// How long so much takes, in seconds.
+    pub(crate) fn seconds(&self, files: u64, bytes: u64) -> f64 {
+        self.costs.seconds(files, bytes)
+    }
+
+    /// The same for people.
+    pub(crate) fn guess(&self, files: u64, bytes: u64) -> String {
+        let seconds = self.seconds(files, bytes).ceil() as i64;
+        format!("about {}, {}", words::span(seconds), self.because)
+    }
+
+    fn of(drill: &Drill) -> Self {
+        let usual = Costs::usual();
+        let factor = drill.seconds / usual.seconds(drill.files, drill.bytes).max(f64::EPSILON);
+        Self {
+            costs: Costs {
+                file: usual.file * factor,
+                byte: usual.byte * factor,
+            },
+            because: format!("as in the drill of {}", words::time(drill.ended_seconds)),
+        }
+    }
+}
+
+/// What is to be expected of a spare: as the last drill of the dataset showed, or of any.
+pub(crate) fn expectation(state: &Path, spare: &str, dataset: Option<&DatasetName>) -> Expectation {
+    let drills = read(state);
+    let Some(known) = drills.spares.get(spare) else {
+        return Expectation::default();
+    };
+    let own = dataset.and_then(|name| known.get(name));
+    let newest = || known.values().max_by_key(|drill| drill.ended_seconds);
+    own.or_else(newest)
+        .map_or_else(Expectation::default, Expectation::of)
+}
+
+/// Remembers a drill. Durable when it returns.
+pub(crate) fn remember(
+    state: &Directory,
+    path: &Path,
+    spare: &str,
+    dataset: &DatasetName,
+    drill: Drill,
+) -> Result<(), TreeError> {
+    let mut drills = read(path);
+    drills.format = FORMAT;
+    let known = drills.spares.entry(spare.to_owned()).or_default();
+    known.insert(dataset.clone(), drill);
+    let failed = |error: std::io::Error| TreeError::new("write", FILE.as_bytes(), error);
+    let content = serde_json::to_vec_pretty(&drills).map_err(|error| failed(error.into()))?;
+    durable::replace(state, &name()?, &content, Durability::Now)
+}
+
+/// What cannot be read is nothing: an estimate is all that is lost.
+fn read(state: &Path) -> Drills {
+    let content = Directory::open(state, Mounts::Cross)
+        .and_then(|state| durable::read(&state, &name()?, LIMIT_BYTES));
+    match content {
+        Ok(Some(content)) => serde_json::from_slice(&content).unwrap_or_default(),
+        _ => Drills::default(),
+    }
+}
+
+fn name() -> Result<Name, TreeError> {
+    Name::new(FILE)
+        .map_err(|error| TreeError::new("name", FILE.as_bytes(), std::io::Error::other(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_drill_took_is_what_a_restore_is_expected_to_take() {
+        let state = tempfile::tempdir().expect("state");
+        let name = DatasetName::fit(b"site");
+        let usual = Expectation::default().seconds(1000, 1 << 30);
+        assert_eq!(
+            expectation(state.path(), "spare", Some(&name)).seconds(1000, 1 << 30),
+            usual
+        );
+        let directory = Directory::open(state.path(), Mounts::Cross).expect("open");
+        let drill = Drill {
+            ended_seconds: 1_800_000_000,
+            seconds: 90.0,
+            files: 1000,
+            bytes: 1 << 30,
+        };
+        remember(&directory, state.path(), "spare", &name, drill).expect("written");
+        let known = expectation(state.path(), "spare", Some(&name));
+        assert!((known.seconds(1000, 1 << 30) - 90.0).abs() < 1e-6);
+        assert!(known.guess(1000, 1 << 30).contains("drill"));
+        // Another dataset of this spare is likely to be as fast; of another spare nothing is known.
+        let other = DatasetName::fit(b"other");
+        assert!(
+            (expectation(state.path(), "spare", Some(&other)).seconds(2000, 2 << 30) - 180.0).abs()
+                < 1e-6
+        );
+        assert_eq!(
+            expectation(state.path(), "elsewhere", Some(&name)).seconds(1000, 1 << 30),
+            usual
+        );
+    }
+}
