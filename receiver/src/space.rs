@@ -57,7 +57,7 @@ impl Reserve {
         let bytes = part(room.bytes).min(self.enough_bytes);
         if room.free_bytes < bytes {
             return Some(format!(
-                "{} of {} bytes are free on the store's file system, and {bytes} are kept in reserve: the upload is not taken, and \
+                "{} of {} bytes are free on the store's file system, and {bytes} are kept in reserve: \
                  nothing was changed",
                 room.free_bytes, room.bytes
             ));
@@ -65,7 +65,7 @@ impl Reserve {
         let inodes = part(room.inodes);
         (room.free_inodes < inodes).then(|| {
             format!(
-                "{} of {} inodes are free on the store's file system, and {inodes} are kept in reserve: the upload is not taken, and \
+                "{} of {} inodes are free on the store's file system, and {inodes} are kept in reserve: \
                  nothing was changed",
                 room.free_inodes, room.inodes
             )

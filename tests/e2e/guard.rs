@@ -238,7 +238,26 @@ fn a_receiver_that_dies_around_the_decision_holds_or_has_nothing() {
 
 type Change = (&'static str, fn(&Path, &mut Random));
 
-const ATTACKS: [Change; 10] = [
+const ATTACKS: [Change; 14] = [
+    ("every file is overwritten with zeros", |root, _| {
+        for file in files(root) {
+            let length = fs::metadata(&file).unwrap().len() as usize;
+            fs::write(file, vec![0; length]).unwrap();
+        }
+    }),
+    ("one byte is left of every file", |root, _| {
+        for file in files(root) {
+            fs::write(file, b"x").unwrap();
+        }
+    }),
+    ("a byte beside takes the place of every file", |root, _| {
+        for file in files(root) {
+            let mut name = file.clone().into_os_string();
+            name.push(".bak");
+            fs::write(name, b"x").unwrap();
+            fs::remove_file(file).unwrap();
+        }
+    }),
     ("everything but one file is removed", |root, _| {
         for file in files(root).iter().skip(1) {
             fs::remove_file(file).unwrap();
@@ -252,6 +271,11 @@ const ATTACKS: [Change; 10] = [
     ("all files are emptied", |root, _| {
         for file in files(root) {
             fs::write(file, b"").unwrap();
+        }
+    }),
+    ("all pictures are encrypted in place", |root, random| {
+        for file in files(&root.join("uploads")) {
+            fs::write(file, random.noise(3004)).unwrap();
         }
     }),
     ("all files are encrypted in place", |root, random| {

@@ -1,6 +1,6 @@
 //! Counting what a settled upload harms: files that are removed, emptied or turned into noise, and have no successor.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 
@@ -16,11 +16,16 @@ use crate::shelves::{NewDirectories, Shelves};
 
 /// Paths that are told of.
 const PATHS: usize = 20;
-/// Successors by name that are remembered, 16 bytes each; more do not excuse anything.
+/// Successors that are remembered, about 100 bytes each; more do not excuse anything.
 const SUCCESSORS: usize = 1_000_000;
 
 /// Names that are looked at for one that goes on after another.
 const BESIDE: usize = 64;
+
+/// A file of so many bytes counts as emptied if less than this part of it is left.
+const SHRUNK: u64 = 64;
+/// Smaller files may shrink as they like.
+const WORTH_BYTES: u64 = 1024;
 
 /// Files, and how many bytes they have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -113,28 +118,16 @@ pub(super) fn count(
         }
         let size = ended.former.size_bytes();
         let counted = match &ended.now {
-            Some((
-                id,
-                now @ Entry {
-                    node: Node::File { .. },
-                    ..
-                },
-            )) if now.size_bytes() > 0 || size == 0 => {
-                if size == 0 || !samples.became_noise(&ended, *id, now)? {
-                    return Ok(());
+            Some((id, now)) if matches!(now.node, Node::File { .. }) => {
+                match samples.spoilt(&ended, *id, now)? {
+                    Some(Spoilt::Emptied) => &mut harm.emptied,
+                    Some(Spoilt::Noise) => &mut harm.noise,
+                    None => return Ok(()),
                 }
-                &mut harm.noise
             }
-            Some((
-                _,
-                Entry {
-                    node: Node::File { .. },
-                    ..
-                },
-            )) => &mut harm.emptied,
             _ => &mut harm.removed,
         };
-        if is_elsewhere(subject, &ended.former)? || successors.take(&ended.place) {
+        if is_elsewhere(subject, &ended.former)? || successors.take(&ended.place, size) {
             return Ok(());
         }
         counted.add(size);
@@ -163,6 +156,13 @@ fn is_elsewhere(subject: &Subject<'_>, former: &Entry) -> Result<bool, ReceiverE
     }
 }
 
+/// How a file is harmed that is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spoilt {
+    Emptied,
+    Noise,
+}
+
 /// Reads samples of contents before and after.
 struct Samples<'a> {
     live: Handles<'a>,
@@ -180,18 +180,39 @@ impl<'a> Samples<'a> {
         })
     }
 
-    /// Whether a file that had structure has none any more.
-    fn became_noise(&mut self, ended: &Ended, id: u64, now: &Entry) -> Result<bool, ReceiverError> {
-        if self.staged(id, &ended.place, now)? != Some(Looks::Noise) {
-            return Ok(false);
+    /// What a file lost that has another content now.
+    fn spoilt(
+        &mut self,
+        ended: &Ended,
+        id: u64,
+        now: &Entry,
+    ) -> Result<Option<Spoilt>, ReceiverError> {
+        let (size, size_now) = (ended.former.size_bytes(), now.size_bytes());
+        if size == 0 {
+            return Ok(None);
         }
+        if size_now == 0 || size >= WORTH_BYTES && size_now < size / SHRUNK {
+            return Ok(Some(Spoilt::Emptied));
+        }
+        let looks_now = match self.staged(id, &ended.place, now)? {
+            None | Some(Looks::Plain) => return Ok(None),
+            Some(looks) => looks,
+        };
         let file = match self.live.get(ended.place.parent) {
             Ok(directory) => directory.open_file(&ended.place.name).ok(),
             Err(_) => None,
         };
         // What cannot be read tells nothing; that is the business of `verify`.
-        let former = file.map(|file| looks::of_file(&file, ended.former.size_bytes()));
-        Ok(matches!(former, Some(Ok(Looks::Plain))))
+        let former = file.and_then(|file| looks::of_file(&file, size).ok());
+        Ok(match (former, looks_now) {
+            (Some(Looks::Plain | Looks::Packed), Looks::Noise)
+            // Nobody packs a file under its own name.
+            | (Some(Looks::Plain), Looks::Packed) => Some(Spoilt::Noise),
+            (Some(Looks::Plain | Looks::Packed | Looks::Noise), Looks::Blank) => {
+                Some(Spoilt::Emptied)
+            }
+            _ => None,
+        })
     }
 
     /// What a staged file looks like; `None` if it is none: a further name of another one, or a patch, which leaves most as it was.
@@ -228,8 +249,10 @@ impl<'a> Samples<'a> {
 /// of a name that goes on after the old one in the same directory, as rotated logs have.
 struct Successors {
     hasher: RandomState,
-    elsewhere: HashMap<u64, u32>,
-    beside: HashMap<DirectoryId, BTreeSet<Vec<u8>>>,
+    /// By name: how many, and the size of the largest.
+    elsewhere: HashMap<u64, (u32, u64)>,
+    /// By directory and name: the size.
+    beside: HashMap<DirectoryId, BTreeMap<Vec<u8>, u64>>,
     remembered: usize,
 }
 
@@ -243,39 +266,43 @@ impl Successors {
         };
         let catalog = subject.catalog;
         catalog.files_put(subject.number, subject.first_entry, |put| {
-            let is_empty = put.entry.size_bytes() == 0;
-            if is_empty || found.remembered >= SUCCESSORS {
+            let size = put.entry.size_bytes();
+            // What was there before is no news: its content is found where it is.
+            if size == 0 || !put.is_staged || found.remembered >= SUCCESSORS {
                 return Ok(());
             }
-            let looks = match put.is_staged {
-                true => samples.staged(put.id, &put.place, &put.entry)?,
-                false => None,
-            };
-            if looks != Some(Looks::Noise) {
+            let looks = samples.staged(put.id, &put.place, &put.entry)?;
+            if !matches!(looks, Some(Looks::Noise | Looks::Blank)) {
                 let is_new = catalog.row(&put.place, subject.number - 1)?.is_none();
-                found.remember(&put.place, is_new);
+                found.remember(&put.place, size, is_new);
             }
             Ok(())
         })?;
         Ok(found)
     }
 
-    fn remember(&mut self, place: &Place, is_new: bool) {
+    fn remember(&mut self, place: &Place, size: u64, is_new: bool) {
         self.remembered += 1;
         let name = place.name.as_bytes();
         if is_new {
             let hash = self.hasher.hash_one(name);
-            *self.elsewhere.entry(hash).or_default() += 1;
+            let (count, largest) = self.elsewhere.entry(hash).or_default();
+            *count += 1;
+            *largest = size.max(*largest);
         }
         let beside = self.beside.entry(place.parent).or_default();
-        beside.insert(name.to_vec());
+        beside.insert(name.to_vec(), size);
     }
 
-    /// Whether there is one for what stood at `place`; each stands in for one file.
-    fn take(&mut self, place: &Place) -> bool {
+    /// Whether there is one for a file of `size` bytes that stood at `place`; each stands in for one file.
+    fn take(&mut self, place: &Place, size: u64) -> bool {
+        let least = size / SHRUNK;
         let name = place.name.as_bytes();
         let hash = self.hasher.hash_one(name);
-        if let Some(left) = self.elsewhere.get_mut(&hash).filter(|left| **left > 0) {
+        if let Some((left, largest)) = self.elsewhere.get_mut(&hash)
+            && *left > 0
+            && *largest >= least
+        {
             *left -= 1;
             return true;
         }
@@ -283,13 +310,15 @@ impl Successors {
             return false;
         };
         let mut after = beside.range(name.to_vec()..).take(BESIDE);
-        let goes_on = |other: &&Vec<u8>| {
+        let goes_on = |(other, size): &(&Vec<u8>, &u64)| {
             let rest = other.strip_prefix(name).and_then(|rest| rest.first());
-            rest.is_some_and(|next| matches!(next, b'.' | b'-' | b'_' | b'~'))
+            let is_separated = rest.is_some_and(|next| matches!(next, b'.' | b'-' | b'_' | b'~'));
+            is_separated && **size >= least
         };
-        let Some(found) = after.find(goes_on).cloned() else {
+        let Some((found, _)) = after.find(goes_on) else {
             return false;
         };
-        beside.remove(&found)
+        let found = found.clone();
+        beside.remove(&found).is_some()
     }
 }

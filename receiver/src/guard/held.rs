@@ -12,6 +12,7 @@ use crate::error::ReceiverError;
 use crate::names;
 use crate::recover;
 use crate::serve::existing;
+use crate::space::Reserve;
 use crate::store::Store;
 
 /// The layout this build writes.
@@ -145,6 +146,8 @@ pub fn release(store: &Store, name: &DatasetName, digest: &str) -> Result<Held, 
     let locked = dataset.lock_patiently()?;
     let catalog = dataset.catalog(&locked)?;
     let held = inspected(&dataset, &catalog, digest)?;
+    // On a full disk it could only be dropped.
+    Reserve::default().check(&dataset.control)?;
     forget(&dataset)?;
     recover::recover(&dataset, &catalog, &locked)?;
     let head = catalog.head()?.map(|head| head.snapshot.position);

@@ -12,6 +12,9 @@ const SURE_BYTES: usize = 8 * 1024;
 /// Fewer bytes than this tell nothing but whether they are text.
 const FEW_BYTES: usize = 256;
 
+/// Fewer bytes than this may all be the same by right.
+const LEAST_BYTES: usize = 16;
+
 /// How files begin that are noise by right: gzip, xz, zstd, bzip2, lz4, 7z, zip, PNG, JPEG, GIF, RIFF (WebP), Ogg, PDF, a git pack.
 const MAGICS: [&[u8]; 15] = [
     b"\x1f\x8b",
@@ -40,6 +43,8 @@ pub(super) enum Looks {
     Packed,
     /// Every byte is as likely as any other, and nothing says why.
     Noise,
+    /// Every byte is the same.
+    Blank,
 }
 
 /// Looks at a file of `size` bytes.
@@ -62,6 +67,10 @@ fn sample(file: &File, offset: u64) -> Result<Vec<u8>, TreeError> {
 
 /// A begin that was left as it was does not hide that the rest became noise.
 fn of(begin: &[u8], middle: &[u8]) -> Looks {
+    let is_blank = |bytes: &[u8]| bytes.windows(2).all(|pair| pair[0] == pair[1]);
+    if begin.len() >= LEAST_BYTES && is_blank(begin) && is_blank(middle) {
+        return Looks::Blank;
+    }
     if MAGICS.iter().any(|magic| begin.starts_with(magic)) {
         return Looks::Packed;
     }
@@ -134,6 +143,13 @@ mod tests {
             }
         }
         assert_eq!(looks(b""), Looks::Plain);
+    }
+
+    #[test]
+    fn what_has_one_byte_only_is_blank() {
+        assert_eq!(looks(&[0; 5000]), Looks::Blank);
+        assert_eq!(of(&[0; 5000], b"text"), Looks::Plain);
+        assert_eq!(looks(b"0"), Looks::Plain);
     }
 
     #[test]
