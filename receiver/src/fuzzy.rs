@@ -19,6 +19,7 @@ pub(crate) fn serve(
     outgoing: &Outgoing,
 ) -> Result<(), ReceiverError> {
     let dataset = existing(store, &request.dataset)?;
+    let _reading = dataset.reading()?;
     let mut batch = Batch {
         files: Vec::new(),
         bytes: 0,

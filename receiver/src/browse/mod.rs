@@ -166,7 +166,15 @@ fn summarise(store: &Store, request: &Summarise, outgoing: &Outgoing) -> Result<
 pub(crate) fn former_names(catalog: &Catalog, hash: ContentHash) -> Result<String, ReceiverError> {
     let mut text = String::new();
     for row in catalog.former_rows(hash)? {
-        let path = paths::Paths::new(catalog, row.since).of(&row.place)?;
+        // Of snapshots that were removed the catalog may know no paths.
+        let numbers = catalog.snapshots()?.into_iter();
+        let mut numbers = numbers.map(|one| one.snapshot.position.number);
+        let is_of =
+            |number: &u64| row.since <= *number && row.until.is_none_or(|until| *number < until);
+        let Some(number) = numbers.find(is_of) else {
+            continue;
+        };
+        let path = paths::Paths::new(catalog, number).of(&row.place)?;
         let last = row.until.unwrap_or(row.since + 1).saturating_sub(1);
         text.push_str(&format!(
             "; it is `{path}` in snapshots {} to {last}",

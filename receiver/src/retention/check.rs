@@ -14,13 +14,8 @@ pub(super) fn obstacle(
     dataset: &Dataset,
     catalog: &Catalog,
 ) -> Result<Option<Obstacle>, ReceiverError> {
-    let last = verified::read(&dataset.control)?;
-    if let Some(last) = last.filter(|last| last.findings > 0) {
-        let reason = format!(
-            "the last verification had findings ({}): `understudy verify {}` tells which, and clears this when all is well",
-            last.findings, dataset.name
-        );
-        return Ok(Some(Obstacle::new(ObstacleKind::Findings, reason)));
+    if let Some(obstacle) = findings(dataset)? {
+        return Ok(Some(obstacle));
     }
     let found = match catalog_is_wrong(catalog) {
         Err(error @ (ReceiverError::Damaged(_) | ReceiverError::Catalog { .. })) => {
@@ -29,6 +24,18 @@ pub(super) fn obstacle(
         found => found?,
     };
     Ok(found.map(|what| Obstacle::new(ObstacleKind::Catalog, what)))
+}
+
+/// Whether the last verification found anything.
+pub(super) fn findings(dataset: &Dataset) -> Result<Option<Obstacle>, ReceiverError> {
+    let last = verified::read(&dataset.control)?;
+    Ok(last.filter(|last| last.findings > 0).map(|last| {
+        let reason = format!(
+            "the last verification had findings ({}): `understudy verify {}` tells which, and clears this when all is well",
+            last.findings, dataset.name
+        );
+        Obstacle::new(ObstacleKind::Findings, reason)
+    }))
 }
 
 /// What contradicts itself in the catalog.

@@ -1,5 +1,7 @@
 //! Whether the clock can be believed: retention is by time, and a clock that jumped would end everything at once.
 
+use std::time::Duration;
+
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::{dataset, marker};
@@ -29,6 +31,16 @@ impl Moment {
             seconds: dataset::now_seconds(),
             boot: marker::boot(),
             boot_seconds: clock_gettime(ClockId::Boottime).tv_sec,
+        }
+    }
+
+    /// The moment that is so much later.
+    pub(crate) fn after(&self, elapsed: Duration) -> Self {
+        let seconds = i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX);
+        Self {
+            seconds: self.seconds.saturating_add(seconds),
+            boot: self.boot.clone(),
+            boot_seconds: self.boot_seconds.saturating_add(seconds),
         }
     }
 

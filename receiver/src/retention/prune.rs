@@ -2,6 +2,8 @@
 
 use understudy_protocol::DatasetName;
 
+use std::time::Instant;
+
 use super::intent::{Intent, State};
 use super::removal::Removal;
 use super::{Grace, Mode, Moment, Policies, Pruned, Request, Trust, check, sweep};
@@ -18,6 +20,7 @@ pub fn prune(
     request: &Request<'_>,
 ) -> Result<Pruned, ReceiverError> {
     let dataset = existing(store, name)?;
+    let started = Instant::now();
     if request.mode == Mode::Act {
         Removal::make_room_early(store, &dataset)?;
     }
@@ -37,7 +40,13 @@ pub fn prune(
         Mode::Look => look(&dataset, &catalog, &state, intent),
         Mode::Act => {
             drop(catalog);
-            Removal::new(store, &dataset, request).run()
+            // The check may have taken minutes, in which snapshots were committed.
+            let moment = request.moment.after(started.elapsed());
+            let request = Request {
+                moment: &moment,
+                ..*request
+            };
+            Removal::new(store, &dataset, &request).run()
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use understudy_tree::{content, crash_point};
 
+use super::check;
 use super::intent::{Intent, State};
 use super::sweep::{self, Garbage, Newest, Sweep};
 use super::{Obstacle, ObstacleKind, Pruned, Request};
@@ -86,7 +87,13 @@ impl<'a> Removal<'a> {
         recover::recover(self.dataset, &catalog, &turn.locked)?;
         // Again: a snapshot may have been committed or pinned since.
         let state = State::read(&catalog)?;
-        if let Some(obstacle) = state.clock_obstacle(self.request) {
+        // A verification may have ended since.
+        let found = || check::findings(self.dataset);
+        let obstacle = match state.clock_obstacle(self.request) {
+            Some(obstacle) => Some(obstacle),
+            None => found()?,
+        };
+        if let Some(obstacle) = obstacle {
             return Ok((Pruned::stopped(&self.dataset.name, obstacle), state.swept));
         }
         let mut intent = Intent::new(self.dataset, &state, self.request);
