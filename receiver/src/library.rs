@@ -113,9 +113,10 @@ impl Finder<'_> {
         let library = self.library;
         let mut whole = Vec::new();
         for row in library.catalog.rows_with(hash, library.head)? {
-            whole.extend(open(&mut self.live, &row.place)?);
+            // One that cannot be opened may be the very damage.
+            whole.extend(open(&mut self.live, &row.place).ok().flatten());
         }
-        whole.extend(library.objects.open_object(hash)?);
+        whole.extend(library.objects.open_object(hash).ok().flatten());
         for file in whole {
             content::set_size(to, 0)?;
             // A copy that cannot be read is none; others are tried.
