@@ -7,8 +7,8 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
-use rusqlite::{Connection, OpenFlags};
-use understudy_protocol::{RelPath, escape};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use understudy_protocol::{Name, RelPath, escape};
 use understudy_tree::{Directory, Kind, TreeError, content};
 
 use crate::Cancel;
@@ -22,12 +22,13 @@ const SQLITE: &[u8; 16] = b"SQLite format 3\0";
 pub struct Opened {
     /// Databases that were opened and checked.
     pub databases: u64,
+    /// Those that were not: there are changes in a file beside them, or their path is too long for SQLite.
+    pub unchecked: u64,
     /// Those in which something is wrong, and what.
     pub damaged: Vec<(RelPath, String)>,
 }
 
-/// Opens every SQLite database below a directory and runs its own quick check. Nothing is changed; a log of changes beside it
-/// (`-wal`, `-journal`) is not looked at.
+/// Opens every SQLite database below a directory and runs its own quick check. Nothing is changed.
 pub fn open_databases(root: &Directory, cancel: &Cancel) -> Result<Opened, AgentError> {
     let mut opened = Opened::default();
     let mut waiting = vec![RelPath::root()];
@@ -43,9 +44,13 @@ pub fn open_databases(root: &Directory, cancel: &Cancel) -> Result<Opened, Agent
                     if !is_database(&file)? {
                         continue;
                     }
-                    opened.databases += 1;
-                    if let Some(what) = trouble(&file) {
-                        opened.damaged.push((below, what));
+                    match check(&directory, &name, &file)? {
+                        Checked::Not => opened.unchecked += 1,
+                        Checked::Sound => opened.databases += 1,
+                        Checked::Damaged(what) => {
+                            opened.databases += 1;
+                            opened.damaged.push((below, what));
+                        }
                     }
                 }
                 _ => {}
@@ -61,19 +66,35 @@ fn is_database(file: &File) -> Result<bool, TreeError> {
     Ok(length == begin.len() && begin == *SQLITE)
 }
 
-/// What is wrong with a database; `None` if nothing is.
-fn trouble(file: &File) -> Option<String> {
-    // By descriptor, so that no link in the tree leads elsewhere; as a file that nobody changes, so that nothing is made beside it.
-    let name = format!("file:/proc/self/fd/{}?immutable=1", file.as_raw_fd());
+enum Checked {
+    Not,
+    Sound,
+    Damaged(String),
+}
+
+fn check(directory: &Directory, name: &Name, file: &File) -> Result<Checked, AgentError> {
+    for ending in ["-wal", "-journal"] {
+        let beside = [name.as_bytes(), ending.as_bytes()].concat();
+        let Ok(beside) = Name::new(beside) else {
+            continue;
+        };
+        let stat = directory.stat_if_present(&beside)?;
+        if stat.is_some_and(|stat| stat.size > 0) {
+            return Ok(Checked::Not);
+        }
+    }
+    // As a file that nobody changes, so that nothing is made beside it. SQLite looks up the path that this leads to.
+    let path = format!("file:/proc/self/fd/{}?immutable=1", file.as_raw_fd());
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-    let checked = Connection::open_with_flags(name, flags).and_then(|connection| {
+    let checked = Connection::open_with_flags(path, flags).and_then(|connection| {
         connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))
     });
-    match checked {
-        Ok(text) if text == "ok" => None,
-        Ok(text) => Some(escape(text.as_bytes())),
-        Err(error) => Some(error.to_string()),
-    }
+    Ok(match checked {
+        Ok(text) if text == "ok" => Checked::Sound,
+        Ok(text) => Checked::Damaged(escape(text.as_bytes())),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) => Checked::Not,
+        Err(error) => Checked::Damaged(error.to_string()),
+    })
 }
 
 #[cfg(test)]
@@ -105,5 +126,9 @@ mod tests {
             .map(|(path, _)| path.to_string())
             .collect();
         assert_eq!(damaged, ["below/bad"]);
+        // What is not in the file yet cannot be judged by it.
+        std::fs::write(below.join("good-wal"), "changes").expect("write");
+        let opened = open_databases(&root, &Cancel::default()).expect("opened");
+        assert_eq!((opened.databases, opened.unchecked), (1, 1));
     }
 }

@@ -21,8 +21,10 @@ use crate::{paths, words};
 pub(crate) fn run(arguments: &Drill, session: &Session) -> Result<Report, CommandError> {
     let state = paths::state(session.places.state.as_deref())?;
     paths::make_state(&state)?;
-    let scratch = Scratch::make(arguments, &state)?;
+    let place = arguments.scratch.as_deref().unwrap_or(&state);
+    paths::check_apart("scratch directory", place, &session.address()?)?;
     let spare = session.existing_spare()?;
+    let scratch = Scratch::make(arguments, &state)?;
     let context = session.context(PathBuf::new(), &spare);
     let result = practise(arguments, session, &spare, &context, &scratch);
     // Whatever came of it.
@@ -88,6 +90,7 @@ fn practise(
         "seconds": restored.seconds,
         "files_wrong": compared.files_fetched,
         "databases": opened.databases,
+        "databases_not_checked": opened.unchecked,
         "databases_damaged": opened.damaged.iter().map(|(path, what)| words::path_with(path, "what", what)).collect::<Vec<_>>(),
         "fuzzy": restored.fuzzy.len(),
     });
@@ -135,6 +138,7 @@ fn summary(dataset: &DatasetName, restored: &RestoreReport, databases: u64) -> S
 /// A directory of its own for one drill.
 struct Scratch {
     parent: Directory,
+    directory: Directory,
     name: Name,
     target: PathBuf,
 }
@@ -166,16 +170,19 @@ impl Scratch {
         parent
             .create_directory(&name)
             .map_err(|error| failed(&error))?;
+        let directory = parent.open_directory(&name);
+        let directory = directory.map_err(|error| failed(&error))?.without_mounts();
         let target = path.join(name.as_os_str()).join("files");
         Ok(Self {
             parent,
+            directory,
             name,
             target,
         })
     }
 
     fn remove(&self) -> Result<(), TreeError> {
-        remove::empty(&self.parent.open_directory(&self.name)?)?;
+        remove::empty(&self.directory)?;
         self.parent.remove_directory(&self.name)
     }
 
