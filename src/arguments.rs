@@ -1,6 +1,8 @@
 //! The command line: what it takes, and the help that teaches it.
 
+mod on_spare;
 mod past;
+mod restore;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,13 +10,13 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use understudy_protocol::DatasetName;
-use understudy_receiver::alert::Kind;
-use understudy_tree::Glob;
 
 use crate::exit::{Code, CommandError};
 use crate::report;
 
+pub(crate) use on_spare::{Acknowledge, Decide, Held, OnSpare, Pin, Prune, Unpin};
 pub(crate) use past::{Cat, Diff, Find, Ls, Point, Selection};
+pub(crate) use restore::{Drill, Order, Restore};
 
 /// Keeps a spare server minutes behind its main, ready to serve.
 #[derive(Debug, Parser)]
@@ -333,72 +335,6 @@ pub(crate) struct Receiver {
     pub(crate) config: Option<PathBuf>,
 }
 
-/// Bring a dataset back from the spare
-///
-/// Writes a snapshot's files as TARGET, which appears whole or not at all. TARGET must be absent or an empty
-/// directory; with --replace it may hold files: those that are right are used, and everything that stood
-/// there is kept beside it as TARGET.before-restore-TIME.
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-Examples:
-  understudy restore photos /srv/photos --spare 127.0.0.1:7433
-  understudy restore photos /tmp/old --snapshot 12 --spare /mnt/spare
-  understudy restore photos /tmp/old --at '2026-11-26 14:00' --path albums/2019 --path '**/*.xmp'
-  understudy restore photos /srv/photos --replace --dry-run --spare 127.0.0.1:7433
-      How much would be written? (Nothing is.)
-  understudy restore photos /srv/photos --in-place-progressive --first index.php --order newest
-      Serve /srv/photos while it fills, the newest files first.
-  understudy restore --all /srv --dataset-order shop,photos")]
-#[command(allow_missing_positional = true)]
-pub(crate) struct Restore {
-    /// The dataset to restore
-    #[arg(required_unless_present = "all")]
-    pub(crate) dataset: Option<DatasetName>,
-    /// The directory to write; with --all that of all datasets, each by its name
-    #[arg(required = true)]
-    pub(crate) target: PathBuf,
-    /// Every dataset of the spare, each as TARGET/NAME
-    #[arg(long, conflicts_with_all = ["dataset", "snapshot", "path"])]
-    pub(crate) all: bool,
-    /// Which datasets come first, separated by commas; the others follow by name
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "all")]
-    pub(crate) dataset_order: Vec<DatasetName>,
-    #[command(flatten)]
-    pub(crate) selection: Selection,
-    /// Only what matches, with all below it; a glob from the dataset's root, `**` goes through directories; may be repeated
-    #[arg(long, value_name = "PATTERN", conflicts_with = "replace", value_parser = Glob::new)]
-    pub(crate) path: Vec<Glob>,
-    /// These files before all others, in the order in which the patterns are given; may be repeated
-    #[arg(long, value_name = "PATTERN", value_parser = Glob::new)]
-    pub(crate) first: Vec<Glob>,
-    /// In which order the other files come
-    #[arg(long, value_enum, default_value = "listed", value_name = "ORDER")]
-    pub(crate) order: Order,
-    /// Take the place of what stands at TARGET, which is kept beside it
-    #[arg(long)]
-    pub(crate) replace: bool,
-    /// Write into TARGET itself, each file appearing as it comes: for serving it meanwhile
-    ///
-    /// What is replaced, and with --replace in the end what the snapshot does not have, is moved to
-    /// TARGET.before-restore-TIME. Interrupted, the same command carries on.
-    #[arg(long)]
-    pub(crate) in_place_progressive: bool,
-    /// Write nothing, only say what would be done
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-}
-
-/// In which order files come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Order {
-    /// Those that were changed last come first
-    Newest,
-    /// The smallest come first
-    Smallest,
-    /// By directory and name
-    Listed,
-}
-
 /// List the snapshots on the spare
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -441,148 +377,6 @@ pub(crate) struct Verify {
     /// Repair files of the live tree whose content the spare has elsewhere: under another name, in its other tree, or in history
     #[arg(long)]
     pub(crate) repair: bool,
-}
-
-/// Acknowledge the alerts of a dataset, on the spare: they are not repeated
-///
-/// Only the alerts that there are now: what is raised later is told as ever, and that an alert is over is told as
-/// well. Says what it has acknowledged. It works on the store itself, so it is run on the spare, by root or by the
-/// receiver's user; the receiver need not be asked.
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-Examples:
-  understudy acknowledge photos               the store of /etc/understudy/receiver.toml
-  understudy acknowledge photos lag --store /srv/spare")]
-pub(crate) struct Acknowledge {
-    /// The dataset
-    pub(crate) dataset: DatasetName,
-    /// Only this one: lag, failures, guard or trouble [default: all there are]
-    pub(crate) kind: Option<Kind>,
-    #[command(flatten)]
-    pub(crate) on_spare: OnSpare,
-}
-
-/// Show the cycles that a guard holds, on the spare
-///
-/// A cycle that would remove, empty or turn into noise too much of a dataset is held: it is staged, nothing is changed, and nothing newer is
-/// taken until somebody decides. The thresholds are in the part `[guard]` of the receiver's configuration.
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-Examples:
-  understudy held                             all datasets in the store of /etc/understudy/receiver.toml
-  understudy held photos --store /srv/spare")]
-pub(crate) struct Held {
-    /// Only this dataset
-    pub(crate) dataset: Option<DatasetName>,
-    #[command(flatten)]
-    pub(crate) on_spare: OnSpare,
-}
-
-/// Restore for practice: into a scratch directory, with everything read again, and removed afterwards
-///
-/// Tells how long a restore takes on this host and whether all of it is right: every content is hashed once more from the disk, and every
-/// SQLite database is opened and checked. Later estimates (`restore --dry-run`) use what it took.
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-Examples:
-  understudy drill photos --spare 127.0.0.1:7433
-  understudy drill photos --at '3 days ago' --scratch /mnt/large --spare /mnt/spare")]
-pub(crate) struct Drill {
-    /// The dataset
-    pub(crate) dataset: DatasetName,
-    #[command(flatten)]
-    pub(crate) selection: Selection,
-    /// An existing directory with room for the dataset [default: the state directory]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) scratch: Option<PathBuf>,
-}
-
-/// What is decided of a held cycle.
-///
-/// `understudy held` shows what is held, with its digest: only what was looked at can be decided. It is run on the spare, by root or by the
-/// receiver's user; the receiver need not be asked.
-#[derive(Debug, Args)]
-pub(crate) struct Decide {
-    /// The dataset
-    pub(crate) dataset: DatasetName,
-    /// The first digits of the digest that `understudy held` shows, at least eight
-    pub(crate) digest: String,
-    #[command(flatten)]
-    pub(crate) on_spare: OnSpare,
-}
-
-/// Where the store is, for commands that work on it beside a receiver.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct OnSpare {
-    /// The directory that holds the datasets [default: that of --spare, else of the configuration]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) store: Option<PathBuf>,
-    /// The receiver's configuration [default: /etc/understudy/receiver.toml]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-}
-
-/// Flag and remove snapshots that the retention policy does not keep, on the spare
-///
-/// A receiver that runs does this every hour. By default all snapshots of the last day are kept, one of each hour for a week, of
-/// each day for 30 days and of each month for a year; the newest three healthy ones and pinned ones stay however old
-/// they are. What expires is flagged, told by `understudy snapshots`, and goes three days later. Nothing is removed while
-/// the last verification has findings, the catalog fails its check, or the clock has jumped: the reason is told.
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-Examples:
-  understudy prune --dry-run                  what would go, and what that gives back
-  understudy prune photos --store /srv/spare
-  understudy prune --now                      the disk is full: flag nothing, remove at once")]
-pub(crate) struct Prune {
-    /// Only this dataset
-    pub(crate) dataset: Option<DatasetName>,
-    /// Change nothing, only say what would be done
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// Do not wait for the grace period: what the policy does not keep goes now
-    #[arg(long)]
-    pub(crate) now: bool,
-    /// The clock of this host is right, although it seems to have jumped
-    #[arg(long)]
-    pub(crate) trust_clock: bool,
-    #[command(flatten)]
-    pub(crate) on_spare: OnSpare,
-}
-
-/// Keep a snapshot whatever the retention policy says, on the spare
-///
-/// It stays until `understudy unpin`. What was flagged to go is not any more.
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-Examples:
-  understudy pin photos 812 --reason 'before the migration, Ada, until June'
-  understudy pin photos 812 --reason audit --store /srv/spare")]
-pub(crate) struct Pin {
-    /// The dataset
-    pub(crate) dataset: DatasetName,
-    /// Which snapshot; `understudy snapshots` lists them
-    pub(crate) snapshot: u64,
-    /// Why, for whoever finds the pin later
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) reason: String,
-    #[command(flatten)]
-    pub(crate) on_spare: OnSpare,
-}
-
-/// Let the retention policy decide over a pinned snapshot again, on the spare
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-Examples:
-  understudy unpin photos 812
-  understudy unpin photos 812 --store /srv/spare")]
-pub(crate) struct Unpin {
-    /// The dataset
-    pub(crate) dataset: DatasetName,
-    /// Which snapshot
-    pub(crate) snapshot: u64,
-    #[command(flatten)]
-    pub(crate) on_spare: OnSpare,
 }
 
 /// A checked command line.

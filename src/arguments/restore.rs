@@ -1,0 +1,94 @@
+//! The arguments of the commands that bring something back.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use understudy_protocol::DatasetName;
+use understudy_tree::Glob;
+
+use super::Selection;
+
+/// Bring a dataset back from the spare
+///
+/// Writes a snapshot's files as TARGET, which appears whole or not at all. TARGET must be absent or an empty
+/// directory; with --replace it may hold files: those that are right are used, and everything that stood
+/// there is kept beside it as TARGET.before-restore-TIME.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  understudy restore photos /srv/photos --spare 127.0.0.1:7433
+  understudy restore photos /tmp/old --snapshot 12 --spare /mnt/spare
+  understudy restore photos /tmp/old --at '2026-11-26 14:00' --path albums/2019 --path '**/*.xmp'
+  understudy restore photos /srv/photos --replace --dry-run --spare 127.0.0.1:7433
+      How much would be written? (Nothing is.)
+  understudy restore photos /srv/photos --in-place-progressive --first index.php --order newest
+      Serve /srv/photos while it fills, the newest files first.
+  understudy restore --all /srv --dataset-order shop,photos")]
+#[command(allow_missing_positional = true)]
+pub(crate) struct Restore {
+    /// The dataset to restore
+    #[arg(required_unless_present = "all")]
+    pub(crate) dataset: Option<DatasetName>,
+    /// The directory to write; with --all that of all datasets, each by its name
+    #[arg(required = true)]
+    pub(crate) target: PathBuf,
+    /// Every dataset of the spare, each as TARGET/NAME
+    #[arg(long, conflicts_with_all = ["dataset", "snapshot", "path"])]
+    pub(crate) all: bool,
+    /// Which datasets come first, separated by commas; the others follow by name
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "all")]
+    pub(crate) dataset_order: Vec<DatasetName>,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// Only what matches, with all below it; a glob from the dataset's root, `**` goes through directories; may be repeated
+    #[arg(long, value_name = "PATTERN", conflicts_with = "replace", value_parser = Glob::new)]
+    pub(crate) path: Vec<Glob>,
+    /// These files before all others, in the order in which the patterns are given; may be repeated
+    #[arg(long, value_name = "PATTERN", value_parser = Glob::new)]
+    pub(crate) first: Vec<Glob>,
+    /// In which order the other files come
+    #[arg(long, value_enum, default_value = "listed", value_name = "ORDER")]
+    pub(crate) order: Order,
+    /// Take the place of what stands at TARGET, which is kept beside it
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// Write into TARGET itself, each file appearing as it comes: for serving it meanwhile
+    ///
+    /// What is replaced, and with --replace in the end what the snapshot does not have, is moved to
+    /// TARGET.before-restore-TIME. Interrupted, the same command carries on.
+    #[arg(long)]
+    pub(crate) in_place_progressive: bool,
+    /// Write nothing, only say what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// In which order files come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Order {
+    /// Those that were changed last come first
+    Newest,
+    /// The smallest come first
+    Smallest,
+    /// By directory and name
+    Listed,
+}
+
+/// Restore for practice: into a scratch directory, with everything read again, and removed afterwards
+///
+/// Tells how long a restore takes on this host and whether all of it is right: every content is hashed once more from the disk, and every
+/// SQLite database is opened and checked. Later estimates (`restore --dry-run`) use what it took.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  understudy drill photos --spare 127.0.0.1:7433
+  understudy drill photos --at '3 days ago' --scratch /mnt/large --spare /mnt/spare")]
+pub(crate) struct Drill {
+    /// The dataset
+    pub(crate) dataset: DatasetName,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// An existing directory with room for the dataset [default: the state directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) scratch: Option<PathBuf>,
+}
