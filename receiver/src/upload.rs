@@ -10,7 +10,7 @@ use understudy_tree::crash_point;
 use crate::alert::Observed;
 use crate::catalog::{Catalog, Recorded, Telling, Upload};
 use crate::cycle::{self, Stopwatch};
-use crate::dataset::now_seconds;
+use crate::dataset::{Dataset, Locked, now_seconds};
 use crate::error::ReceiverError;
 use crate::guard::{self, Verdict};
 use crate::housekeeping::Tidying;
@@ -78,13 +78,7 @@ fn converse(
     }
     let position = catalog.head()?.map(|head| head.snapshot.position);
     outgoing.send_message(&Message::Ready(Ready { position }))?;
-    let leftovers = if spoken >= version::RESUME {
-        let leftovers = leftovers::load(&dataset, &locked)?;
-        leftovers.tell(outgoing)?;
-        Some(leftovers)
-    } else {
-        None
-    };
+    let leftovers = tell_leftovers(&dataset, &locked, spoken, outgoing)?;
     crash_point!("receiver.begun");
     loop {
         let frame = match incoming.receive() {
@@ -129,6 +123,21 @@ fn converse(
             }
         }
     }
+}
+
+/// What interrupted uploads left, once an agent that can go on with it was told.
+fn tell_leftovers(
+    dataset: &Dataset,
+    locked: &Locked,
+    spoken: u32,
+    outgoing: &Outgoing,
+) -> Result<Option<Leftovers>, ReceiverError> {
+    if spoken < version::RESUME {
+        return Ok(None);
+    }
+    let leftovers = leftovers::load(dataset, locked)?;
+    leftovers.tell(outgoing)?;
+    Ok(Some(leftovers))
 }
 
 fn confirm_newest(

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use understudy_agent::{
-    Action, Context, Existing, Manner, Order, RestoreReport, RestoreRequest, Which,
+    Action, Context, Existing, Manner, Opened, Order, RestoreReport, RestoreRequest, Which,
 };
 use understudy_protocol::{DatasetName, Name, escape};
 use understudy_tree::{Directory, Mounts, TreeError, remove};
@@ -82,22 +82,35 @@ fn practise(
     let tree =
         Directory::open(&scratch.target, Mounts::Cross).map_err(|error| scratch.failed(&error))?;
     let opened = understudy_agent::open_databases(&tree, &context.cancel)?;
+    let report = verdict(
+        &arguments.dataset,
+        &restored,
+        compared.files_fetched,
+        &opened,
+    );
+    Ok((restored, report))
+}
+
+/// What is told of a drill.
+fn verdict(
+    dataset: &DatasetName,
+    restored: &RestoreReport,
+    files_wrong: u64,
+    opened: &Opened,
+) -> Report {
     let data = json!({
-        "dataset": arguments.dataset.as_str(),
+        "dataset": dataset.as_str(),
         "snapshot": words::snapshot(&restored.snapshot),
         "files": restored.files,
         "bytes": restored.bytes,
         "seconds": restored.seconds,
-        "files_wrong": compared.files_fetched,
+        "files_wrong": files_wrong,
         "databases": opened.databases,
         "databases_not_checked": opened.unchecked,
         "databases_damaged": opened.damaged.iter().map(|(path, what)| words::path_with(path, "what", what)).collect::<Vec<_>>(),
         "fuzzy": restored.fuzzy.len(),
     });
-    let mut report = Report::done(
-        data,
-        vec![summary(&arguments.dataset, &restored, opened.databases)],
-    );
+    let mut report = Report::done(data, vec![summary(dataset, restored, opened.databases)]);
     report.note_all(
         &format!(
             "{} came back as they were captured, and are damaged:",
@@ -108,11 +121,11 @@ fn practise(
             .iter()
             .map(|(path, what)| format!("{path}: {what}")),
     );
-    if compared.files_fetched > 0 || !opened.damaged.is_empty() {
+    if files_wrong > 0 || !opened.damaged.is_empty() {
         let message = format!(
             "the drill of {} found {} that are not what the spare has, and {} that are damaged",
-            arguments.dataset,
-            words::counted(compared.files_fetched, "file"),
+            dataset,
+            words::counted(files_wrong, "file"),
             words::counted(opened.damaged.len() as u64, "database"),
         );
         let hint =
@@ -120,7 +133,7 @@ fn practise(
         report.code = Code::Damage;
         report.error = Some(CommandError::new(Code::Damage, message, hint));
     }
-    Ok((restored, report))
+    report
 }
 
 fn summary(dataset: &DatasetName, restored: &RestoreReport, databases: u64) -> String {

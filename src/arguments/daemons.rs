@@ -1,0 +1,117 @@
+//! The arguments of the two daemons.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use understudy_protocol::DatasetName;
+
+/// Keep the spare up to date with this host's datasets, every few minutes
+///
+/// Reads a TOML file and runs one cycle for each dataset at its interval, until it is told to end by SIGTERM
+/// or Ctrl-C; SIGHUP makes it read the file again. A dataset that fails is tried again at its next interval and
+/// holds up no other; a spare that is away is tried more often. Between cycles the sources are watched, so that a
+/// cycle costs what changed.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  understudy agent --config agent.toml            run until told to end
+  understudy agent --config agent.toml --once     one cycle of every dataset
+  understudy agent --once photos                  one cycle of one dataset
+
+A configuration:
+  spare = \"127.0.0.1:7433\"
+  interval = \"15m\"
+  sweep = \"1h\"                 # how often everything is compared in large datasets
+  watch = \"auto\"               # fanotify, else inotify; or \"inotify\", or \"never\"
+  unsettled = \"ship\"           # files that never stand still are sent and marked; or \"keep\"
+
+  [pace]                       # each line may be left out
+  nice = 10
+  io = \"idle\"                  # or \"best-effort\"
+  bandwidth = \"20MB\"           # per second
+  pressure = 50                # percent of /proc/pressure above which it pauses; or \"off\"
+  pause_at_most = \"5m\"         # in one cycle
+
+  [[pace.hours]]
+  from = \"08:00\"
+  to = \"18:00\"
+  bandwidth = \"5MB\"
+
+  [[dataset]]
+  path = \"/srv/photos\"
+  exclude = [\"*.tmp\"]
+
+  [[dataset]]
+  path = \"/var/www/*\"          # one dataset for each directory there")]
+pub(crate) struct Agent {
+    /// The configuration
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/understudy/agent.toml"
+    )]
+    pub(crate) config: PathBuf,
+    /// Run one cycle and end
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Read and hash every byte in the first cycle, whatever the times of the files say
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// Only these datasets [default: all]
+    #[arg(value_name = "DATASET")]
+    pub(crate) datasets: Vec<DatasetName>,
+}
+
+/// Be the spare: take uploads into a store
+///
+/// Prints `listening on HOST:PORT` when it is ready, and runs until it is told to end by SIGTERM or Ctrl-C. The
+/// store is made if the directory is empty or not there yet. The newest snapshot of each dataset is at
+/// STORE/DATASET/live/files, as plain files.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  understudy receiver --store /srv/spare
+  understudy receiver --config /etc/understudy/receiver.toml
+
+A configuration:
+  store = \"/srv/spare\"
+  listen = \"127.0.0.1:7433\"
+
+  [alerts]                              # each line may be left out
+  lag = \"1h\"                            # a dataset that is further behind is an alert
+  failures = 3                          # so are so many failed cycles in a row
+  repeat = \"4h\"                         # told again until `understudy acknowledge`
+  command = [\"/usr/local/bin/page\"]     # run for each alert: UNDERSTUDY_* variables, JSON on stdin
+  webhook = \"https://chat.example/hook\" # the same JSON is posted there
+  heartbeat = \"https://hc.example/uuid\" # fetched each heartbeat_interval (60s): it lives
+  heartbeat_fail = false                # true: an alert fetches the dataset's URL + /fail
+
+  [alerts.dataset.photos]
+  lag = \"30m\"
+  heartbeat = \"https://hc.example/uuid\" # fetched after each cycle that brings it up to date
+
+  [retention]                           # each line may be left out
+  all = \"1d\"                            # every snapshot is kept so long,
+  hourly = \"7d\"                         # one of each hour, of each day, of each month so long;
+  daily = \"30d\"                         # \"off\" for no such rule
+  monthly = \"365d\"
+  minimum_age = \"1d\"                    # none goes before
+  newest = 3                            # so many healthy ones stay however old they are
+  grace = \"3d\"                          # expired ones are flagged so long before they go
+
+  [retention.dataset.photos]            # any of these, for one dataset
+  monthly = \"1825d\"
+
+SIGHUP has it read the part [alerts] again.")]
+pub(crate) struct Receiver {
+    /// The directory that holds the datasets
+    #[arg(long, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+    /// Where to listen: a loopback address [default: 127.0.0.1:7433]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Option<String>,
+    /// The configuration; options on the command line come before it [default, without --store:
+    /// /etc/understudy/receiver.toml]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
