@@ -29,6 +29,7 @@ mod recover;
 mod repair;
 mod resolve;
 pub mod retention;
+mod routing;
 mod serve;
 mod shelves;
 mod space;

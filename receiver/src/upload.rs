@@ -15,6 +15,7 @@ use crate::error::ReceiverError;
 use crate::guard::{self, Verdict};
 use crate::housekeeping::Tidying;
 use crate::leftovers::{self, Leftovers};
+use crate::routing;
 use crate::serve::{AfterFirst, Deletions, SessionOptions};
 use crate::store::Store;
 use crate::workers::{self, Ground};
@@ -100,7 +101,7 @@ fn converse(
             options,
             observed,
         };
-        if workers::is_change(&frame, spoken) {
+        if routing::is_change(&frame, spoken) {
             let committed = session.receive(frame, incoming)?;
             return session.acknowledge(committed, outgoing, &mut tidying);
         }

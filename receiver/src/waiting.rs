@@ -40,6 +40,11 @@ impl<'a> Waiting<'a> {
         Ok(frame)
     }
 
+    /// Whether the next frame has come already.
+    pub(crate) fn is_at_hand(&self) -> bool {
+        self.incoming.is_at_hand()
+    }
+
     fn tell(&mut self, passed: Duration) -> Result<(), ProtocolError> {
         let waited = self.incoming.waited();
         let message = told(waited - self.waited, passed);

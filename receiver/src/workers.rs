@@ -1,4 +1,4 @@
-//! The threads of an upload: one routes frames, some stage contents, one brings the shadow up to date, and the
+//! The threads of an upload: one routes frames (`routing`), some stage contents, one brings the shadow up to date, and the
 //! session's own writes the rows.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,31 +7,26 @@ use std::sync::{Mutex, PoisonError};
 
 use understudy_protocol::message::Commit;
 use understudy_protocol::transport::{Incoming, Outgoing};
-use understudy_protocol::{Frame, Message, ProtocolError, version};
+use understudy_protocol::{Frame, Message};
 use understudy_tree::{Directory, Lacking};
 
-use crate::catalog::{Catalog, Telling, Upload};
+use crate::catalog::{Catalog, Upload};
 use crate::cycle::Stopwatch;
 use crate::dataset::{Dataset, Locked};
 use crate::error::ReceiverError;
 use crate::flushing::{StagedBytes, flush};
 use crate::keeping::Keeping;
-use crate::leftovers::{self, Leftovers};
+use crate::leftovers::Leftovers;
 use crate::recall::CaughtUp;
 use crate::resolve::Base;
+use crate::routing::{Job, route};
 use crate::space::Reserve;
 use crate::stage::{Numbers, Staged, Stager};
 use crate::streams::{Streams, Writer};
 use crate::waiting::Waiting;
 
-/// Frames that wait for one worker; each is at most about 1 MiB.
+/// What waits for one worker: so many times what is handed over together, each about 1 MiB at most.
 const QUEUE: usize = 4;
-/// Numbers of the messages that are handed to workers: streams, those with a base, what is fuzzy, and changes.
-const STREAM_NUMBERS: std::ops::RangeInclusive<u8> = 3..=5;
-const FUZZY: u8 = 6;
-const DELTA_NUMBERS: std::ops::RangeInclusive<u8> = 7..=8;
-const RESUME: u8 = 9;
-const CHANGES: u8 = 11;
 
 /// What an upload works on.
 pub(crate) struct Ground<'a> {
@@ -44,20 +39,6 @@ pub(crate) struct Ground<'a> {
     pub(crate) spoken: u32,
     pub(crate) reserve: Reserve,
     pub(crate) outgoing: &'a Outgoing,
-}
-
-/// Whether a frame is part of a change set.
-pub(crate) fn is_change(frame: &Frame, spoken: u32) -> bool {
-    let number = frame.number();
-    is_staged(frame, spoken)
-        || STREAM_NUMBERS.contains(&number)
-        || spoken >= version::DELTA && DELTA_NUMBERS.contains(&number)
-        || spoken >= version::RESUME && number == RESUME
-}
-
-/// Whether a frame becomes rows.
-fn is_staged(frame: &Frame, spoken: u32) -> bool {
-    frame.number() == CHANGES || frame.number() == FUZZY && Telling::of(spoken) == Telling::All
 }
 
 /// Stages everything from the frame `first` until the agent says `Commit`, while the shadow catches up.
@@ -131,13 +112,6 @@ pub(crate) fn stage(
     })
 }
 
-/// What a worker gets.
-enum Job {
-    /// With the number of the frame within the upload.
-    Rows(Frame, u64),
-    Stream(Message),
-}
-
 /// The first error of any thread; the others stop when they see it.
 #[derive(Default)]
 pub(crate) struct Trouble {
@@ -149,11 +123,16 @@ impl Trouble {
     pub(crate) fn report(&self, error: ReceiverError, streams: &Streams) {
         let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert(error);
+        self.stop(streams);
+    }
+
+    /// Makes everybody stop; the error is told elsewhere.
+    pub(crate) fn stop(&self, streams: &Streams) {
         self.is_there.store(true, Ordering::Release);
         streams.give_up();
     }
 
-    fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         self.is_there.load(Ordering::Acquire)
     }
 
@@ -163,86 +142,6 @@ impl Trouble {
             .unwrap_or_else(PoisonError::into_inner)
             .take()
     }
-}
-
-/// Hands frames to workers until the commit; returns it.
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "workers end when the queues are dropped"
-)]
-fn route(
-    first: Frame,
-    waiting: &mut Waiting<'_>,
-    spoken: u32,
-    queues: Vec<SyncSender<Job>>,
-    streams: &Streams,
-    trouble: &Trouble,
-) -> Result<Commit, ReceiverError> {
-    let result = route_frames(first, waiting, spoken, &queues, streams, trouble);
-    if result.as_ref().is_err_and(leftovers::is_interruption) {
-        // What has arrived is staged all the same: the next upload need not send it.
-        return result;
-    }
-    if result.is_err() {
-        // Wakes workers that wait for streams which will not come.
-        trouble.is_there.store(true, Ordering::Release);
-        streams.give_up();
-    }
-    result
-}
-
-fn route_frames(
-    first: Frame,
-    waiting: &mut Waiting<'_>,
-    spoken: u32,
-    queues: &[SyncSender<Job>],
-    streams: &Streams,
-    trouble: &Trouble,
-) -> Result<Commit, ReceiverError> {
-    let mut frame = first;
-    let mut turn = 0;
-    for number in 0.. {
-        if trouble.is_there() {
-            return Err(ReceiverError::Worker);
-        }
-        if is_staged(&frame, spoken) {
-            turn = (turn + 1) % queues.len();
-            queues[turn]
-                .send(Job::Rows(frame, number))
-                .map_err(|_| ReceiverError::Worker)?;
-        } else {
-            let message = frame.decode()?;
-            let stream = match &message {
-                Message::StreamBlock(block) => block.stream,
-                Message::StreamAbort(abort) => abort.stream,
-                Message::StreamBase(base) if spoken >= version::DELTA => base.stream,
-                Message::StreamCopy(copy) if spoken >= version::DELTA => copy.stream,
-                Message::StreamResume(resume) if spoken >= version::RESUME => resume.stream,
-                Message::StreamEnd(end) => {
-                    streams.announce(end.stream, number)?;
-                    end.stream
-                }
-                Message::Commit(commit) => return Ok(commit.clone()),
-                Message::Failure(failure) => {
-                    return Err(ProtocolError::Failed(failure.clone()).into());
-                }
-                other => {
-                    return Err(ProtocolError::Unexpected {
-                        got: other.name(),
-                        wanted: "Changes or Commit",
-                    }
-                    .into());
-                }
-            };
-            let worker = (stream % queues.len() as u64) as usize;
-            queues[worker]
-                .send(Job::Stream(message))
-                .map_err(|_| ReceiverError::Worker)?;
-        }
-        frame = waiting.receive()?;
-    }
-    // More frames than a number can count.
-    Err(ReceiverError::Worker)
 }
 
 /// One staging thread.
@@ -260,7 +159,7 @@ struct Worker<'a> {
 impl Worker<'_> {
     fn run(
         &self,
-        jobs: &Receiver<Job>,
+        jobs: &Receiver<Vec<Job>>,
         staged: &SyncSender<Staged>,
         reader: &Catalog,
         base: Option<(u64, &Directory)>,
@@ -282,7 +181,7 @@ impl Worker<'_> {
 
     fn work(
         &self,
-        jobs: &Receiver<Job>,
+        jobs: &Receiver<Vec<Job>>,
         staged: &SyncSender<Staged>,
         reader: &Catalog,
         base: Option<(u64, &Directory)>,
@@ -299,7 +198,7 @@ impl Worker<'_> {
             self.spoken,
         )?;
         let mut writer = Writer::new(&self.dataset.control, base(), self.streams, self.keeping)?;
-        for job in jobs {
+        for job in jobs.iter().flatten() {
             if self.trouble.is_there() {
                 continue;
             }

@@ -44,6 +44,8 @@ pub struct Outgoing {
 #[derive(Debug)]
 pub struct Incoming {
     frames: mpsc::Receiver<Result<Frame, ProtocolError>>,
+    /// Taken from `frames` together, the next one last: waking each other for every frame costs more than a short frame.
+    at_hand: Vec<Result<Frame, ProtocolError>>,
     lanes: Option<ReceivingLanes>,
     bytes: u64,
     waited: Duration,
@@ -95,15 +97,23 @@ impl Outgoing {
 impl Incoming {
     /// The next frame; blocks. [`ProtocolError::Cut`] once the other side is gone.
     pub fn receive(&mut self) -> Result<Frame, ProtocolError> {
-        let began = Instant::now();
-        let frame = self.frames.blocking_recv();
-        self.waited += began.elapsed();
-        let frame = frame.ok_or(ProtocolError::Cut)??;
+        if self.at_hand.is_empty() {
+            let began = Instant::now();
+            self.frames.blocking_recv_many(&mut self.at_hand, FRAMES);
+            self.waited += began.elapsed();
+            self.at_hand.reverse();
+        }
+        let frame = self.at_hand.pop().ok_or(ProtocolError::Cut)??;
         self.bytes += frame.wire_bytes();
         match &mut self.lanes {
             Some(lanes) => lanes.open(frame),
             None => Ok(frame),
         }
+    }
+
+    /// Whether the next frame has come already: [`Incoming::receive`] does not block then.
+    pub fn is_at_hand(&self) -> bool {
+        !self.at_hand.is_empty()
     }
 
     /// The next message, decoded here; a failure told by the other side is an error.
@@ -184,6 +194,7 @@ fn link(compression: Compression) -> (Outgoing, Incoming) {
         outgoing,
         Incoming {
             frames: receiver,
+            at_hand: Vec::new(),
             lanes: None,
             bytes: 0,
             waited: Duration::ZERO,

@@ -141,6 +141,7 @@ fn channel(
         },
         incoming: Incoming {
             frames: incoming,
+            at_hand: Vec::new(),
             lanes: None,
             bytes: 0,
             waited: Duration::ZERO,
