@@ -78,7 +78,10 @@ pub struct InvalidName {
     reason: &'static str,
 }
 
-/// The name of a dataset: `[a-z0-9][a-z0-9._-]*`, at most 100 bytes.
+/// What the names of a store's own files begin with.
+const RESERVED: &str = "understudy.";
+
+/// The name of a dataset: `[a-z0-9][a-z0-9._-]*`, at most 100 bytes, not beginning with `understudy.`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DatasetName(String);
 
@@ -89,6 +92,7 @@ impl DatasetName {
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         let valid = text.len() <= limits::DATASET_NAME_BYTES
             && text.starts_with(allowed)
+            && !text.starts_with(RESERVED)
             && text
                 .chars()
                 .all(|c| allowed(c) || matches!(c, '.' | '_' | '-'));
@@ -160,7 +164,8 @@ impl<'de> Deserialize<'de> for DatasetName {
 /// The text is no dataset name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` cannot name a dataset: use 1 to 100 of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
+    "`{0}` cannot name a dataset: use 1 to 100 of a-z, 0-9, '.', '_' and '-', starting with a letter or digit, \
+     but not with `understudy.`"
 )]
 pub struct InvalidDatasetName(String);
 
@@ -204,7 +209,17 @@ mod tests {
 
     #[test]
     fn dataset_names_fit_or_are_refused() {
-        for bad in ["", "A", "-a", ".a", "a/b", "a b", "é", &"a".repeat(101)] {
+        for bad in [
+            "",
+            "A",
+            "-a",
+            ".a",
+            "a/b",
+            "a b",
+            "é",
+            "understudy.store",
+            &"a".repeat(101),
+        ] {
             assert!(DatasetName::new(bad).is_err(), "{bad}");
         }
         assert_eq!(

@@ -9,7 +9,7 @@ use understudy_tree::durable::{self, Durability};
 use understudy_tree::{Directory, Kind, Mounts, TreeError, remove};
 
 use crate::alert::Cycles;
-use crate::dataset::{Dataset, Locked};
+use crate::dataset::{Dataset, Locked, now_seconds};
 use crate::error::ReceiverError;
 use crate::housekeeping::Housekeeping;
 use crate::leftovers;
@@ -19,6 +19,9 @@ use crate::syncs::Syncs;
 /// The layout this build writes.
 const FORMAT: i64 = 1;
 const FORMAT_KEY: &str = "format: ";
+/// What the directories begin with in which a file system is tried; no dataset can have such a name.
+const PROBE: &str = "understudy.probe-";
+const OLD_PROBE_SECONDS: i64 = 3600;
 
 /// A directory of datasets.
 #[derive(Debug)]
@@ -222,7 +225,9 @@ impl Store {
 
     /// Tries what every commit relies on, on the very file system.
     fn probe(&self) -> Result<(), ReceiverError> {
-        let text = format!("understudy.probe-{}", std::process::id());
+        self.remove_old_probes()
+            .map_err(|error| self.unusable(&error))?;
+        let text = format!("{PROBE}{}", std::process::id());
         let name = Name::new(text).map_err(|error| self.refused(&error.to_string()))?;
         let probe = self
             .directory
@@ -232,6 +237,22 @@ impl Store {
         remove::empty(&probe)?;
         self.directory.remove_directory(&name)?;
         result
+    }
+
+    /// What processes left that were killed while they tried. One that is at it now takes milliseconds.
+    fn remove_old_probes(&self) -> Result<(), TreeError> {
+        for name in self.directory.names()? {
+            if !name.as_bytes().starts_with(PROBE.as_bytes()) {
+                continue;
+            }
+            let stat = self.directory.stat_if_present(&name)?;
+            if stat.is_some_and(|stat| now_seconds() - stat.modified.seconds > OLD_PROBE_SECONDS) {
+                let probe = self.directory.open_directory(&name)?;
+                remove::empty(&probe)?;
+                self.directory.remove_directory(&name)?;
+            }
+        }
+        Ok(())
     }
 
     fn probe_in(&self, probe: &Directory) -> Result<(), ReceiverError> {
@@ -299,4 +320,30 @@ fn create_directory(path: &Path) -> Result<(), ReceiverError> {
             reason,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::time::{Duration, SystemTime};
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a scratch directory of the test")]
+    fn what_a_killed_probe_left_is_no_dataset_and_goes_once_it_is_old() {
+        let scratch = tempfile::tempdir().expect("scratch");
+        let path = scratch.path().join("store");
+        let store = Store::open(&path).expect("store");
+        let probe = |number: u32| path.join(format!("{PROBE}{number}"));
+        for number in [1, 2] {
+            fs::create_dir_all(probe(number).join("live")).expect("probe");
+        }
+        let old = SystemTime::now() - Duration::from_secs(7200);
+        let opened = fs::File::open(probe(1)).expect("open");
+        opened.set_modified(old).expect("age");
+        assert_eq!(store.dataset_names().expect("names"), []);
+        Store::open(&path).expect("store");
+        assert!(!probe(1).exists(), "it is two hours old");
+        assert!(probe(2).exists(), "another process may be at it");
+    }
 }
