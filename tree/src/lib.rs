@@ -19,6 +19,7 @@ mod raw;
 pub mod remove;
 pub mod select;
 pub mod stat;
+pub mod uncached;
 pub mod walk;
 pub mod watch;
 
