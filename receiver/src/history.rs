@@ -1,6 +1,7 @@
 //! Superseded contents, kept as files named by their hash: whole, or as patches that lead back from what came after them.
 
 use std::fs::File;
+use std::rc::Rc;
 
 use understudy_protocol::{ContentHash, Name};
 use understudy_tree::Directory;
@@ -104,6 +105,25 @@ impl Objects {
         Ok(self.root.sync()?)
     }
 
+    /// Puts a sound content in the place of what is there of it. The file is synced; its place is durable when this returns.
+    pub(crate) fn put(
+        &self,
+        hash: ContentHash,
+        from: &Directory,
+        name: &Name,
+    ) -> Result<(), ReceiverError> {
+        let (shelf, object) = self.place(hash)?;
+        from.rename(name, &shelf, &object)?;
+        shelf.sync()?;
+        self.root.sync()?;
+        let is_patch_damaged = self.open_patch(hash)?.is_none();
+        if is_patch_damaged {
+            // It leads nowhere, and nothing needs it any more.
+            self.remove(hash, Form::Patch)?;
+        }
+        Ok(())
+    }
+
     /// Removes an object; one that is not there was removed before.
     pub(crate) fn remove(&self, hash: ContentHash, form: Form) -> Result<(), ReceiverError> {
         let (shelf, name) = names_of(hash)?;
@@ -148,26 +168,48 @@ impl Objects {
             &Name,
         ) -> Result<(), ReceiverError>,
     ) -> Result<(), ReceiverError> {
-        for shelf_name in self.root.names()? {
-            let shelf = self.root.open_directory(&shelf_name)?;
-            for name in shelf.names()? {
-                if name == *names::PATCHES {
-                    // Was being written when the process died.
-                    continue;
-                }
-                let bytes = name.as_bytes();
-                let (digits, form) = match bytes.strip_suffix(PATCH_SUFFIX) {
-                    Some(digits) => (digits, Form::Patch),
-                    None => (bytes, Form::Whole),
-                };
-                let text = [shelf_name.as_bytes(), digits].concat();
-                let hash = std::str::from_utf8(&text)
-                    .ok()
-                    .and_then(|text| text.parse().ok());
-                visit(hash.map(|hash| (hash, form)), &shelf, &name)?;
+        let mut last = None;
+        while let Some(shelf) = self.shelf_after(last.as_ref())? {
+            for (name, promised, directory) in self.files_after(&shelf, None)? {
+                visit(promised, &directory, &name)?;
             }
+            last = Some(shelf);
         }
         Ok(())
+    }
+
+    /// The shelf that comes after another in the order of the names; the first one if none is given.
+    pub(crate) fn shelf_after(&self, after: Option<&Name>) -> Result<Option<Name>, ReceiverError> {
+        let mut names = self.root.names()?;
+        names.retain(|name| after.is_none_or(|after| name > after));
+        Ok(names.into_iter().min())
+    }
+
+    /// The files on a shelf after a name, in the order of their names, with what each promises to be.
+    #[expect(clippy::type_complexity, reason = "three things of each file, used at once")]
+    pub(crate) fn files_after(
+        &self,
+        shelf: &Name,
+        after: Option<&Name>,
+    ) -> Result<Vec<(Name, Option<(ContentHash, Form)>, Rc<Directory>)>, ReceiverError> {
+        let directory = Rc::new(self.root.open_directory(shelf)?);
+        let mut names = directory.names()?;
+        // That was being written when the process died.
+        names.retain(|name| *name != *names::PATCHES && after.is_none_or(|after| name > after));
+        names.sort_unstable();
+        let promise = |name: Name| {
+            let bytes = name.as_bytes();
+            let (digits, form) = match bytes.strip_suffix(PATCH_SUFFIX) {
+                Some(digits) => (digits, Form::Patch),
+                None => (bytes, Form::Whole),
+            };
+            let text = [shelf.as_bytes(), digits].concat();
+            let hash = std::str::from_utf8(&text)
+                .ok()
+                .and_then(|text| text.parse().ok());
+            (name, hash.map(|hash| (hash, form)), Rc::clone(&directory))
+        };
+        Ok(names.into_iter().map(promise).collect())
     }
 }
 

@@ -146,11 +146,19 @@ impl Finder<'_> {
         Ok(())
     }
 
-    /// Fails unless a content is there, or can be made of what is.
-    pub(crate) fn check(&mut self, hash: ContentHash) -> Result<(), ReceiverError> {
+    /// Fails unless a content is there, or can be made of what is, and of nothing that is `wrong`: of those it is known already
+    /// that what is there is not what it should be.
+    pub(crate) fn check(
+        &mut self,
+        hash: ContentHash,
+        wrong: &HashSet<ContentHash>,
+    ) -> Result<(), ReceiverError> {
         let (mut wanted, mut passed) = (hash, Vec::new());
         // What was found before is not traced again: many versions lead through one another.
         while !self.sound.contains(&wanted) && passed.len() < PATCHES {
+            if wanted != hash && wrong.contains(&wanted) {
+                return Err(missing(hash));
+            }
             passed.push(wanted);
             if self.whole(wanted)?.is_some() {
                 break;
@@ -161,6 +169,7 @@ impl Finder<'_> {
                 None => return Err(missing(hash)),
             }
         }
+        passed.retain(|hash| !wrong.contains(hash));
         self.sound.extend(passed);
         Ok(())
     }

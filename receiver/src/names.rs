@@ -46,6 +46,8 @@ names! {
     REPAIRED_LINK = "repaired.link";
     VERIFIED = "verified";
     BALLAST = "ballast";
+    FINDINGS = "findings";
+    SCRUB = "scrub";
 }
 
 /// A number as a name: directories in limbo, files in staging.

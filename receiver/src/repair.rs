@@ -4,7 +4,9 @@
 //! The shadow shows the same snapshot by then, so that both twins have the same places. It is repaired first: if the
 //! process dies in between, the damage in `live` is found again. Every step replaces one name, or nothing.
 
-use understudy_protocol::{Name, Place};
+use std::fs::File;
+
+use understudy_protocol::{ContentHash, Name, Place};
 use understudy_tree::attributes::{set_attributes, set_attributes_of_new};
 use understudy_tree::{Directory, content, crash_point};
 
@@ -12,6 +14,7 @@ use crate::catalog::Row;
 use crate::cycle;
 use crate::dataset::{Dataset, Locked};
 use crate::error::ReceiverError;
+use crate::history::Objects;
 use crate::housekeeping::Stop;
 use crate::library::Library;
 use crate::names;
@@ -25,6 +28,8 @@ pub(crate) struct Repairer<'a> {
     live: Directory,
     shadow: Directory,
     at: u64,
+    /// A content that came from elsewhere.
+    given: Option<File>,
 }
 
 impl<'a> Repairer<'a> {
@@ -49,19 +54,30 @@ impl<'a> Repairer<'a> {
             live,
             shadow: dataset.shadow()?,
             at: head.snapshot.position.number,
+            given: None,
         }))
+    }
+
+    /// The same with a content that may be used where the spare has none.
+    pub(crate) fn with(self, given: File) -> Self {
+        Self {
+            given: Some(given),
+            ..self
+        }
     }
 
     /// Gives the file of a row its content again, under every name that it has, in both twins. Returns whether that was
     /// possible; it is durable then.
     pub(crate) fn repair(&self, row: &Row) -> Result<bool, ReceiverError> {
-        // Whatever an interruption leaves there goes with the next recovery.
-        let trash = self.dataset.control.ensure_directory(&names::TRASH)?;
-        for name in [&*names::REPAIRED, &*names::REPAIRED_LINK] {
-            remove(&trash, name)?;
+        let Some(content) = row.entry.content() else {
+            return Ok(false);
+        };
+        if row.until.is_some_and(|until| until <= self.at) {
+            // It has moved into history since.
+            return self.repair_object(content.0, content.1);
         }
-        let file = trash.create_file(&names::REPAIRED)?;
-        let repaired = self.fill(row, &file)?;
+        let (trash, file) = self.empty_file()?;
+        let repaired = self.fill(content, &file)?;
         if repaired {
             set_attributes_of_new(&file, &row.entry.attributes, &self.dataset.privileges)?;
             content::sync(&file)?;
@@ -73,26 +89,78 @@ impl<'a> Repairer<'a> {
         Ok(repaired)
     }
 
-    /// Writes the content to a file, if it is anywhere.
-    fn fill(&self, row: &Row, to: &std::fs::File) -> Result<bool, ReceiverError> {
-        let Some((size, hash)) = row.entry.content() else {
-            return Ok(false);
-        };
+    /// Gives history a content again that it had and lost. Returns whether that was possible; it is durable then.
+    pub(crate) fn repair_object(
+        &self,
+        size: u64,
+        hash: ContentHash,
+    ) -> Result<bool, ReceiverError> {
+        let objects = Objects::open(&self.dataset.control)?;
+        let (trash, file) = self.empty_file()?;
+        let repaired = self.fill((size, hash), &file)?;
+        if repaired {
+            content::sync(&file)?;
+            objects.put(hash, &trash, &names::REPAIRED)?;
+        }
+        remove(&trash, &names::REPAIRED)?;
+        Ok(repaired)
+    }
+
+    /// Gives every place that should have a content that content again.
+    pub(crate) fn repair_content(&self, size: u64, hash: ContentHash) -> Result<bool, ReceiverError> {
+        let rows = self.library.catalog.rows_with(hash, self.at)?;
+        let mut repaired = true;
+        for row in &rows {
+            repaired &= self.repair(row)?;
+        }
+        let mut is_former = rows.is_empty();
+        self.library.catalog.rows_of(hash, |row| {
+            is_former |= row.until.is_some_and(|until| until <= self.at);
+            Ok(())
+        })?;
+        Ok(repaired && (!is_former || self.repair_object(size, hash)?))
+    }
+
+    /// A file to be filled, and the directory that it is in.
+    fn empty_file(&self) -> Result<(Directory, File), ReceiverError> {
+        // Whatever an interruption leaves there goes with the next recovery.
+        let trash = self.dataset.control.ensure_directory(&names::TRASH)?;
+        for name in [&*names::REPAIRED, &*names::REPAIRED_LINK] {
+            remove(&trash, name)?;
+        }
+        let file = trash.create_file(&names::REPAIRED)?;
+        Ok((trash, file))
+    }
+
+    /// Writes a content to a file, if it is anywhere.
+    fn fill(&self, (size, hash): (u64, ContentHash), to: &File) -> Result<bool, ReceiverError> {
         let is_right = || -> Result<bool, ReceiverError> {
             Ok(content::size(to)? == size && content::hash_file(to, size)? == hash)
         };
-        let mut shadow = Handles::new(&self.shadow, &self.library.catalog, self.at);
-        let twin = shadow
-            .get(row.place.parent)
-            .and_then(|directory| Ok(directory.open_file(&row.place.name)?));
-        if let Ok(twin) = twin {
+        let take = |from: &File| -> Result<bool, ReceiverError> {
             // A copy that cannot be read is none; others are tried.
-            let copied = content::size(&twin).and_then(|size| content::copy(&twin, to, size));
-            if copied.is_ok() && is_right()? {
+            content::set_size(to, 0)?;
+            let copied = content::size(from).and_then(|size| content::copy(from, to, size));
+            Ok(copied.is_ok() && is_right()?)
+        };
+        let mut shadow = Handles::new(&self.shadow, &self.library.catalog, self.at);
+        for row in self.library.catalog.rows_with(hash, self.at)? {
+            let twin = shadow
+                .get(row.place.parent)
+                .and_then(|directory| Ok(directory.open_file(&row.place.name)?));
+            if let Ok(twin) = twin
+                && take(&twin)?
+            {
                 return Ok(true);
             }
         }
-        self.library.finder().copy_sound(hash, to, is_right)
+        if self.library.finder().copy_sound(hash, to, is_right)? {
+            return Ok(true);
+        }
+        match &self.given {
+            Some(given) => take(given),
+            None => Ok(false),
+        }
     }
 
     /// The places of a row's file: all names of its hard-link group.
@@ -114,7 +182,9 @@ impl<'a> Repairer<'a> {
         for (twin, is_shadow) in [(&self.shadow, true), (&self.live, false)] {
             let mut handles = Handles::new(twin, catalog, self.at);
             let directory = handles.get(place.parent)?;
-            if is_shadow && is_sound(directory, &place.name, row) {
+            // The names of a group must be one file.
+            let may_stay = is_shadow || row.entry.group == 0;
+            if may_stay && is_sound(directory, &place.name, row) {
                 continue;
             }
             trash.link(&names::REPAIRED, trash, &names::REPAIRED_LINK)?;

@@ -12,7 +12,7 @@ use crate::error::ReceiverError;
 use crate::guard::{self, Guards};
 use crate::space::Reserve;
 use crate::store::Store;
-use crate::verify::Mending;
+use crate::verify::{Asked, Mending};
 use crate::{browse, fuzzy, give, retention, upload, verify};
 
 /// What the receiver does with a change set that removes everything.
@@ -90,10 +90,10 @@ fn converse(
                 outgoing.send_message(&Message::Datasets(datasets(store, &list)?))?;
             }
             Message::Verify(Verify { dataset }) => {
-                verify::serve(store, dataset.as_ref(), Mending::None, outgoing)?;
+                verify::serve(store, asked(dataset.as_ref(), Mending::None, None), outgoing)?;
             }
             Message::Repair(Repair { dataset }) if spoken >= version::REPAIR => {
-                verify::serve(store, dataset.as_ref(), Mending::All, outgoing)?;
+                verify::serve(store, asked(dataset.as_ref(), Mending::All, None), outgoing)?;
             }
             Message::ListFuzzy(request) if spoken >= version::FUZZY => {
                 fuzzy::serve(store, &request, outgoing)?;
@@ -126,6 +126,14 @@ fn converse(
                 .into());
             }
         }
+    }
+}
+
+fn asked(only: Option<&DatasetName>, mending: Mending, bytes_per_second: Option<u64>) -> Asked<'_> {
+    Asked {
+        only,
+        mending,
+        bytes_per_second,
     }
 }
 

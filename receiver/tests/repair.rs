@@ -297,3 +297,62 @@ fn of_many_flipped_bits_every_one_is_repaired_or_told() {
         }
     }
 }
+
+/// Puts a file of its own in the place of one that both twins share, as a copy of a large file is.
+fn part(stage: &Stage, twin: &str, path: &str) {
+    let path = stage.path(twin).join("files").join(path);
+    let stat = fs::metadata(&path).expect("stat");
+    let modified = stat.modified().expect("time");
+    let (copy, above) = (path.with_extension("copy"), path.parent().expect("parent"));
+    let above_modified = fs::metadata(above).expect("stat").modified().expect("time");
+    fs::copy(&path, &copy).expect("copy");
+    let file = fs::OpenOptions::new().write(true).open(&copy).expect("open");
+    file.set_modified(modified).expect("time");
+    fs::rename(&copy, &path).expect("rename");
+    fs::File::open(above)
+        .and_then(|above| above.set_modified(above_modified))
+        .expect("time");
+}
+
+#[test]
+fn what_the_other_tree_has_of_its_own_is_read_and_repaired() {
+    let mut stage = world();
+    // Both trees show the newest snapshot then.
+    assert!(repair(&stage).findings.is_empty());
+    part(&stage, ".understudy/shadow", "d/once");
+    let found = verify(&stage).findings;
+    assert!(found.is_empty(), "{found:?}");
+    flip(&stage.path(".understudy/shadow/files/d/once"), 2);
+    let found = verify(&stage).findings;
+    let [(path, what)] = found.as_slice() else {
+        panic!("{found:?}");
+    };
+    assert!(path == "d/once" && what.contains("other tree"), "{found:?}");
+    let served = inode(&live(&stage, "d/once"));
+    assert_eq!(repair(&stage).repaired, ["d/once"]);
+    assert_eq!(inode(&live(&stage, "d/once")), served, "it was sound");
+    for text in ["1", "2"] {
+        let found = verify(&stage).findings;
+        assert!(found.is_empty(), "before {text}: {found:?}");
+        turn(&mut stage, text);
+    }
+}
+
+#[test]
+fn an_object_is_repaired_with_what_has_its_content() {
+    let mut stage = world();
+    // It leaves the live tree once more, and comes back under another name.
+    stage.upload(&[file(place(2, "returns"), "something else")], &[]);
+    turn(&mut stage, "1");
+    stage.upload(&[file(place(2, "elsewhere"), "it was here before")], &[]);
+    turn(&mut stage, "2");
+    let hash = understudy_protocol::ContentHash::of(b"it was here before").to_string();
+    let (shelf, name) = hash.split_at(2);
+    let object = stage.path(".understudy/objects").join(shelf).join(name);
+    flip(&object, 1);
+    assert_eq!(verify(&stage).findings.len(), 1);
+    assert_eq!(repair(&stage).repaired, [format!("objects/{hash}")]);
+    assert_eq!(fs::read(&object).expect("read"), b"it was here before");
+    let found = verify(&stage).findings;
+    assert!(found.is_empty(), "{found:?}");
+}

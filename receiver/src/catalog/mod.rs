@@ -11,6 +11,7 @@ mod prove;
 mod read;
 mod retention;
 mod upload;
+mod verify;
 
 use std::path::{Path, PathBuf};
 

@@ -38,7 +38,7 @@ pub(crate) struct Leaf {
 }
 
 pub(super) const VALID_AT: &str = "since <= ?1 AND (until IS NULL OR until > ?1)";
-const ROW: &str = "id, parent, name, since, until, entry";
+pub(super) const ROW: &str = "id, parent, name, since, until, entry";
 const LEAF: &str = "id, parent, name, kind, link_group, origin";
 
 impl Catalog {
@@ -213,17 +213,6 @@ impl Catalog {
         self.each(&sql, params![at as i64], row_from, |row| visit(row?))
     }
 
-    /// Calls `visit` for every superseded file row.
-    pub(crate) fn superseded_files(
-        &self,
-        head: u64,
-        mut visit: impl FnMut(Row) -> Result<(), ReceiverError>,
-    ) -> Result<(), ReceiverError> {
-        let sql =
-            format!("SELECT {ROW} FROM entry WHERE kind = 0 AND until IS NOT NULL AND until <= ?1");
-        self.each(&sql, params![head as i64], row_from, |row| visit(row?))
-    }
-
     fn one_row(
         &self,
         sql: &str,
@@ -238,7 +227,7 @@ impl Catalog {
         .transpose()
     }
 
-    fn collect_rows(
+    pub(super) fn collect_rows(
         &self,
         sql: &str,
         parameters: impl rusqlite::Params,

@@ -1,89 +1,72 @@
-//! What becomes of damaged files of the live tree: they are told, or repaired first.
+//! What becomes of damage: it is told, or mended first with what the spare itself has.
 
-use understudy_protocol::message::Repaired;
-use understudy_protocol::{ContentHash, Message, Name, RelPath};
-use understudy_tree::{Directory, content};
+use std::time::{Duration, Instant};
 
-use super::{Verifier, shown};
-use crate::catalog::Row;
+use super::reading::Found;
+use crate::dataset::Dataset;
 use crate::error::ReceiverError;
-use crate::serve::send;
+use crate::findings::Part;
+use crate::repair::Repairer;
+use crate::store::Store;
+
+/// How long somebody else may work on the dataset before a repair is left to the next verification.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What happens with damage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mending {
     /// It is told.
     None,
-    /// What the spare can repair by itself is repaired.
+    /// What the spare can repair by itself is repaired, and the main is asked for the rest.
     All,
 }
 
-/// What became of a damaged file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
+/// What became of something damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is as it should be again, and durable.
     Repaired,
-    Told,
+    /// It is not, for this reason.
+    Not(String),
 }
 
-impl Verifier<'_> {
-    /// A file of the live tree does not have its content: it is repaired, or told.
-    pub(super) fn damaged(
-        &mut self,
-        directory: &Directory,
-        path: &RelPath,
-        row: &Row,
-        what: String,
-    ) -> Result<Fate, ReceiverError> {
-        let Some(repairer) = &self.repairer else {
-            self.found(&shown(path), what)?;
-            return Ok(Fate::Told);
-        };
-        match repairer.repair(row) {
-            Ok(true) => {}
-            Ok(false) => {
-                let lost = format!(
-                    "{what}; the spare has no other copy of it, and the snapshots from {} on have it so",
-                    row.since
-                );
-                self.found(&shown(path), lost)?;
-                return Ok(Fate::Told);
-            }
-            Err(error) => {
-                let failed = format!("{what}; it cannot be repaired: {error}");
-                self.found(&shown(path), failed)?;
-                return Ok(Fate::Told);
-            }
-        }
-        if row.entry.group != 0 {
-            let inode = directory.stat(&row.place.name)?.identity.inode;
-            self.first_names.insert(row.entry.group, inode);
-        }
-        let repaired = Repaired {
-            dataset: self.dataset.name.clone(),
-            path: shown(path),
-            what,
-        };
-        send(self.outgoing, &Message::Repaired(repaired))?;
-        Ok(Fate::Repaired)
+/// Mends one thing, alone on the dataset.
+pub(crate) fn mend(store: &Store, dataset: &Dataset, found: &Found) -> Fate {
+    let Some((size, hash)) = found.damage.content else {
+        return Fate::Not(String::new());
+    };
+    let mended = alone(store, dataset, |repairer| match (&found.row, found.damage.part) {
+        (Some(row), Part::Live | Part::Twin) => repairer.repair(row),
+        _ => repairer.repair_object(size, hash),
+    });
+    match (mended, &found.row) {
+        (Ok(Some(true)), _) => Fate::Repaired,
+        (Ok(_), Some(row)) => Fate::Not(format!(
+            "; the spare has no other copy of it, and the snapshots from {} on have it so",
+            row.since
+        )),
+        (Ok(_), None) => Fate::Not("; the spare has no other copy of it".to_owned()),
+        (Err(error), _) => Fate::Not(format!("; it cannot be repaired: {error}")),
     }
+}
 
-    /// Reads a file of the right size; what is wrong with its content, if anything.
-    pub(super) fn damage_of(
-        &mut self,
-        directory: &Directory,
-        name: &Name,
-        (size, hash): (u64, ContentHash),
-    ) -> Option<String> {
-        self.verified.files += 1;
-        self.verified.bytes += size;
-        let read = directory.open_file(name).and_then(|file| {
-            content::drop_cache(&file);
-            content::hash_file(&file, size)
-        });
-        match read {
-            Ok(found) if found == hash => None,
-            Ok(_) => Some("its content is not what the main sent (hash differs)".to_owned()),
-            Err(error) => Some(format!("cannot be read: {error}")),
+/// Recovers the dataset, makes its twins equal, and does what can only be done alone; `None` if there is no snapshot.
+pub(crate) fn alone<T>(
+    store: &Store,
+    dataset: &Dataset,
+    work: impl FnOnce(&Repairer<'_>) -> Result<T, ReceiverError>,
+) -> Result<Option<T>, ReceiverError> {
+    let started = Instant::now();
+    // Declared before the lock, so that it ends after the lock is released.
+    let _tidying;
+    let locked = loop {
+        store.housekeeping.interrupt(&dataset.name);
+        match dataset.lock_patiently() {
+            Err(ReceiverError::Busy(_)) if started.elapsed() < PATIENCE => {}
+            locked => break locked?,
         }
-    }
+    };
+    _tidying = store.housekeeping.begin(&dataset.name);
+    let repairer = Repairer::new(dataset, &locked)?;
+    repairer.as_ref().map(work).transpose()
 }

@@ -1,0 +1,242 @@
+//! One pass over everything that a dataset has, in steps: what was read, what was found, and where the next step goes on.
+//!
+//! Takes no lock: commits go on meanwhile. What looks wrong is looked at again on the ground of that moment before it counts.
+
+use std::collections::HashMap;
+use std::fs::File;
+
+use serde::{Deserialize, Serialize};
+use understudy_protocol::{ContentHash, DirectoryId, Name, Place, RelPath, StateDigest};
+use understudy_tree::content::{self, Extents, HoleyHasher};
+use understudy_tree::uncached;
+
+use super::ground::Ground;
+use crate::catalog::Row;
+use crate::dataset::Dataset;
+use crate::error::ReceiverError;
+use crate::findings::{Damage, Part};
+
+/// Rows, or files of history, of one step.
+pub(super) const STEP: usize = 2048;
+/// A step ends when it has read so much.
+const STEP_BYTES: u64 = 32 << 20;
+/// A file is open for so much at a time: one that somebody has open is never changed in place.
+const STRETCH_BYTES: u64 = 4 << 20;
+/// What is charged for each file beside its bytes: finding it costs a disk about as much as reading this.
+const FILE_BYTES: u64 = 16 << 10;
+
+/// How far a pass is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Position {
+    /// Nothing was read.
+    #[default]
+    Begin,
+    /// In the live tree.
+    Live(Cursor),
+    /// In the other twin.
+    Twin(Cursor),
+    /// Among the files of history: the last shelf and name.
+    Objects(Option<(Name, Option<Name>)>),
+    /// Among the contents that snapshots need: the last row.
+    History(u64),
+    /// Everything was read.
+    End,
+    /// It cannot go on: what it goes by is damaged.
+    Broken,
+}
+
+/// How far a walk through the directories of a twin is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Cursor {
+    /// Those up to it, in the order of their numbers, are read; this one up to `after`. `None` is the root.
+    pub(crate) directory: Option<u64>,
+    pub(crate) after: Option<Name>,
+}
+
+impl Cursor {
+    /// The directory that is read.
+    pub(super) fn id(&self) -> DirectoryId {
+        self.directory.map_or(DirectoryId::TOP, DirectoryId)
+    }
+}
+
+/// What was read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tally {
+    pub(crate) entries: u64,
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+    /// Files and bytes of the other twin that are not those of the live tree.
+    pub(crate) twin_files: u64,
+    pub(crate) twin_bytes: u64,
+    pub(crate) objects: u64,
+    pub(crate) object_bytes: u64,
+}
+
+impl Tally {
+    /// What it cost the disk.
+    pub(crate) fn cost_bytes(&self) -> u64 {
+        let files = self.files + self.twin_files + self.objects;
+        self.bytes + self.twin_bytes + self.object_bytes + files * FILE_BYTES
+    }
+}
+
+/// What a file costs the disk.
+pub(crate) fn cost_bytes(files: u64, bytes: u64) -> u64 {
+    bytes.saturating_add(files.saturating_mul(FILE_BYTES))
+}
+
+/// Something wrong, with the row that it is about.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) damage: Damage,
+    pub(crate) row: Option<Row>,
+}
+
+impl Found {
+    pub(super) fn at(part: Part, path: &RelPath, what: impl Into<String>) -> Self {
+        Self {
+            damage: Damage {
+                part,
+                path: path.clone(),
+                content: None,
+                what: what.into(),
+            },
+            row: None,
+        }
+    }
+}
+
+/// Is told of what was read, while no file is open; may wait, and may end everything.
+pub(crate) type Pace<'a> = &'a mut dyn FnMut(u64) -> Result<(), ReceiverError>;
+
+/// Reads one dataset.
+pub(crate) struct Reading<'a> {
+    pub(super) dataset: &'a Dataset,
+    pub(super) pace: Pace<'a>,
+    pub(super) tally: Tally,
+    /// Of the step.
+    pub(super) found: Vec<Found>,
+    /// The first place seen of each hard-link group, and its row.
+    pub(super) groups: HashMap<u64, (Place, u64)>,
+    disk: uncached::Reader,
+}
+
+impl<'a> Reading<'a> {
+    pub(crate) fn new(dataset: &'a Dataset, pace: Pace<'a>) -> Self {
+        Self {
+            dataset,
+            pace,
+            tally: Tally::default(),
+            found: Vec::new(),
+            groups: HashMap::new(),
+            disk: uncached::Reader::default(),
+        }
+    }
+
+    /// What was read since the last call.
+    pub(crate) fn take_tally(&mut self) -> Tally {
+        std::mem::take(&mut self.tally)
+    }
+
+    /// Reads on from a position for a while; returns the next one, and what is wrong.
+    pub(crate) fn step(
+        &mut self,
+        position: Position,
+    ) -> Result<(Position, Vec<Found>), ReceiverError> {
+        let ended = match Ground::open(self.dataset)? {
+            None => Ok(Position::End),
+            Some(ground) => match position {
+                Position::Begin => self.begin(&ground),
+                Position::Live(cursor) => self.live(&ground, cursor),
+                Position::Twin(cursor) => self.twin(&ground, cursor),
+                Position::Objects(after) => self.objects(&ground, after),
+                Position::History(after) => self.history(after),
+                ended @ (Position::End | Position::Broken) => Ok(ended),
+            },
+        };
+        let next = match ended {
+            Err(ReceiverError::Damaged(what)) => {
+                self.found
+                    .push(Found::at(Part::Catalog, &RelPath::root(), what));
+                Position::Broken
+            }
+            ended => ended?,
+        };
+        Ok((next, std::mem::take(&mut self.found)))
+    }
+
+    /// Whether a step that began with `before` should end.
+    pub(super) fn is_enough(&self, before: &Tally) -> bool {
+        self.tally.cost_bytes() - before.cost_bytes() > STEP_BYTES
+    }
+
+    /// The catalog by itself, and whether the live tree is what it should be.
+    fn begin(&mut self, ground: &Ground) -> Result<Position, ReceiverError> {
+        let mut found = |what: String| {
+            self.found
+                .push(Found::at(Part::Catalog, &RelPath::root(), what));
+        };
+        for line in ground.catalog.check()? {
+            found(format!("catalog: {line}"));
+        }
+        let at = ground.at();
+        let mut digest = StateDigest::empty();
+        ground.catalog.rows_at(at, |row| {
+            digest.add(&row.place, &row.entry);
+            Ok(())
+        })?;
+        if digest.fingerprint() != ground.head.snapshot.position.fingerprint {
+            found(format!(
+                "the catalog's entries of snapshot {at} do not have its digest"
+            ));
+        }
+        if ground.live.is_none() {
+            found("the live tree is missing".to_owned());
+            return Ok(Position::Broken);
+        }
+        if !ground.is_settled {
+            found(format!(
+                "the file SNAPSHOT does not say that this is snapshot {at}"
+            ));
+        }
+        Ok(Position::Live(Cursor::default()))
+    }
+
+    /// Hashes `size` bytes of a file past the page cache. It is not open while the pace makes this wait.
+    pub(super) fn hash(
+        &mut self,
+        open: impl Fn() -> Result<File, ReceiverError>,
+        size: u64,
+    ) -> Result<ContentHash, ReceiverError> {
+        let mut hasher = HoleyHasher::default();
+        let mut start = 0;
+        (self.pace)(FILE_BYTES)?;
+        while start < size {
+            let end = size.min(start + STRETCH_BYTES);
+            let file = open()?;
+            if content::size(&file)? < size {
+                let what = "the file became shorter while it was read";
+                return Err(ReceiverError::Damaged(what.to_owned()));
+            }
+            let stretch = start..end;
+            self.disk
+                .read_stretch(&file, &mut Extents::default(), stretch, |offset, data| {
+                    hasher.update(offset, data);
+                    Ok(())
+                })?;
+            drop(file);
+            (self.pace)(end - start)?;
+            start = end;
+        }
+        Ok(hasher.finish(size))
+    }
+}
+
+/// Below the root `files`, paths are told as on the main.
+pub(super) fn shown(path: &RelPath) -> RelPath {
+    let below = path.as_bytes().strip_prefix(b"files/".as_slice());
+    below
+        .and_then(|path| RelPath::new(path).ok())
+        .unwrap_or_else(|| path.clone())
+}
