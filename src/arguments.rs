@@ -16,7 +16,7 @@ use crate::exit::{Code, CommandError};
 use crate::report;
 
 pub(crate) use daemons::{Agent, Receiver};
-pub(crate) use on_spare::{Acknowledge, Decide, Held, OnSpare, Pin, Prune, Unpin};
+pub(crate) use on_spare::{Accept, Acknowledge, Decide, Held, OnSpare, Pin, Prune, Unpin};
 pub(crate) use past::{Cat, Diff, Find, Ls, Point, Selection};
 pub(crate) use restore::{Drill, Order, Restore};
 
@@ -151,6 +151,7 @@ Examples:
     Prune(Prune),
     Pin(Pin),
     Unpin(Unpin),
+    Accept(Accept),
 }
 
 impl Command {

@@ -75,8 +75,8 @@ pub(crate) struct Known {
     pub(crate) state: State,
     /// When it was first seen, by the receiver's clock.
     pub(crate) found_seconds: i64,
-    /// When it was seen last.
-    seen_seconds: i64,
+    /// The last pass that had begun when it was seen last.
+    seen_pass: u64,
 }
 
 /// All of a dataset.
@@ -84,6 +84,8 @@ pub(crate) struct Known {
 pub(crate) struct Findings {
     format: u32,
     pub(crate) list: Vec<Known>,
+    /// Passes that have begun: by their number and not by a clock, which may be set back.
+    pass: u64,
     /// Those that the list had no room for since the last pass began.
     unlisted: u64,
 }
@@ -93,6 +95,7 @@ impl Default for Findings {
         Self {
             format: FORMAT,
             list: Vec::new(),
+            pass: 0,
             unlisted: 0,
         }
     }
@@ -155,10 +158,12 @@ impl Findings {
         Ok(damaged)
     }
 
-    fn add(&mut self, damage: Damage, wish: Wish, now_seconds: i64) {
+    fn add(&mut self, damage: Damage, wish: Wish, pass: u64) {
+        // The file with the number may be lost.
+        self.pass = self.pass.max(pass);
         let is_mendable = damage.content.is_some();
         if let Some(known) = self.list.iter_mut().find(|one| one.damage.is_same(&damage)) {
-            known.seen_seconds = now_seconds;
+            known.seen_pass = self.pass;
             known.damage.what = damage.what;
             if wish == Wish::Ask && is_mendable && known.state != State::Accepted {
                 known.state = State::Wanted;
@@ -175,8 +180,8 @@ impl Findings {
                 Wish::Ask if is_mendable => State::Wanted,
                 _ => State::Open,
             },
-            found_seconds: now_seconds,
-            seen_seconds: now_seconds,
+            found_seconds: now_seconds(),
+            seen_pass: self.pass,
         });
     }
 }
@@ -195,39 +200,44 @@ pub(crate) fn read(control: &Directory) -> Result<Findings, ReceiverError> {
     }
 }
 
-/// A pass over everything begins.
-pub(crate) fn begin_pass(dataset: &Dataset) -> Result<(), ReceiverError> {
-    change(dataset, None, |findings| findings.unlisted = 0)
+/// A pass over everything begins; returns its number.
+pub(crate) fn begin_pass(dataset: &Dataset) -> Result<u64, ReceiverError> {
+    let mut number = 0;
+    change(dataset, None, |findings| {
+        findings.unlisted = 0;
+        findings.pass += 1;
+        number = findings.pass;
+    })?;
+    Ok(number)
 }
 
-/// Adds what was found; durable when it returns.
+/// Adds what a pass found; durable when it returns.
 pub(crate) fn add(
     dataset: &Dataset,
     damages: &[Damage],
     wish: Wish,
-    now_seconds: i64,
+    pass: u64,
 ) -> Result<(), ReceiverError> {
     if damages.is_empty() {
         return Ok(());
     }
     change(dataset, None, |findings| {
         for damage in damages {
-            findings.add(damage.clone(), wish, now_seconds);
+            findings.add(damage.clone(), wish, pass);
         }
     })
 }
 
-/// A pass that began at `since_seconds` has read everything: what it has not seen is not wrong any more.
+/// A pass has read everything: what was not seen since it began is not wrong any more.
 pub(crate) fn end_pass(
     dataset: &Dataset,
-    since_seconds: i64,
-    now_seconds: i64,
+    pass: u64,
 ) -> Result<Findings, ReceiverError> {
     let mut after = Findings::default();
-    change(dataset, Some(now_seconds), |findings| {
+    change(dataset, Some(now_seconds()), |findings| {
         findings
             .list
-            .retain(|one| one.seen_seconds >= since_seconds);
+            .retain(|one| one.seen_pass >= pass);
         after = findings.clone();
     })?;
     Ok(after)

@@ -16,6 +16,7 @@ mod flushing;
 mod fuzzy;
 mod give;
 pub mod guard;
+pub mod health;
 mod history;
 mod housekeeping;
 mod keeping;

@@ -14,7 +14,7 @@ use understudy_protocol::message::{Finding, Repaired, Verified, VerifyEnd};
 use understudy_protocol::transport::Outgoing;
 use understudy_protocol::{DatasetName, Message};
 
-use crate::dataset::{Dataset, now_seconds};
+use crate::dataset::Dataset;
 use crate::error::ReceiverError;
 use crate::findings::{self, Damage, Wish};
 use crate::pace::Pacer;
@@ -74,8 +74,12 @@ fn verify(
         Ok(Some(catalog)) => catalog.head().ok().flatten(),
         _ => None,
     };
-    let since = now_seconds();
-    findings::begin_pass(dataset)?;
+    // Whoever may only read is told all the same.
+    let noted = findings::begin_pass(dataset);
+    if let Err(error) = &noted {
+        tracing::warn!(dataset = %dataset.name, "cannot record what is found: {error}");
+    }
+    let pass = noted.ok();
     let mut pacer = asked.bytes_per_second.map(Pacer::new);
     let mut pace = |bytes| {
         pacer.iter_mut().for_each(|pacer| pacer.spend(bytes));
@@ -86,12 +90,12 @@ fn verify(
     let mut position = Position::Begin;
     while !matches!(position, Position::End | Position::Broken) {
         let (next, found) = reading.step(position)?;
-        told += tell(store, dataset, asked.mending, found, outgoing)?;
+        told += tell(store, dataset, (asked.mending, pass), found, outgoing)?;
         position = next;
     }
     // What had no part in a pass that broke off is not proved to be right.
-    if position == Position::End {
-        findings::end_pass(dataset, since, now_seconds())?;
+    if let (Position::End, Some(pass)) = (&position, pass) {
+        findings::end_pass(dataset, pass)?;
     }
     let tally = reading.take_tally();
     Ok(Verified {
@@ -110,11 +114,11 @@ fn verify(
 fn tell(
     store: &Store,
     dataset: &Dataset,
-    mending: Mending,
+    (mending, pass): (Mending, Option<u64>),
     found: Vec<Found>,
     outgoing: &Outgoing,
 ) -> Result<u64, ReceiverError> {
-    let Settled { repaired, left } = settle(store, dataset, mending, found)?;
+    let Settled { repaired, left } = settle(store, dataset, (mending, pass), found)?;
     for damage in repaired {
         let repaired = Repaired {
             dataset: dataset.name.clone(),
@@ -152,7 +156,7 @@ pub(crate) struct Settled {
 pub(crate) fn settle(
     store: &Store,
     dataset: &Dataset,
-    mending: Mending,
+    (mending, pass): (Mending, Option<u64>),
     found: Vec<Found>,
 ) -> Result<Settled, ReceiverError> {
     let mut settled = Settled::default();
@@ -182,7 +186,9 @@ pub(crate) fn settle(
         Mending::None => Wish::Record,
         Mending::All => Wish::Ask,
     };
-    findings::close(dataset, &settled.repaired)?;
-    findings::add(dataset, &settled.left, wish, now_seconds())?;
+    if let Some(pass) = pass {
+        findings::close(dataset, &settled.repaired)?;
+        findings::add(dataset, &settled.left, wish, pass)?;
+    }
     Ok(settled)
 }

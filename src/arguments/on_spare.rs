@@ -19,7 +19,7 @@ Examples:
 pub(crate) struct Acknowledge {
     /// The dataset
     pub(crate) dataset: DatasetName,
-    /// Only this one: lag, failures, guard or trouble [default: all there are]
+    /// Only this one: lag, failures, guard, trouble or damage [default: all there are]
     pub(crate) kind: Option<Kind>,
     #[command(flatten)]
     pub(crate) on_spare: OnSpare,
@@ -51,6 +51,23 @@ pub(crate) struct Decide {
     pub(crate) dataset: DatasetName,
     /// The first digits of the digest that `understudy held` shows, at least eight
     pub(crate) digest: String,
+    #[command(flatten)]
+    pub(crate) on_spare: OnSpare,
+}
+
+/// Accept what verifications found damaged in a dataset as lost, on the spare
+///
+/// While anything that was found is open, nothing of the dataset is pruned. `understudy verify --repair` mends what the spare or the
+/// main still has. What nobody has can be accepted: pruning goes on, the snapshots that have it stay listed as damaged and never count
+/// as healthy, and it is no difference any more. Says what it accepts; what is found later is told as ever.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  understudy accept photos                    the store of /etc/understudy/receiver.toml
+  understudy accept photos --store /srv/spare")]
+pub(crate) struct Accept {
+    /// The dataset
+    pub(crate) dataset: DatasetName,
     #[command(flatten)]
     pub(crate) on_spare: OnSpare,
 }

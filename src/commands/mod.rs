@@ -1,5 +1,6 @@
 //! One module for each command: arguments become a request, its result a report.
 
+mod accept;
 mod acknowledge;
 mod agent;
 mod cat;
@@ -73,6 +74,7 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<Report, Command
         Command::Prune(arguments) => prune::run(&arguments, session),
         Command::Pin(arguments) => pin::pin(arguments, session),
         Command::Unpin(arguments) => pin::unpin(arguments, session),
+        Command::Accept(arguments) => accept::run(arguments, session),
     }
 }
 

@@ -18,6 +18,8 @@ pub(super) struct Facts {
     pub(super) is_uploading: bool,
     /// Whether it can be used.
     pub(super) soundness: Soundness,
+    /// What verifications and scrubs found, where nobody has accepted it.
+    pub(super) damage: Option<String>,
 }
 
 /// Whether a dataset can be used.
@@ -122,6 +124,9 @@ impl Bench<'_> {
                     "its directory is gone from the store; if that is meant, acknowledge this alert".to_owned(),
                 ),
             },
+            // Nobody looked.
+            Kind::Damage if facts.soundness != Soundness::Sound => return Condition::Unknown,
+            Kind::Damage => facts.damage.clone(),
         };
         holds.map_or(Condition::Ends, Condition::Holds)
     }
@@ -229,6 +234,7 @@ mod tests {
                     made_seconds: 0,
                     is_uploading: false,
                     soundness: Soundness::Sound,
+                    damage: None,
                 },
             }
         }
@@ -383,6 +389,19 @@ mod tests {
         assert_eq!(scene.tell(9 * HOUR), []);
         assert_eq!(scene.tell(10 * HOUR), [], "it is not found missing anew");
         assert!(scene.record.datasets.is_empty());
+    }
+
+    #[test]
+    fn damage_is_told_until_it_is_over() {
+        let mut scene = Scene::new();
+        scene.facts.damage = Some("a bit".to_owned());
+        assert_eq!(scene.tell(1), [(Kind::Damage, Event::Raised)]);
+        scene.facts.damage = None;
+        scene.facts.soundness = Soundness::Trouble("malformed".to_owned());
+        assert_eq!(scene.tell(2), [(Kind::Trouble, Event::Raised)]);
+        scene.facts.soundness = Soundness::Sound;
+        let over = [(Kind::Trouble, Event::Over), (Kind::Damage, Event::Over)];
+        assert_eq!(scene.tell(3), over);
     }
 
     #[test]

@@ -33,11 +33,19 @@ pub enum Kind {
     Guard,
     /// Something keeps the dataset on the spare from working.
     Trouble,
+    /// A verification or a scrub found something that is not as the main sent it.
+    Damage,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Lag, Self::Failures, Self::Guard, Self::Trouble];
+    pub const ALL: [Self; 5] = [
+        Self::Lag,
+        Self::Failures,
+        Self::Guard,
+        Self::Trouble,
+        Self::Damage,
+    ];
 
     /// The word for programs and for the command line.
     pub fn as_str(self) -> &'static str {
@@ -46,6 +54,7 @@ impl Kind {
             Self::Failures => "failures",
             Self::Guard => "guard",
             Self::Trouble => "trouble",
+            Self::Damage => "damage",
         }
     }
 }
@@ -61,7 +70,7 @@ impl FromStr for Kind {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|kind| kind.as_str() == text);
-        found.ok_or_else(|| format!("`{text}` is none of lag, failures, guard and trouble"))
+        found.ok_or_else(|| format!("`{text}` is none of lag, failures, guard, trouble and damage"))
     }
 }
 

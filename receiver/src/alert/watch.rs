@@ -13,6 +13,7 @@ use super::record::{Locked, Record};
 use super::{Kind, Notice, Policy};
 use crate::dataset::now_seconds;
 use crate::error::ReceiverError;
+use crate::health;
 use crate::names;
 use crate::store::Store;
 
@@ -212,6 +213,7 @@ impl Watch {
             made_seconds,
             is_uploading: false,
             soundness,
+            damage: None,
         };
         let facts = match read(&self.store, name) {
             Ok(Some(facts)) => facts,
@@ -323,5 +325,6 @@ fn read(store: &Store, name: &DatasetName) -> Result<Option<Facts>, ReceiverErro
         made_seconds: made.seconds,
         is_uploading: false,
         soundness: Soundness::Sound,
+        damage: health::trouble(&dataset)?.map(|text| escape(text.as_bytes())),
     }))
 }

@@ -31,8 +31,9 @@ pub(super) fn findings(dataset: &Dataset) -> Result<Option<Obstacle>, ReceiverEr
     let last = verified::read(&dataset.control)?;
     Ok(last.filter(|last| last.findings > 0).map(|last| {
         let reason = format!(
-            "the last verification had findings ({}): `understudy verify {}` tells which, and clears this when all is well",
-            last.findings, dataset.name
+            "the last verification had findings ({}): `understudy verify {}` tells which, and clears this when all is well; \
+             `understudy accept {}` lets it go on without what is lost",
+            last.findings, dataset.name, dataset.name
         );
         Obstacle::new(ObstacleKind::Findings, reason)
     }))

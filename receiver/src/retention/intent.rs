@@ -7,13 +7,14 @@ use super::{Expired, Grace, Obstacle, ObstacleKind, Pruned, Request, Trust};
 use crate::catalog::{Catalog, FlagRow, Needed, PinRow, Recorded, RetentionChange, Swept};
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
+use crate::findings;
 
 /// Everything that the decision is made of.
 pub(super) struct State {
     snapshots: Vec<Recorded>,
     pins: Vec<PinRow>,
     flags: Vec<FlagRow>,
-    /// Snapshots with files that may be torn.
+    /// Snapshots with files that may be torn, or are damaged.
     doubtful: BTreeSet<u64>,
     last: Option<super::Moment>,
     pub(super) swept: Swept,
@@ -21,10 +22,13 @@ pub(super) struct State {
 
 impl State {
     /// Of one moment.
-    pub(super) fn read(catalog: &Catalog) -> Result<Self, ReceiverError> {
+    pub(super) fn read(dataset: &Dataset, catalog: &Catalog) -> Result<Self, ReceiverError> {
+        let found = findings::read(&dataset.control)?;
         catalog.at_one_moment(|| {
             let snapshots = catalog.snapshots()?;
-            let mut doubtful = BTreeSet::new();
+            let numbers: Vec<u64> = snapshots.iter().map(number).collect();
+            // What is damaged is not healthy either, accepted or not.
+            let mut doubtful = found.damaged_snapshots(catalog, &numbers)?;
             let head = snapshots.last().map_or(0, number);
             for range in catalog.fuzzy_up_to(head)? {
                 let first = snapshots.partition_point(|one| number(one) < range.since);

@@ -53,7 +53,7 @@ impl Default for Policy {
 /// Whether a snapshot is what somebody would like to restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Health {
-    /// Some of its files may be torn.
+    /// Some of its files may be torn, or are damaged.
     Doubtful,
     /// Nothing is known against it.
     Healthy,

@@ -27,7 +27,7 @@ pub fn prune(
     let Some(catalog) = dataset.read_catalog()? else {
         return Ok(Pruned::nothing(name));
     };
-    let state = State::read(&catalog)?;
+    let state = State::read(&dataset, &catalog)?;
     if let Some(obstacle) = state.clock_obstacle(request) {
         return Ok(Pruned::stopped(name, obstacle));
     }

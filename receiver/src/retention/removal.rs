@@ -86,7 +86,7 @@ impl<'a> Removal<'a> {
         let catalog = self.dataset.catalog(&turn.locked)?;
         recover::recover(self.dataset, &catalog, &turn.locked)?;
         // Again: a snapshot may have been committed or pinned since.
-        let state = State::read(&catalog)?;
+        let state = State::read(self.dataset, &catalog)?;
         // A verification may have ended since.
         let found = || check::findings(self.dataset);
         let obstacle = match state.clock_obstacle(self.request) {

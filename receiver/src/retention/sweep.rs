@@ -13,6 +13,7 @@ use super::{Freed, Obstacle, ObstacleKind};
 use crate::catalog::{Catalog, Needed, Recorded};
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
+use crate::findings;
 use crate::history::{Form, Objects};
 use crate::patch::Patch;
 
@@ -77,6 +78,10 @@ pub(super) fn plan(
         objects,
         needed: mut pending,
     } = read(dataset, catalog, needed)?;
+    // A patch that is known to be lost leads nowhere, and what it is applied to is not needed for it.
+    let found = findings::read(&dataset.control)?;
+    let lost = found.accepted().filter_map(|one| one.damage.content);
+    let lost: HashSet<ContentHash> = lost.map(|(_, hash)| hash).collect();
     let mut wanted = HashSet::new();
     while let Some(hash) = pending.pop() {
         if !wanted.insert(hash) {
@@ -85,7 +90,7 @@ pub(super) fn plan(
         let Some(object) = objects.get(&hash) else {
             continue;
         };
-        if object.patch.is_some() && object.base.is_none() {
+        if object.patch.is_some() && object.base.is_none() && !lost.contains(&hash) {
             let reason = format!(
                 "the patch that leads to the content {hash} is damaged: `understudy verify` tells more"
             );

@@ -212,10 +212,9 @@ impl Reading<'_> {
                 Err(ReceiverError::Damaged(_)) => {}
                 Err(error) => return Err(error),
             }
-            match locked {
-                Ok(_) => break,
-                Err(ReceiverError::Busy(_)) => {}
-                Err(error) => return Err(error),
+            // Whoever may not lock it does not change it either.
+            if !matches!(locked, Err(ReceiverError::Busy(_))) {
+                break;
             }
             (self.pace)(0)?;
             std::thread::park_timeout(PAUSE);

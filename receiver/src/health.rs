@@ -1,0 +1,80 @@
+//! What verifications and scrubs know of a dataset: told to whoever asks, and accepted by people on the spare.
+//!
+//! Only somebody on the spare can accept a loss: it lets retention go on, and so no message does it.
+
+use understudy_protocol::{DatasetName, RelPath};
+
+use crate::dataset::Dataset;
+use crate::error::ReceiverError;
+use crate::findings::{self, Part, State};
+use crate::retention::verified;
+use crate::serve::existing;
+use crate::store::Store;
+
+/// A loss that somebody has accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// Where it is.
+    pub path: RelPath,
+    /// What is wrong there, for people.
+    pub what: String,
+    /// When it was first found, by the receiver's clock, seconds since 1970.
+    pub found_seconds: i64,
+}
+
+/// What came of accepting.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// Those that are accepted now.
+    pub now: Vec<Loss>,
+    /// Those that were before.
+    pub before: usize,
+    /// How many nobody can accept: the catalog is what retention goes by.
+    pub refused: usize,
+}
+
+/// Accepts the findings of a dataset as lost: they keep retention from nothing any more, and the snapshots that have them never
+/// count as healthy. What is found later is a finding as ever. Durable when it returns.
+pub fn accept(store: &Store, name: &DatasetName) -> Result<Accepted, ReceiverError> {
+    let dataset: Dataset = existing(store, name)?;
+    let mut accepted = Accepted::default();
+    findings::decide(&dataset, |known| {
+        match (known.state, known.damage.part) {
+            (State::Accepted, _) => accepted.before += 1,
+            (_, Part::Catalog) => accepted.refused += 1,
+            _ => {
+                accepted.now.push(Loss {
+                    path: known.damage.path.clone(),
+                    what: known.damage.what.clone(),
+                    found_seconds: known.found_seconds,
+                });
+                return Some(State::Accepted);
+            }
+        }
+        Some(known.state)
+    })?;
+    Ok(accepted)
+}
+
+/// What keeps retention from going on, for people; `None` if nothing is wrong.
+pub(crate) fn trouble(dataset: &Dataset) -> Result<Option<String>, ReceiverError> {
+    let found = findings::read(&dataset.control)?;
+    let mut open = found
+        .list
+        .iter()
+        .filter(|one| one.state != State::Accepted);
+    let Some(first) = open.next() else {
+        // The list may be lost, or of a former version.
+        let counted = verified::read(&dataset.control)?.map_or(0, |last| last.findings);
+        let text = || format!("the last verification had findings ({counted})");
+        return Ok((counted > 0).then(text));
+    };
+    let (path, what) = (&first.damage.path, &first.damage.what);
+    let others = match found.open() - 1 {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    Ok(Some(format!(
+        "something is not as the main sent it: `{path}`: {what}{others}"
+    )))
+}
