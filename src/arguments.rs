@@ -256,19 +256,30 @@ pub(crate) struct Status {}
 /// Have the spare read everything again, and tell what is damaged
 ///
 /// Compares the live tree and the kept contents of earlier snapshots with the hashes that the main
-/// computed. Exit code 9 if anything differs.
+/// computed, past the page cache. Uploads go on meanwhile. Exit code 9 if anything differs; what was accepted as lost is no
+/// difference (`understudy status` tells of it).
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   understudy verify --spare /mnt/spare
   understudy verify photos --spare 127.0.0.1:7433
-  understudy verify photos --repair --spare /mnt/spare")]
+  understudy verify photos --repair --spare /mnt/spare
+  understudy verify --pace 20MB --spare 127.0.0.1:7433")]
 pub(crate) struct Verify {
     /// Only this dataset
     pub(crate) dataset: Option<DatasetName>,
-    /// Repair files of the live tree whose content the spare has elsewhere: under another name, in its other tree, or in history
+    /// Repair what the spare has elsewhere: under another name, in its other tree, or in history; and ask the main for the rest at its
+    /// next cycle
     #[arg(long)]
     pub(crate) repair: bool,
+    /// Read no faster than this per second, as in 20MB
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub(crate) pace: Option<u64>,
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    let wrong = || "write bytes per second with their unit, for instance 500kB or 20MB".to_owned();
+    crate::receiver_config::parse_rate(text).ok_or_else(wrong)
 }
 
 /// A checked command line.

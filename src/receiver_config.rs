@@ -15,14 +15,19 @@ use understudy_receiver::Reserve;
 use understudy_receiver::alert::Policy;
 use understudy_receiver::guard::Guards;
 use understudy_receiver::retention::Policies;
+use understudy_receiver::scrub::Plan;
 
 use crate::exit::CommandError;
 
 mod guard;
 mod retention;
+mod scrub;
 
 use guard::{RawGuards, guards};
 use retention::{RawRetention, policies};
+use scrub::RawScrub;
+
+pub(crate) use scrub::parse_rate;
 
 /// Where it is unless something else is said.
 const DEFAULT: &str = "/etc/understudy/receiver.toml";
@@ -30,7 +35,7 @@ const DEFAULT: &str = "/etc/understudy/receiver.toml";
 /// How often the receiver's own heartbeat is fetched.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
-const KEYS: [&str; 27] = [
+const KEYS: [&str; 32] = [
     "reserve_percent",
     "bytes_least",
     "store",
@@ -58,6 +63,11 @@ const KEYS: [&str; 27] = [
     "minimum_age",
     "newest",
     "grace",
+    "scrub",
+    "every",
+    "least",
+    "most",
+    "repair",
 ];
 
 /// What the file says.
@@ -75,6 +85,8 @@ pub(crate) struct ReceiverConfig {
     pub(crate) reserve: Reserve,
     /// Which snapshots stay.
     pub(crate) retention: Policies,
+    /// How often everything is read again.
+    pub(crate) scrub: Plan,
 }
 
 /// The part `[alerts]`.
@@ -122,6 +134,8 @@ struct RawConfig {
     reserve_percent: Option<Spanned<u32>>,
     #[serde(default)]
     retention: RawRetention,
+    #[serde(default)]
+    scrub: RawScrub,
 }
 
 #[derive(Default, Deserialize)]
@@ -205,6 +219,7 @@ impl ReceiverConfig {
             guards: guards(&file, raw.guard)?,
             reserve: file.reserve(raw.reserve_percent.as_ref())?,
             retention: policies(&file, raw.retention)?,
+            scrub: scrub::plan(&file, &raw.scrub)?,
         })
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use understudy_protocol::message::{
-    Datasets, Finding, FuzzyFile, List, ListFuzzy, Repair, Repaired, Trouble, Verified, Verify,
+    Datasets, Finding, FuzzyFile, Inspect, List, ListFuzzy, Repair, Repaired, Repairing, Trouble,
+    Verified, Verify,
 };
 use understudy_protocol::transport::Channel;
 use understudy_protocol::{DatasetName, Message, RelPath, version};
@@ -92,51 +93,57 @@ fn fuzzy_of(
     Ok(all)
 }
 
-/// Has the spare read everything again and compare; calls `on_finding` for each difference as it is found.
-/// Returns one result per dataset.
+/// How the spare is to verify.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verification {
+    /// Whether it repairs what it can, and asks the main for the rest.
+    pub repair: Repairing,
+    /// How fast it reads, at most; never zero.
+    pub bytes_per_second: Option<u64>,
+}
+
+/// Has the spare read everything again and compare; calls `on_finding` for each difference as it is found, and `on_repaired` for
+/// each that is none any more. Returns one result per dataset.
 pub fn verify(
     channel: Channel,
     dataset: Option<DatasetName>,
-    mut on_finding: impl FnMut(&Finding),
-) -> Result<Vec<Verified>, AgentError> {
-    let conversation = Conversation::open(channel, &Cancel::default())?;
-    let ask = || {
-        conversation.tell(&Message::Verify(Verify { dataset }))?;
-        let mut verified = Vec::new();
-        loop {
-            match conversation.hear()? {
-                Message::Finding(finding) => on_finding(&finding),
-                Message::Verified(one) => verified.push(one),
-                Message::VerifyEnd(_) => return Ok(verified),
-                other => return Err(unexpected(&other, "Finding")),
-            }
-        }
-    };
-    ask().map_err(|error| conversation.explain(error))
-}
-
-/// As [`verify`], and has the spare repair what it can by itself; calls `on_repaired` for each.
-pub fn repair(
-    channel: Channel,
-    dataset: Option<DatasetName>,
+    manner: Verification,
     mut on_finding: impl FnMut(&Finding),
     mut on_repaired: impl FnMut(&Repaired),
 ) -> Result<Vec<Verified>, AgentError> {
     let conversation = Conversation::open(channel, &Cancel::default())?;
-    if conversation.version < version::REPAIR {
+    let (what, needed) = match manner.repair {
+        Repairing::Always => ("repairing", version::REPAIR),
+        Repairing::Never if manner.bytes_per_second.is_some() => {
+            ("verifying at a pace", version::HEALTH)
+        }
+        Repairing::Never => ("verifying", version::OLDEST),
+    };
+    if conversation.version < needed {
         return Err(AgentError::SpareTooOld {
-            what: "repairing",
+            what,
             spoken: conversation.version,
-            needed: version::REPAIR,
+            needed,
         });
     }
-    let ask = || {
-        conversation.tell(&Message::Repair(Repair { dataset }))?;
+    let request = match (manner.bytes_per_second, manner.repair) {
+        (Some(bytes_per_second), repair) => Message::Inspect(Inspect {
+            dataset,
+            repair,
+            bytes_per_second,
+        }),
+        (None, Repairing::Always) => Message::Repair(Repair { dataset }),
+        (None, Repairing::Never) => Message::Verify(Verify { dataset }),
+    };
+    let mut ask = || {
+        conversation.tell(&request)?;
         let mut verified = Vec::new();
         loop {
             match conversation.hear()? {
                 Message::Finding(finding) => on_finding(&finding),
-                Message::Repaired(repaired) => on_repaired(&repaired),
+                Message::Repaired(repaired) if manner.repair == Repairing::Always => {
+                    on_repaired(&repaired);
+                }
                 Message::Verified(one) => verified.push(one),
                 Message::VerifyEnd(_) => return Ok(verified),
                 other => return Err(unexpected(&other, "Finding")),

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use understudy_protocol::message::WantedContent;
 use understudy_protocol::{ContentHash, Message, ProtocolError, limits, version};
 
 use crate::conversation::{Conversation, unexpected};
@@ -29,11 +30,15 @@ pub(crate) struct Leftovers {
 
 impl Leftovers {
     /// Hears of them, after `Ready`; a spare of a former version has none.
-    pub(crate) fn hear(conversation: &Conversation) -> Result<Self, AgentError> {
+    ///
+    /// Before them it is told what the spare has lost and would like to have again.
+    pub(crate) fn hear(
+        conversation: &Conversation,
+    ) -> Result<(Self, Vec<WantedContent>), AgentError> {
         if conversation.version < version::RESUME {
-            return Ok(Self::default());
+            return Ok(Default::default());
         }
-        let (mut contents, mut partials) = (Vec::new(), Vec::new());
+        let (mut contents, mut partials, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
         loop {
             match conversation.hear()? {
                 // Each is bounded by what it has, so that there is an end.
@@ -50,7 +55,15 @@ impl Leftovers {
                     check("leftovers", contents.len(), limits::LEFTOVERS)?;
                     check("partial leftovers", partials.len(), limits::PARTIALS)?;
                 }
-                Message::LeftoverEnd(_) => return Ok(Self::new(contents, partials)),
+                Message::Wanted(told)
+                    if conversation.version >= version::HEALTH && !told.contents.is_empty() =>
+                {
+                    wanted.extend(told.contents);
+                    check("wanted contents", wanted.len(), limits::WANTED)?;
+                }
+                Message::LeftoverEnd(_) => {
+                    return Ok((Self::new(contents, partials), wanted));
+                }
                 other => return Err(unexpected(&other, "Leftover")),
             }
         }

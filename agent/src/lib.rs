@@ -16,6 +16,7 @@ mod index;
 mod journal;
 mod leftovers;
 mod lock;
+mod lost;
 mod opening;
 mod outbox;
 pub mod pace;
@@ -37,7 +38,7 @@ use serde::Deserialize;
 use understudy_protocol::DatasetName;
 use understudy_tree::{Excludes, Mounts};
 
-pub use ask::{FuzzyOf, Survey, repair, survey, verify};
+pub use ask::{FuzzyOf, Survey, Verification, survey, verify};
 pub use error::AgentError;
 pub use estimate::{Costs, Estimate};
 pub use opening::{Opened, open_databases};

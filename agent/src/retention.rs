@@ -1,8 +1,10 @@
 //! Asking the spare what its retention has noted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use understudy_protocol::message::{LastVerified, ListRetention, Retained};
+use understudy_protocol::message::{
+    KnownFinding, LastVerified, ListRetention, Retained, ScrubState,
+};
 use understudy_protocol::transport::Channel;
 use understudy_protocol::{DatasetName, Message, version};
 
@@ -17,6 +19,12 @@ pub struct RetentionOf {
     pub snapshots: HashMap<u64, Retained>,
     /// The last verification, if there was one.
     pub verified: Option<LastVerified>,
+    /// What is wrong.
+    pub findings: Vec<KnownFinding>,
+    /// Snapshots that cannot be restored whole.
+    pub damaged: BTreeSet<u64>,
+    /// How far the scrub is, if there ever was one.
+    pub scrub: Option<ScrubState>,
 }
 
 /// What retention has noted of each of these datasets; `None` if the spare is too old to know.
@@ -48,6 +56,11 @@ fn ask_one(conversation: &Conversation, dataset: &DatasetName) -> Result<Retenti
             Message::Retention(more) => {
                 let more = more.snapshots.into_iter().map(|one| (one.number, one));
                 found.snapshots.extend(more);
+            }
+            Message::Health(more) if conversation.version >= version::HEALTH => {
+                found.findings.extend(more.findings);
+                found.damaged.extend(more.damaged);
+                found.scrub = more.scrub;
             }
             Message::RetentionEnd(end) => {
                 found.verified = end.verified;

@@ -65,3 +65,6 @@ pub const FILE_BYTES: u64 = i64::MAX as u64;
 
 /// Longest text of a failure, a trouble or a greeting.
 pub const TEXT_BYTES: usize = 4096;
+
+/// Most lost contents that a receiver asks an agent for in one upload: the agent reads a file for each, before anything else.
+pub const WANTED: usize = 256;

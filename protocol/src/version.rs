@@ -36,6 +36,9 @@ pub const REPAIR: u32 = 5;
 /// The version from which on the receiver tells what its retention has noted; see
 /// [`ListRetention`](crate::message::ListRetention).
 pub const RETENTION: u32 = 5;
+/// The version from which on the receiver tells what it knows of damage and asks the main for lost contents; see
+/// [`Health`](crate::message::Health) and [`Wanted`](crate::message::Wanted).
+pub const HEALTH: u32 = 5;
 /// Opens every greeting, so that a stray connection is recognised at once.
 pub const MAGIC: [u8; 4] = *b"USTY";
 

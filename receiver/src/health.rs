@@ -2,14 +2,22 @@
 //!
 //! Only somebody on the spare can accept a loss: it lets retention go on, and so no message does it.
 
-use understudy_protocol::{DatasetName, RelPath};
+use understudy_protocol::message::{FindingState, Health, KnownFinding, ScrubState};
+use understudy_protocol::transport::Outgoing;
+use understudy_protocol::{DatasetName, Message, RelPath, limits};
 
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
-use crate::findings::{self, Part, State};
+use crate::findings::{self, Known, Part, State};
 use crate::retention::verified;
 use crate::serve::existing;
+use crate::scrub;
 use crate::store::Store;
+
+/// Findings that are told at most: people need the first ones, and their number.
+const TOLD: usize = 1000;
+/// So many fit into a message however long their texts are.
+const BATCH: usize = 100;
 
 /// A loss that somebody has accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,4 +85,56 @@ pub(crate) fn trouble(dataset: &Dataset) -> Result<Option<String>, ReceiverError
     Ok(Some(format!(
         "something is not as the main sent it: `{path}`: {what}{others}"
     )))
+}
+
+/// Tells what is known, if anything is.
+pub(crate) fn tell(dataset: &Dataset, outgoing: &Outgoing) -> Result<(), ReceiverError> {
+    let found = findings::read(&dataset.control)?;
+    let scrub: Option<ScrubState> = scrub::told(dataset)?;
+    let mut damaged = Vec::new();
+    if let Some(catalog) = dataset.read_catalog()? {
+        let snapshots = catalog.snapshots()?;
+        let numbers: Vec<u64> = snapshots
+            .iter()
+            .map(|one| one.snapshot.position.number)
+            .collect();
+        damaged.extend(found.damaged_snapshots(&catalog, &numbers)?);
+    }
+    if found.list.is_empty() && scrub.is_none() {
+        return Ok(());
+    }
+    let findings: Vec<KnownFinding> = found.list.iter().take(TOLD).map(told).collect();
+    let mut findings = findings.chunks(BATCH);
+    let mut damaged = damaged.chunks(limits::RECORDS);
+    loop {
+        let (findings, damaged) = (findings.next(), damaged.next());
+        outgoing.send_message(&Message::Health(Health {
+            findings: findings.unwrap_or_default().to_vec(),
+            damaged: damaged.unwrap_or_default().to_vec(),
+            scrub,
+        }))?;
+        if findings.is_none() && damaged.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+fn told(known: &Known) -> KnownFinding {
+    let mut what = known.damage.what.clone();
+    let mut end = what.len().min(limits::TEXT_BYTES);
+    while !what.is_char_boundary(end) {
+        end -= 1;
+    }
+    what.truncate(end);
+    KnownFinding {
+        path: known.damage.path.clone(),
+        what,
+        state: match known.state {
+            State::Open => FindingState::Open,
+            State::Wanted => FindingState::Wanted,
+            State::Lost => FindingState::Lost,
+            State::Accepted => FindingState::Accepted,
+        },
+        found_seconds: known.found_seconds,
+    }
 }

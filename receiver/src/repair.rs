@@ -10,7 +10,7 @@ use understudy_protocol::{ContentHash, Name, Place};
 use understudy_tree::attributes::{set_attributes, set_attributes_of_new};
 use understudy_tree::{Directory, content, crash_point};
 
-use crate::catalog::Row;
+use crate::catalog::{Catalog, Row};
 use crate::cycle;
 use crate::dataset::{Dataset, Locked};
 use crate::error::ReceiverError;
@@ -40,11 +40,20 @@ impl<'a> Repairer<'a> {
     ) -> Result<Option<Self>, ReceiverError> {
         let catalog = dataset.catalog(locked)?;
         recover::recover(dataset, &catalog, locked)?;
+        Self::of(dataset, &catalog, locked)
+    }
+
+    /// The same of a dataset that was recovered already.
+    pub(crate) fn of(
+        dataset: &'a Dataset,
+        catalog: &Catalog,
+        locked: &Locked,
+    ) -> Result<Option<Self>, ReceiverError> {
         let Some(head) = catalog.head()? else {
             return Ok(None);
         };
         catalog.index_contents()?;
-        cycle::catch_up(dataset, &catalog, locked, &Stop::default())?;
+        cycle::catch_up(dataset, catalog, locked, &Stop::default())?;
         let Some(live) = dataset.live()? else {
             return Ok(None);
         };

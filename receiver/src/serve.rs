@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use understudy_protocol::message::{DatasetStatus, Datasets, List, Noted, Repair, Verify};
+use understudy_protocol::message::{
+    DatasetStatus, Datasets, List, Noted, Repair, Repairing, Verify,
+};
 use understudy_protocol::transport::{Channel, Outgoing};
 use understudy_protocol::{DatasetName, Message, ProtocolError, version};
 
@@ -94,6 +96,18 @@ fn converse(
             }
             Message::Repair(Repair { dataset }) if spoken >= version::REPAIR => {
                 verify::serve(store, asked(dataset.as_ref(), Mending::All, None), outgoing)?;
+            }
+            Message::Inspect(inspect) if spoken >= version::HEALTH => {
+                let mending = match inspect.repair {
+                    Repairing::Never => Mending::None,
+                    Repairing::Always => Mending::All,
+                };
+                let asked = asked(
+                    inspect.dataset.as_ref(),
+                    mending,
+                    Some(inspect.bytes_per_second),
+                );
+                verify::serve(store, asked, outgoing)?;
             }
             Message::ListFuzzy(request) if spoken >= version::FUZZY => {
                 fuzzy::serve(store, &request, outgoing)?;

@@ -10,6 +10,8 @@ use understudy_tree::{Directory, Kind, Mounts, TreeError, remove};
 
 use crate::alert::Cycles;
 use crate::dataset::{Dataset, Locked, now_seconds};
+use crate::committing::Committing;
+use crate::dataset::{Dataset, Locked};
 use crate::error::ReceiverError;
 use crate::housekeeping::Housekeeping;
 use crate::leftovers;
@@ -31,6 +33,7 @@ pub struct Store {
     pub(crate) housekeeping: Housekeeping,
     pub(crate) cycles: Cycles,
     pub(crate) syncs: Arc<Syncs>,
+    pub(crate) committing: Committing,
 }
 
 impl Store {
@@ -87,6 +90,7 @@ impl Store {
             housekeeping: Housekeeping::default(),
             cycles: Cycles::default(),
             syncs: Arc::default(),
+            committing: Committing::default(),
         })
     }
 

@@ -16,10 +16,11 @@ use crate::guard::{self, Verdict};
 use crate::housekeeping::Tidying;
 use crate::leftovers::{self, Leftovers};
 use crate::routing;
+use crate::returned::Taking;
 use crate::serve::{AfterFirst, Deletions, SessionOptions};
 use crate::store::Store;
 use crate::workers::{self, Ground};
-use crate::{give, recover};
+use crate::{give, recover, returned};
 
 /// A main that lost everything looks like this: nothing but the roots.
 const ONLY_ROOTS: u64 = 2;
@@ -79,6 +80,10 @@ fn converse(
     }
     let position = catalog.head()?.map(|head| head.snapshot.position);
     outgoing.send_message(&Message::Ready(Ready { position }))?;
+    let mut wanted = Vec::new();
+    if spoken >= version::HEALTH {
+        wanted = returned::ask(&dataset, &catalog, outgoing)?;
+    }
     let leftovers = tell_leftovers(&dataset, &locked, spoken, outgoing)?;
     crash_point!("receiver.begun");
     loop {
@@ -106,6 +111,15 @@ fn converse(
             return session.acknowledge(committed, outgoing, &mut tidying);
         }
         match frame.decode()? {
+            Message::Returned(returned) if spoken >= version::HEALTH => {
+                let taking = Taking {
+                    dataset: &dataset,
+                    catalog: &catalog,
+                    locked: &locked,
+                    reserve: options.reserve,
+                };
+                taking.take(returned, &mut wanted, incoming)?;
+            }
             Message::ReadManifest(request) => {
                 give::manifest(&dataset, &request, Telling::of(spoken), outgoing).map(drop)?;
             }
@@ -234,6 +248,7 @@ impl<'s> Session<'s, '_> {
             let text = "the upload starts from another snapshot than the spare's newest";
             return Err(ReceiverError::OutOfStep(text.to_owned()));
         }
+        let _applied = self.store.committing.begin();
         upload.settle()?;
         self.guard(&upload)?;
         let verdict = stopwatch.time("judge", || self.judge(&upload))?;

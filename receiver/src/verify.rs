@@ -22,7 +22,7 @@ use crate::serve::{existing, send};
 use crate::store::Store;
 
 pub(crate) use mend::{Fate, Mending, mend};
-pub(crate) use reading::{Found, Position, Reading};
+pub(crate) use reading::{Found, Position, Reading, Tally, cost_bytes};
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]

@@ -102,6 +102,12 @@ A configuration:
   [retention.dataset.photos]            # any of these, for one dataset
   monthly = \"1825d\"
 
+  [scrub]                               # each line may be left out
+  every = \"30d\"                        # everything is read again and compared; or \"off\"
+  least = \"1MB\"                        # evenly, and never slower than this per second,
+  most = \"50MB\"                        # nor faster than this
+  repair = false                        # true: what is damaged is mended, also from the main
+
 SIGHUP has it read the part [alerts] again.")]
 pub(crate) struct Receiver {
     /// The directory that holds the datasets

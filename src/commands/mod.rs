@@ -7,6 +7,7 @@ mod cat;
 mod diff;
 mod drill;
 mod find;
+mod health;
 mod held;
 mod ls;
 mod past;

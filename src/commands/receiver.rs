@@ -12,6 +12,7 @@ use understudy_protocol::transport::tcp::Listener;
 use understudy_protocol::{DatasetName, FailureCode, ProtocolError};
 use understudy_receiver::guard::Guards;
 use understudy_receiver::retention::{self, Expired, Policies, Pruned};
+use understudy_receiver::scrub::{self, Plan};
 use understudy_receiver::{AfterFirst, Deletions, ReceiverError, Reserve, SessionOptions, Store};
 
 use super::Session;
@@ -47,6 +48,7 @@ struct Settings {
     guards: Guards,
     reserve: Reserve,
     retention: Policies,
+    scrub: Plan,
     file: Option<PathBuf>,
 }
 
@@ -94,6 +96,7 @@ pub(crate) fn run(arguments: Receiver, session: &Session) -> Result<Report, Comm
         guards,
         reserve,
         retention,
+        scrub,
         file,
     } = settings(arguments)?;
     let policies = Arc::new(retention);
@@ -116,6 +119,9 @@ pub(crate) fn run(arguments: Receiver, session: &Session) -> Result<Report, Comm
         };
         let alerting = Alerting::start(Arc::clone(&store), alerts, session.runtime.clone())?;
         announce(&bound.to_string(), session.output.format);
+        let scrubbed = Arc::clone(&store);
+        // It ends with the process: what it was at is begun again.
+        std::thread::spawn(move || scrub::forever(scrubbed, scrub));
         service::ready();
         tracing::info!("the store is `{}`", store.path().display());
         let rules = (&options, &policies);
@@ -228,6 +234,7 @@ fn settings(arguments: Receiver) -> Result<Settings, CommandError> {
         guards: config.guards,
         reserve: config.reserve,
         retention: config.retention,
+        scrub: config.scrub,
         file,
     })
 }

@@ -118,6 +118,8 @@ impl Known<'_> {
                 |pin| json!({ "reason": pin.reason, "since": words::time(pin.since_seconds) }),
             );
             let flag = retained.and_then(|one| one.flag);
+            let known = self.retention_of(dataset);
+            value["damaged"] = known.map(|known| known.damaged.contains(&number)).into();
             value["flagged"] = flag.map_or(Value::Null, |flag| {
                 let (since, goes) = (flag.since_seconds, flag.due_seconds);
                 json!({ "since": words::time(since), "goes": words::time(goes) })
@@ -141,7 +143,8 @@ impl Known<'_> {
             .map(|snapshot| self.row(dataset, snapshot))
             .collect();
         let mut headings = vec![
-            "SNAPSHOT", "EPOCH", "TIME", "ENTRIES", "SIZE", "FUZZY", "DIGEST", "GOES", "PIN",
+            "SNAPSHOT", "EPOCH", "TIME", "ENTRIES", "SIZE", "FUZZY", "HEALTH", "DIGEST", "GOES",
+            "PIN",
         ];
         headings.extend(self.changes.get(&dataset.name).map(|_| "CHANGES"));
         words::table(&headings, &[0, 1, 3, 4, 5], &rows)
@@ -162,6 +165,10 @@ impl Known<'_> {
             words::count(snapshot.entries),
             words::size(snapshot.bytes),
             fuzzy.map_or_else(none, |files| words::count(files.len() as u64)),
+            self.retention_of(dataset).map_or_else(none, |known| {
+                let is_damaged = known.damaged.contains(&position.number);
+                if is_damaged { "DAMAGED" } else { "ok" }.to_owned()
+            }),
             digest[..DIGITS.min(digest.len())].to_owned(),
             flag.map_or_else(none, |flag| words::time(flag.due_seconds)),
             pin.map_or_else(none, |pin| escape(pin.reason.as_bytes())),

@@ -6,7 +6,7 @@ use understudy_agent::{FuzzyOf, Survey};
 use understudy_protocol::message::DatasetStatus;
 use understudy_protocol::{RelPath, escape};
 
-use super::Session;
+use super::{Session, health};
 use crate::exit::CommandError;
 use crate::report::Report;
 use crate::{paths, words};
@@ -15,14 +15,22 @@ use crate::{paths, words};
 pub(crate) fn run(session: &Session) -> Result<Report, CommandError> {
     let survey = session.survey(None, FuzzyOf::Newest)?;
     let listed = &survey.listed;
+    let known = health::ask(&listed.datasets, session)?;
+    let known_of = |dataset: &DatasetStatus| known.as_ref()?.get(&dataset.name);
     let told = |dataset: &DatasetStatus| {
         let mut value = value(dataset, listed.now_seconds);
         value["fuzzy"] = fuzzy(dataset, &survey).map(words::paths).into();
+        health::add_to(&mut value, known_of(dataset));
         value
     };
     let datasets: Vec<Value> = listed.datasets.iter().map(told).collect();
     let agent = agent_status(session);
     let mut lines = lines(&survey);
+    for dataset in &listed.datasets {
+        if let Some(known) = known_of(dataset) {
+            lines.extend(health::lines(&dataset.name, known, listed.now_seconds));
+        }
+    }
     if let Some(agent) = &agent {
         lines.extend(agent_lines(agent, words::now_seconds()));
     }

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 use understudy_protocol::escape;
-use understudy_protocol::message::{Finding, Repaired, Verified};
+use understudy_agent::Verification;
+use understudy_protocol::message::{Finding, Repaired, Repairing, Verified};
 
 use super::Session;
 use crate::arguments::Verify;
@@ -16,15 +17,18 @@ pub(crate) fn run(arguments: &Verify, session: &Session) -> Result<Report, Comma
     let mut findings: Vec<Finding> = Vec::new();
     let mut repaired: Vec<Repaired> = Vec::new();
     let verified = spare.talk(|channel| {
-        let (dataset, on_finding) = (arguments.dataset.clone(), |finding: &Finding| {
-            findings.push(finding.clone());
-        });
-        if arguments.repair {
-            let on_repaired = |one: &Repaired| repaired.push(one.clone());
-            understudy_agent::repair(channel, dataset, on_finding, on_repaired)
-        } else {
-            understudy_agent::verify(channel, dataset, on_finding)
-        }
+        let manner = Verification {
+            repair: if arguments.repair {
+                Repairing::Always
+            } else {
+                Repairing::Never
+            },
+            bytes_per_second: arguments.pace,
+        };
+        let on_finding = |finding: &Finding| findings.push(finding.clone());
+        let on_repaired = |one: &Repaired| repaired.push(one.clone());
+        let dataset = arguments.dataset.clone();
+        understudy_agent::verify(channel, dataset, manner, on_finding, on_repaired)
     })?;
     let datasets: Vec<Value> = verified
         .iter()
@@ -59,8 +63,8 @@ pub(crate) fn run(arguments: &Verify, session: &Session) -> Result<Report, Comma
                 "verification found {}",
                 words::counted(findings.len() as u64, "difference")
             ),
-            "if nobody wrote into the store, suspect its disk; a file is sent again when it changes on the main, and \
-             syncing to a new, empty store sends everything",
+            "if nobody wrote into the store, suspect its disk; `understudy verify --repair` mends what the spare or the main \
+             still has, and `understudy accept DATASET`, on the spare, lets pruning go on without the rest",
         ));
     }
     Ok(report)

@@ -17,7 +17,7 @@ use crate::journal::Covered;
 use crate::leftovers::Leftovers;
 use crate::progress::Phase;
 use crate::scan::{self, Outcome, Scope, Spot, Start, Told, Trust};
-use crate::{Context, Source, ask};
+use crate::{Context, Source, ask, lost};
 
 pub(crate) use again::cycle_in_two_tries;
 pub use again::{Again, again, sync_again};
@@ -115,11 +115,11 @@ impl Cycle<'_> {
             Message::Ready(ready) => ready.position,
             other => return Err(unexpected(&other, "Ready")),
         };
-        let leftovers = self
-            .reliance
-            .carrying
-            .of(Leftovers::hear(self.conversation)?);
+        let (leftovers, wanted) = Leftovers::hear(self.conversation)?;
+        let leftovers = self.reliance.carrying.of(leftovers);
         let (meta, anew) = self.reconcile(position)?;
+        let (place, root) = ((self.source, self.context), self.root);
+        lost::give_back(&wanted, place, root, self.index, self.conversation)?;
         let capture = Moment::now();
         self.context.progress.enter(Phase::Scanning);
         let base_is_empty = self.index.is_empty()?;

@@ -6,6 +6,7 @@
 mod browse;
 mod fuzzy;
 mod give;
+mod health;
 mod leftover;
 mod report;
 mod retention;
@@ -24,6 +25,10 @@ pub use browse::{
 };
 pub use fuzzy::{Fuzzy, FuzzyEnd, FuzzyFile, FuzzyFiles, ListFuzzy};
 pub use give::{Given, GivenStream, Manifest, ManifestEnd, ReadManifest, Want, WantRest};
+pub use health::{
+    FindingState, Health, Inspect, KnownFinding, Repairing, Returned, ScrubEnd, ScrubRun, ScrubState,
+    Wanted, WantedContent,
+};
 pub use leftover::{Leftover, LeftoverEnd};
 pub use report::{
     DatasetStatus, Datasets, Finding, List, Noted, Repair, Repaired, Trouble, Verified, Verify,
@@ -144,6 +149,10 @@ messages! {
     58 Summaries(Summaries) from receiver: "How much changed with some snapshots.";
     59 Told(Told) from receiver: "All that was asked for is told.";
     60 Repaired(Repaired) from receiver: "Something that was wrong and is not any more.";
+    61 Wanted(Wanted) from receiver: "Some contents that it has lost and would like to have again.";
+    62 Returned(Returned) from agent: "Answers one wanted content.";
+    63 Health(Health) from receiver: "What verifications and scrubs know of damage in a dataset.";
+    64 Inspect(Inspect) from agent: "Asks the receiver to verify at a pace.";
 }
 
 fn decode_all<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, ProtocolError> {
@@ -274,6 +283,30 @@ impl Check for Leftover {
     }
 }
 
+impl Check for Wanted {
+    fn check(&self) -> Result<(), ProtocolError> {
+        bounded("a list of lost contents", self.contents.len(), limits::WANTED)
+    }
+}
+
+impl Check for Health {
+    fn check(&self) -> Result<(), ProtocolError> {
+        bounded("a list of findings", self.findings.len(), limits::RECORDS)?;
+        bounded("a list of snapshots", self.damaged.len(), limits::RECORDS)?;
+        let mut texts = self.findings.iter().map(|one| one.what.len());
+        texts.try_for_each(|length| bounded("a finding", length, limits::TEXT_BYTES))
+    }
+}
+
+impl Check for Inspect {
+    fn check(&self) -> Result<(), ProtocolError> {
+        if self.bytes_per_second > 0 {
+            return Ok(());
+        }
+        Err(ProtocolError::malformed("Inspect", "it would never end"))
+    }
+}
+
 impl Check for StreamResume {
     fn check(&self) -> Result<(), ProtocolError> {
         if (1..=limits::FILE_BYTES).contains(&self.length) {
@@ -390,7 +423,8 @@ unlimited_by_type!(
     Repair,
     Repaired,
     ListRetention,
-    RetentionEnd
+    RetentionEnd,
+    Returned
 );
 
 #[cfg(test)]

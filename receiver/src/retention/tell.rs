@@ -10,6 +10,7 @@ use understudy_protocol::transport::Outgoing;
 
 use super::verified;
 use crate::error::ReceiverError;
+use crate::health;
 use crate::serve::existing;
 use crate::store::Store;
 
@@ -45,6 +46,7 @@ pub(crate) fn serve(
         let snapshots = snapshots.to_vec();
         outgoing.send_message(&Message::Retention(Retention { snapshots }))?;
     }
+    health::tell(&dataset, outgoing)?;
     let verified = verified::read(&dataset.control)?.map(|verdict| LastVerified {
         seconds: verdict.seconds,
         findings: verdict.findings,

@@ -74,10 +74,25 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.entries += other.entries;
+        self.files += other.files;
+        self.bytes += other.bytes;
+        self.twin_files += other.twin_files;
+        self.twin_bytes += other.twin_bytes;
+        self.objects += other.objects;
+        self.object_bytes += other.object_bytes;
+    }
+
+    /// What was read of files.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes + self.twin_bytes + self.object_bytes
+    }
+
     /// What it cost the disk.
     pub(crate) fn cost_bytes(&self) -> u64 {
         let files = self.files + self.twin_files + self.objects;
-        self.bytes + self.twin_bytes + self.object_bytes + files * FILE_BYTES
+        self.bytes() + files * FILE_BYTES
     }
 }
 
