@@ -97,7 +97,8 @@ pub struct Scrub {
 struct Known {
     state: State,
     made_seconds: i64,
-    saved: Instant,
+    /// By this process.
+    saved: Option<Instant>,
     /// After an error.
     rests_until: Option<Instant>,
 }
@@ -174,7 +175,7 @@ impl Scrub {
                 state: State::read(&dataset)?,
                 // Made with the dataset, and never written.
                 made_seconds: dataset.control.stat(&names::LOCK)?.modified.seconds,
-                saved: Instant::now(),
+                saved: None,
                 rests_until: None,
             };
             self.states.insert(name, known);
@@ -247,9 +248,9 @@ impl Scrub {
         if matches!(running.position, Position::End | Position::Broken) {
             return end(&dataset, &mut known.state);
         }
-        if has_news || known.saved.elapsed() >= SAVE {
+        if has_news || known.saved.is_none_or(|saved| saved.elapsed() >= SAVE) {
             known.state.write(&dataset)?;
-            known.saved = Instant::now();
+            known.saved = Some(Instant::now());
         }
         Ok(())
     }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use understudy_protocol::message::{Begin, Change, Changes, Commit, Content, Touch};
+use understudy_protocol::message::{
+    Begin, Change, Changes, Commit, Content, Touch, WantedContent,
+};
 use understudy_protocol::transport::{Channel, in_process};
 use understudy_protocol::version::{Hello, NEWEST, RESUME};
 use understudy_protocol::{
@@ -200,6 +202,8 @@ pub(crate) fn digest(entries: &BTreeMap<Place, Entry>) -> StateDigest {
 pub(crate) struct Left {
     pub(crate) contents: Vec<(u64, [u8; 16])>,
     pub(crate) partials: Vec<(u64, ContentHash)>,
+    /// What the receiver has lost.
+    pub(crate) wanted: Vec<WantedContent>,
 }
 
 /// Begins an upload in a session in which leftovers are not told.
@@ -218,6 +222,7 @@ pub(crate) fn begin(channel: &mut Channel) -> Left {
                 left.contents.extend(told.contents);
                 left.partials.extend(told.partials);
             }
+            Message::Wanted(told) => left.wanted.extend(told.contents),
             Message::LeftoverEnd(_) => return left,
             other => panic!("{other:?}"),
         }

@@ -1,0 +1,280 @@
+//! The scrub: it reads everything in steps, goes on where it was, finds what is damaged, and gets it back from the main.
+
+#![allow(clippy::panic, reason = "a test that meets something else ends there")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "plays a disk that fails, beneath the store"
+)]
+#![allow(dead_code, reason = "the stage has more than this test needs")]
+
+mod stage;
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use stage::{Stage, begin, dataset, directory, file, hear, place, send};
+use understudy_protocol::message::{
+    Change, FindingState, Health, ListRetention, Returned, ScrubEnd, StreamBlock, StreamEnd,
+};
+use understudy_protocol::transport::Channel;
+use understudy_protocol::{ContentHash, FailureCode, Message, ProtocolError};
+use understudy_receiver::scrub::{Plan, Repair, Scrub, Turn};
+
+fn plan(repair: Repair) -> Plan {
+    Plan {
+        // Something is always due.
+        every: Duration::ZERO,
+        least_bytes: u64::MAX,
+        most_bytes: u64::MAX,
+        repair,
+    }
+}
+
+fn health(stage: &Stage) -> Health {
+    stage.talk(|channel| {
+        let dataset = dataset();
+        send(channel, &Message::ListRetention(ListRetention { dataset }));
+        let mut health = Health {
+            findings: Vec::new(),
+            damaged: Vec::new(),
+            scrub: None,
+        };
+        loop {
+            match hear(channel).expect("answer") {
+                Message::Health(more) => {
+                    health.findings.extend(more.findings);
+                    health.damaged.extend(more.damaged);
+                    health.scrub = more.scrub;
+                }
+                Message::Retention(_) => {}
+                Message::RetentionEnd(_) => return health,
+                other => panic!("{other:?}"),
+            }
+        }
+    })
+}
+
+fn last(stage: &Stage) -> Option<ScrubEnd> {
+    health(stage).scrub.and_then(|scrub| scrub.last)
+}
+
+/// A whole pass by one process.
+fn pass(stage: &Stage, repair: Repair) -> ScrubEnd {
+    let mut scrub = Scrub::new(Arc::clone(&stage.store), plan(repair));
+    loop {
+        assert_eq!(scrub.turn(), Turn::Worked);
+        let scrub = health(stage).scrub.expect("a state");
+        if let (Some(last), None) = (scrub.last, scrub.running) {
+            return last;
+        }
+    }
+}
+
+fn live(stage: &Stage, path: &str) -> PathBuf {
+    stage.path("live/files").join(path)
+}
+
+fn flip(path: &Path) {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path);
+    let file = file.expect("open");
+    let modified = file.metadata().expect("stat").modified().expect("time");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 3).expect("read");
+    file.write_all_at(&[byte[0] ^ 1], 3).expect("write");
+    file.set_modified(modified).expect("time");
+}
+
+/// Three snapshots, with one object, and more files than one step reads.
+fn world() -> Stage {
+    let mut stage = Stage::new();
+    stage.upload(&[directory(place(0, "files"), 1), file(place(1, "a"), "once")], &[]);
+    for part in 0..2 {
+        let many = (0..2500).map(|number| {
+            let name = format!("f{part}-{number:04}");
+            file(place(1, &name), &format!("content of {name}"))
+        });
+        let mut changes: Vec<Change> = many.collect();
+        changes.push(file(place(1, "a"), &format!("again {part}")));
+        stage.upload(&changes, &[]);
+    }
+    stage
+}
+
+#[test]
+fn a_pass_that_is_interrupted_after_every_step_reads_everything_once() {
+    let stage = world();
+    let mut processes = 0;
+    let last = loop {
+        let mut scrub = Scrub::new(Arc::clone(&stage.store), plan(Repair::Never));
+        scrub.turn();
+        processes += 1;
+        if let Some(last) = last(&stage) {
+            break last;
+        }
+    };
+    assert!(processes > 6, "{processes}");
+    let live: u64 = fs::read_dir(live(&stage, ""))
+        .expect("list")
+        .map(|entry| entry.expect("entry").metadata().expect("stat").len())
+        .sum();
+    // Two former contents of `a`: one is an object, and one in the other tree.
+    assert_eq!(last.bytes, live + 4 + 7, "{last:?}");
+    assert_eq!(last.findings, 0);
+}
+
+#[test]
+fn what_is_damaged_is_found_wherever_it_is_and_forgotten_when_it_is_right_again() {
+    let stage = world();
+    let hash = ContentHash::of(b"once").to_string();
+    let (shelf, name) = hash.split_at(2);
+    let places = [
+        ("f1-0777", live(&stage, "f1-0777")),
+        ("a", stage.path(".understudy/shadow/files/a")),
+        (
+            &*format!("objects/{hash}"),
+            stage.path(".understudy/objects").join(shelf).join(name),
+        ),
+    ];
+    for (path, on_disk) in &places {
+        flip(on_disk);
+        let end = pass(&stage, Repair::Never);
+        assert_eq!(end.findings, 1, "{path}");
+        let health = health(&stage);
+        let [finding] = health.findings.as_slice() else {
+            panic!("{path}: {health:?}");
+        };
+        assert_eq!(finding.path.to_string(), *path);
+        assert_eq!(finding.state, FindingState::Open);
+        assert!(!health.damaged.is_empty(), "{path}");
+        flip(on_disk);
+        assert_eq!(pass(&stage, Repair::Never).findings, 0);
+        assert!(self::health(&stage).findings.is_empty(), "{path}");
+    }
+}
+
+#[test]
+fn commits_in_the_midst_of_a_pass_are_no_damage() {
+    let mut stage = world();
+    let mut scrub = Scrub::new(Arc::clone(&stage.store), plan(Repair::Never));
+    for round in 0..40 {
+        scrub.turn();
+        let removed = Change::Remove {
+            place: place(1, &format!("f0-{:04}", round * 60)),
+        };
+        let changed = file(place(1, &format!("f1-{:04}", round * 60)), "changed");
+        stage.upload(&[removed, changed], &[]);
+    }
+    assert!(last(&stage).is_some());
+    let found = health(&stage).findings;
+    assert!(found.is_empty(), "{found:?}");
+}
+
+fn give(channel: &mut Channel, hash: ContentHash, content: &[u8]) {
+    let stream = 9;
+    let returned = Returned {
+        hash,
+        stream: Some(stream),
+    };
+    send(channel, &Message::Returned(returned));
+    send(
+        channel,
+        &Message::StreamBlock(StreamBlock {
+            stream,
+            offset: 0,
+            data: content.to_vec().into(),
+        }),
+    );
+    let size = content.len() as u64;
+    send(channel, &Message::StreamEnd(StreamEnd { stream, size, hash }));
+}
+
+/// Whether the session goes on, or why not.
+fn goes_on(stage: &Stage, channel: &mut Channel) -> Result<(), ProtocolError> {
+    let position = stage.position.expect("a snapshot");
+    let confirm = understudy_protocol::message::Confirm {
+        position,
+        elapsed_milliseconds: 0,
+    };
+    send(channel, &Message::Confirm(confirm));
+    hear(channel).map(drop)
+}
+
+#[test]
+fn the_main_gives_back_what_it_has_and_nothing_else() {
+    let mut stage = world();
+    let (content, path) = (b"content of f1-0777", live(&stage, "f1-0777"));
+    let hash = ContentHash::of(content);
+    flip(&path);
+    assert_eq!(pass(&stage, Repair::Always).findings, 1);
+    assert_eq!(health(&stage).findings[0].state, FindingState::Wanted);
+    let damaged = fs::read(&path).expect("read");
+    // An agent of a former version is not asked.
+    stage.version = 4;
+    let wanted = stage.talk(|channel| begin(channel).wanted);
+    assert!(wanted.is_empty(), "{wanted:?}");
+    stage.version = understudy_protocol::version::NEWEST;
+    let other: &[u8] = b"contents of f1-077";
+    for wrong in [(hash, other), (ContentHash::of(other), other), (hash, &content[1..])] {
+        let refused = stage.talk(|channel| {
+            let wanted = begin(channel).wanted;
+            let [one] = wanted.as_slice() else {
+                panic!("{wanted:?}");
+            };
+            assert_eq!((one.path.to_string().as_str(), one.hash), ("f1-0777", hash));
+            give(channel, wrong.0, wrong.1);
+            goes_on(&stage, channel).expect_err("refused")
+        });
+        let code = match refused {
+            ProtocolError::Failed(failure) => failure.code,
+            other => panic!("{other}"),
+        };
+        assert_eq!(code, FailureCode::Misbehaved);
+        assert_eq!(fs::read(&path).expect("read"), damaged);
+    }
+    stage.talk(|channel| {
+        begin(channel);
+        give(channel, hash, content);
+        goes_on(&stage, channel).expect("it goes on");
+    });
+    assert_eq!(fs::read(&path).expect("read"), content);
+    assert!(health(&stage).findings.is_empty());
+    assert_eq!(pass(&stage, Repair::Never).findings, 0);
+    stage.upload(&[file(place(1, "a"), "more")], &[]);
+    assert_eq!(fs::read(&path).expect("read"), content, "in the other tree too");
+}
+
+#[test]
+fn an_object_comes_back_too_and_what_the_main_does_not_have_is_named() {
+    let stage = world();
+    let hash = ContentHash::of(b"once");
+    let text = hash.to_string();
+    let (shelf, name) = text.split_at(2);
+    let object = stage.path(".understudy/objects").join(shelf).join(name);
+    for has_it in [true, false] {
+        flip(&object);
+        assert_eq!(pass(&stage, Repair::Always).findings, 1);
+        stage.talk(|channel| {
+            let wanted = begin(channel).wanted;
+            assert_eq!((wanted[0].path.to_string().as_str(), wanted[0].hash), ("a", hash));
+            if has_it {
+                give(channel, hash, b"once");
+            } else {
+                send(channel, &Message::Returned(Returned { hash, stream: None }));
+            }
+            goes_on(&stage, channel).expect("it goes on");
+        });
+        let found = health(&stage).findings;
+        if has_it {
+            assert!(found.is_empty(), "{found:?}");
+            assert_eq!(fs::read(&object).expect("read"), b"once");
+        } else {
+            assert_eq!(found[0].state, FindingState::Lost);
+        }
+    }
+    // Nobody is asked again for what is known to be lost.
+    let wanted = stage.talk(|channel| begin(channel).wanted);
+    assert!(wanted.is_empty(), "{wanted:?}");
+}
