@@ -77,10 +77,7 @@ fn find(
 }
 
 /// The directory and name of a path that is a file by the index.
-fn place_of(
-    reader: &Reader<'_>,
-    path: &RelPath,
-) -> Result<Option<(RelPath, Name)>, AgentError> {
+fn place_of(reader: &Reader<'_>, path: &RelPath) -> Result<Option<(RelPath, Name)>, AgentError> {
     let (mut directory, mut above) = (DirectoryId::FILES, RelPath::root());
     let mut names = path.as_bytes().split(|&byte| byte == b'/').peekable();
     while let Some(name) = names.next() {
@@ -172,5 +169,65 @@ impl Giving<'_> {
             start = end;
         }
         Ok(Some(hasher.finish(size)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::disallowed_methods, reason = "prepares trees")]
+
+    use understudy_tree::Excludes;
+
+    use super::*;
+    use crate::testing::Stage;
+
+    fn wanted(path: &str, content: &[u8]) -> WantedContent {
+        WantedContent {
+            path: RelPath::new(path.as_bytes()).expect("path"),
+            size: content.len() as u64,
+            hash: ContentHash::of(content),
+        }
+    }
+
+    #[test]
+    fn what_a_file_of_the_dataset_still_has_is_given_and_nothing_else() {
+        let mut stage = Stage::new();
+        stage.source.excludes = Excludes::new(&["secret".to_owned()]).expect("patterns");
+        let large = vec![7; 3 * content::BUFFER_BYTES + 5];
+        stage.write("d/large", &large);
+        stage.write("d/small", "small");
+        stage.write("d/other", "other");
+        stage.write("secret", "secret");
+        std::fs::write(stage.beside("outside"), "outside").expect("write");
+        std::os::unix::fs::symlink("../outside", stage.path("link")).expect("link");
+        std::os::unix::fs::symlink("d", stage.path("e")).expect("link");
+        stage.sync();
+        stage.spare().wanted = vec![
+            wanted("d/large", &large),
+            wanted("d/small", b"small"),
+            wanted("d/other", b"OTHER"),
+            wanted("secret", b"secret"),
+            wanted("link", b"outside"),
+            wanted("e/small", b"small"),
+            wanted("d", b""),
+            wanted("gone", b"gone"),
+        ];
+        stage.sync();
+        let given = std::mem::take(&mut stage.spare().returned);
+        let given: Vec<Option<Vec<u8>>> = given.into_iter().map(|(_, given)| given).collect();
+        let mut expected = vec![Some(large), Some(b"small".to_vec())];
+        expected.resize(8, None);
+        assert!(given == expected, "{}", given.len());
+    }
+
+    #[test]
+    fn one_path_is_read_once_however_often_it_is_asked_for() {
+        let stage = Stage::new();
+        stage.write("file", "content");
+        stage.sync_and_compare();
+        let hashes = (0..9_u8).map(|number| wanted("file", &[number; 7]));
+        stage.spare().wanted = hashes.collect();
+        stage.sync_and_compare();
+        assert_eq!(stage.spare().returned.len(), 1);
     }
 }

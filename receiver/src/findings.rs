@@ -106,8 +106,10 @@ impl Default for Findings {
 pub(crate) enum Wish {
     /// It is recorded.
     Record,
-    /// The main is asked for contents that the spare cannot mend by itself.
+    /// The main is asked for contents that the spare cannot mend by itself, unless it said that it does not have them.
     Ask,
+    /// The main is asked for them in any case.
+    AskAgain,
 }
 
 impl Findings {
@@ -165,7 +167,12 @@ impl Findings {
         if let Some(known) = self.list.iter_mut().find(|one| one.damage.is_same(&damage)) {
             known.seen_pass = self.pass;
             known.damage.what = damage.what;
-            if wish == Wish::Ask && is_mendable && known.state != State::Accepted {
+            let is_asked = match wish {
+                Wish::Record => false,
+                Wish::Ask => known.state == State::Open,
+                Wish::AskAgain => known.state != State::Accepted,
+            };
+            if is_asked && is_mendable {
                 known.state = State::Wanted;
             }
             return;
@@ -177,7 +184,7 @@ impl Findings {
         self.list.push(Known {
             damage,
             state: match wish {
-                Wish::Ask if is_mendable => State::Wanted,
+                Wish::Ask | Wish::AskAgain if is_mendable => State::Wanted,
                 _ => State::Open,
             },
             found_seconds: now_seconds(),
@@ -229,15 +236,10 @@ pub(crate) fn add(
 }
 
 /// A pass has read everything: what was not seen since it began is not wrong any more.
-pub(crate) fn end_pass(
-    dataset: &Dataset,
-    pass: u64,
-) -> Result<Findings, ReceiverError> {
+pub(crate) fn end_pass(dataset: &Dataset, pass: u64) -> Result<Findings, ReceiverError> {
     let mut after = Findings::default();
     change(dataset, Some(now_seconds()), |findings| {
-        findings
-            .list
-            .retain(|one| one.seen_pass >= pass);
+        findings.list.retain(|one| one.seen_pass >= pass);
         after = findings.clone();
     })?;
     Ok(after)

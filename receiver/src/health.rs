@@ -10,8 +10,8 @@ use crate::dataset::Dataset;
 use crate::error::ReceiverError;
 use crate::findings::{self, Known, Part, State};
 use crate::retention::verified;
-use crate::serve::existing;
 use crate::scrub;
+use crate::serve::existing;
 use crate::store::Store;
 
 /// Findings that are told at most: people need the first ones, and their number.
@@ -67,10 +67,7 @@ pub fn accept(store: &Store, name: &DatasetName) -> Result<Accepted, ReceiverErr
 /// What keeps retention from going on, for people; `None` if nothing is wrong.
 pub(crate) fn trouble(dataset: &Dataset) -> Result<Option<String>, ReceiverError> {
     let found = findings::read(&dataset.control)?;
-    let mut open = found
-        .list
-        .iter()
-        .filter(|one| one.state != State::Accepted);
+    let mut open = found.list.iter().filter(|one| one.state != State::Accepted);
     let Some(first) = open.next() else {
         // The list may be lost, or of a former version.
         let counted = verified::read(&dataset.control)?.map_or(0, |last| last.findings);

@@ -186,7 +186,10 @@ impl Objects {
     }
 
     /// The files on a shelf after a name, in the order of their names, with what each promises to be.
-    #[expect(clippy::type_complexity, reason = "three things of each file, used at once")]
+    #[expect(
+        clippy::type_complexity,
+        reason = "three things of each file, used at once"
+    )]
     pub(crate) fn files_after(
         &self,
         shelf: &Name,

@@ -75,13 +75,18 @@ impl<'a> Repairer<'a> {
         }
     }
 
+    /// Whether a row is none of the newest snapshot's: its content is history.
+    pub(crate) fn is_former(&self, row: &Row) -> bool {
+        row.until.is_some_and(|until| until <= self.at)
+    }
+
     /// Gives the file of a row its content again, under every name that it has, in both twins. Returns whether that was
     /// possible; it is durable then.
     pub(crate) fn repair(&self, row: &Row) -> Result<bool, ReceiverError> {
         let Some(content) = row.entry.content() else {
             return Ok(false);
         };
-        if row.until.is_some_and(|until| until <= self.at) {
+        if self.is_former(row) {
             // It has moved into history since.
             return self.repair_object(content.0, content.1);
         }
@@ -116,7 +121,11 @@ impl<'a> Repairer<'a> {
     }
 
     /// Gives every place that should have a content that content again.
-    pub(crate) fn repair_content(&self, size: u64, hash: ContentHash) -> Result<bool, ReceiverError> {
+    pub(crate) fn repair_content(
+        &self,
+        size: u64,
+        hash: ContentHash,
+    ) -> Result<bool, ReceiverError> {
         let rows = self.library.catalog.rows_with(hash, self.at)?;
         let mut repaired = true;
         for row in &rows {

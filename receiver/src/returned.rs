@@ -119,7 +119,10 @@ impl Taking<'_> {
         if mended {
             tracing::info!(dataset = %self.dataset.name, "`{}` is mended with what the main sent", one.path);
             findings::decide(self.dataset, |known| {
-                let is_it = known.damage.content.is_some_and(|(_, hash)| hash == one.hash);
+                let is_it = known
+                    .damage
+                    .content
+                    .is_some_and(|(_, hash)| hash == one.hash);
                 (!is_it).then_some(known.state)
             })?;
         }
@@ -149,7 +152,9 @@ fn receive(
             Message::StreamBlock(block) if block.stream == stream => {
                 let end = block.offset + block.data.len() as u64;
                 if block.offset < hasher.position() || end > wanted.size {
-                    return Err(broken("a content that was given back is out of order or too long"));
+                    return Err(broken(
+                        "a content that was given back is out of order or too long",
+                    ));
                 }
                 hasher.update(block.offset, &block.data);
                 if let Some(to) = to {
@@ -162,7 +167,9 @@ fn receive(
                     return Err(broken("another content was given back than was asked for"));
                 }
                 if hasher.finish(wanted.size) != wanted.hash {
-                    return Err(broken("a content that was given back does not have its hash"));
+                    return Err(broken(
+                        "a content that was given back does not have its hash",
+                    ));
                 }
                 if let Some(to) = to {
                     content::set_size(to, wanted.size)?;

@@ -92,7 +92,11 @@ fn converse(
                 outgoing.send_message(&Message::Datasets(datasets(store, &list)?))?;
             }
             Message::Verify(Verify { dataset }) => {
-                verify::serve(store, asked(dataset.as_ref(), Mending::None, None), outgoing)?;
+                verify::serve(
+                    store,
+                    asked(dataset.as_ref(), Mending::None, None),
+                    outgoing,
+                )?;
             }
             Message::Repair(Repair { dataset }) if spoken >= version::REPAIR => {
                 verify::serve(store, asked(dataset.as_ref(), Mending::All, None), outgoing)?;

@@ -118,7 +118,8 @@ fn tell(
     found: Vec<Found>,
     outgoing: &Outgoing,
 ) -> Result<u64, ReceiverError> {
-    let Settled { repaired, left } = settle(store, dataset, (mending, pass), found)?;
+    let Settled { repaired, left } =
+        settle(store, dataset, (mending, pass), Wish::AskAgain, found)?;
     for damage in repaired {
         let repaired = Repaired {
             dataset: dataset.name.clone(),
@@ -152,11 +153,12 @@ pub(crate) struct Settled {
     pub(crate) left: Vec<Damage>,
 }
 
-/// Mends what it is to, and records the rest.
+/// Mends what it is to, and records the rest, with a wish if it is to be mended.
 pub(crate) fn settle(
     store: &Store,
     dataset: &Dataset,
     (mending, pass): (Mending, Option<u64>),
+    wish: Wish,
     found: Vec<Found>,
 ) -> Result<Settled, ReceiverError> {
     let mut settled = Settled::default();
@@ -176,19 +178,20 @@ pub(crate) fn settle(
                 groups.extend((group != 0).then_some(group));
                 settled.repaired.push(one.damage);
             }
+            Fate::Moved => {}
             Fate::Not(why) => {
                 one.damage.what.push_str(&why);
                 settled.left.push(one.damage);
             }
         }
     }
-    let wish = match mending {
+    let mending_wish = match mending {
         Mending::None => Wish::Record,
-        Mending::All => Wish::Ask,
+        Mending::All => wish,
     };
     if let Some(pass) = pass {
         findings::close(dataset, &settled.repaired)?;
-        findings::add(dataset, &settled.left, wish, pass)?;
+        findings::add(dataset, &settled.left, mending_wish, pass)?;
     }
     Ok(settled)
 }

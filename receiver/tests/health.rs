@@ -34,7 +34,9 @@ fn world() -> (Stage, PathBuf) {
         stage.upload(&[file(place(1, "f"), &format!("f {number}"))], &[]);
     }
     let catalog = rusqlite::Connection::open(stage.path(".understudy/catalog.db")).expect("open");
-    let age = format!("UPDATE snapshot SET committed_seconds = committed_seconds - (10 - number) * {DAY}");
+    let age = format!(
+        "UPDATE snapshot SET committed_seconds = committed_seconds - (10 - number) * {DAY}"
+    );
     catalog.execute_batch(&age).expect("age");
     let hash = ContentHash::of(b"f 2").to_string();
     let (shelf, name) = hash.split_at(2);
@@ -94,7 +96,10 @@ fn a_loss_that_is_accepted_stops_nothing_and_its_snapshot_never_counts_as_health
     let stopped = pruned(&stage, 4, Mode::Act).obstacle.expect("an obstacle");
     assert_eq!(stopped.kind, ObstacleKind::Findings);
     let accepted = accept(&stage.store, &dataset()).expect("accept");
-    assert_eq!((accepted.now.len(), accepted.before, accepted.refused), (1, 0, 0));
+    assert_eq!(
+        (accepted.now.len(), accepted.before, accepted.refused),
+        (1, 0, 0)
+    );
     assert_eq!(verify(&stage), 0, "it is known");
     // The fourth healthy one is the first: the second is older than three others and damaged.
     let told = pruned(&stage, 4, Mode::Act);
@@ -128,6 +133,9 @@ fn nobody_accepts_a_catalog_that_is_wrong() {
     catalog.execute_batch(lie).expect("lie");
     assert!(verify(&stage) > 0);
     let accepted = accept(&stage.store, &dataset()).expect("accept");
-    assert!(accepted.now.is_empty() && accepted.refused > 0, "{accepted:?}");
+    assert!(
+        accepted.now.is_empty() && accepted.refused > 0,
+        "{accepted:?}"
+    );
     assert!(pruned(&stage, 4, Mode::Look).obstacle.is_some());
 }

@@ -306,7 +306,10 @@ fn part(stage: &Stage, twin: &str, path: &str) {
     let (copy, above) = (path.with_extension("copy"), path.parent().expect("parent"));
     let above_modified = fs::metadata(above).expect("stat").modified().expect("time");
     fs::copy(&path, &copy).expect("copy");
-    let file = fs::OpenOptions::new().write(true).open(&copy).expect("open");
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(&copy)
+        .expect("open");
     file.set_modified(modified).expect("time");
     fs::rename(&copy, &path).expect("rename");
     fs::File::open(above)

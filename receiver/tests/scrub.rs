@@ -90,7 +90,10 @@ fn flip(path: &Path) {
 /// Three snapshots, with one object, and more files than one step reads.
 fn world() -> Stage {
     let mut stage = Stage::new();
-    stage.upload(&[directory(place(0, "files"), 1), file(place(1, "a"), "once")], &[]);
+    stage.upload(
+        &[directory(place(0, "files"), 1), file(place(1, "a"), "once")],
+        &[],
+    );
     for part in 0..2 {
         let many = (0..2500).map(|number| {
             let name = format!("f{part}-{number:04}");
@@ -188,7 +191,10 @@ fn give(channel: &mut Channel, hash: ContentHash, content: &[u8]) {
         }),
     );
     let size = content.len() as u64;
-    send(channel, &Message::StreamEnd(StreamEnd { stream, size, hash }));
+    send(
+        channel,
+        &Message::StreamEnd(StreamEnd { stream, size, hash }),
+    );
 }
 
 /// Whether the session goes on, or why not.
@@ -217,7 +223,11 @@ fn the_main_gives_back_what_it_has_and_nothing_else() {
     assert!(wanted.is_empty(), "{wanted:?}");
     stage.version = understudy_protocol::version::NEWEST;
     let other: &[u8] = b"contents of f1-077";
-    for wrong in [(hash, other), (ContentHash::of(other), other), (hash, &content[1..])] {
+    for wrong in [
+        (hash, other),
+        (ContentHash::of(other), other),
+        (hash, &content[1..]),
+    ] {
         let refused = stage.talk(|channel| {
             let wanted = begin(channel).wanted;
             let [one] = wanted.as_slice() else {
@@ -243,7 +253,11 @@ fn the_main_gives_back_what_it_has_and_nothing_else() {
     assert!(health(&stage).findings.is_empty());
     assert_eq!(pass(&stage, Repair::Never).findings, 0);
     stage.upload(&[file(place(1, "a"), "more")], &[]);
-    assert_eq!(fs::read(&path).expect("read"), content, "in the other tree too");
+    assert_eq!(
+        fs::read(&path).expect("read"),
+        content,
+        "in the other tree too"
+    );
 }
 
 #[test]
@@ -258,7 +272,10 @@ fn an_object_comes_back_too_and_what_the_main_does_not_have_is_named() {
         assert_eq!(pass(&stage, Repair::Always).findings, 1);
         stage.talk(|channel| {
             let wanted = begin(channel).wanted;
-            assert_eq!((wanted[0].path.to_string().as_str(), wanted[0].hash), ("a", hash));
+            assert_eq!(
+                (wanted[0].path.to_string().as_str(), wanted[0].hash),
+                ("a", hash)
+            );
             if has_it {
                 give(channel, hash, b"once");
             } else {

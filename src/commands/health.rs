@@ -34,14 +34,17 @@ pub(super) fn ask(
 /// For programs.
 pub(super) fn add_to(value: &mut Value, known: Option<&RetentionOf>) {
     let verified = known.and_then(|known| known.verified);
-    value["verified"] = verified.map_or(Value::Null, |last| {
-        json!({ "time": words::time(last.seconds), "findings": last.findings })
-    });
+    value["verified"] = verified.map_or(
+        Value::Null,
+        |last| json!({ "time": words::time(last.seconds), "findings": last.findings }),
+    );
     let findings = known.map(|known| known.findings.iter().map(finding).collect::<Vec<_>>());
     value["findings"] = findings.into();
     let damaged = known.map(|known| known.damaged.iter().copied().collect::<Vec<_>>());
     value["damaged_snapshots"] = damaged.into();
-    value["scrub"] = known.and_then(|known| known.scrub).map_or(Value::Null, scrub);
+    value["scrub"] = known
+        .and_then(|known| known.scrub)
+        .map_or(Value::Null, scrub);
 }
 
 fn finding(finding: &KnownFinding) -> Value {
@@ -96,14 +99,21 @@ pub(super) fn lines(dataset: &DatasetName, known: &RetentionOf, now_seconds: i64
             FindingState::Lost => " (the main does not have it any more: it cannot be repaired)",
             FindingState::Accepted => " (accepted as lost)",
         };
-        lines.push(format!("{dataset}: DAMAGED: {}: {what}{done}", finding.path));
+        lines.push(format!(
+            "{dataset}: DAMAGED: {}: {what}{done}",
+            finding.path
+        ));
     }
     if known.findings.len() > SHOWN {
         let more = known.findings.len() - SHOWN;
-        lines.push(format!("{dataset}: and {more} more that are damaged (--json lists them)"));
+        lines.push(format!(
+            "{dataset}: and {more} more that are damaged (--json lists them)"
+        ));
     }
     if let Some(ScrubState { last, running }) = known.scrub {
-        let last = last.map_or("never read whole".to_owned(), |last| ended(&last, now_seconds));
+        let last = last.map_or("never read whole".to_owned(), |last| {
+            ended(&last, now_seconds)
+        });
         let running = running.map_or_else(String::new, |running| {
             let found = words::counted(running.findings, "finding");
             format!("; the present scrub is at {} %, {found}", percent(&running))

@@ -1,8 +1,8 @@
 //! `understudy verify`: is what the spare holds what the main had?
 
 use serde_json::{Value, json};
-use understudy_protocol::escape;
 use understudy_agent::Verification;
+use understudy_protocol::escape;
 use understudy_protocol::message::{Finding, Repaired, Repairing, Verified};
 
 use super::Session;

@@ -23,7 +23,8 @@ pub(super) struct RawScrub {
 /// Checks the part.
 pub(super) fn plan(file: &File<'_>, raw: &RawScrub) -> Result<Plan, CommandError> {
     let usual = Plan::default();
-    let rate = |given: &Option<Spanned<String>>, usual: u64| match given {
+    let rate = |given: &Option<Spanned<String>>, usual: u64| {
+        match given {
         None => Ok(usual),
         Some(given) => parse_rate(given.get_ref()).ok_or_else(|| {
             let why = format!(
@@ -32,6 +33,7 @@ pub(super) fn plan(file: &File<'_>, raw: &RawScrub) -> Result<Plan, CommandError
             );
             file.refuse(Some(given.span()), &why)
         }),
+    }
     };
     let every = match &raw.every {
         None => usual.every,

@@ -40,6 +40,7 @@ mod restarts;
 mod restoring;
 mod resume;
 mod retention;
+mod scrub;
 mod silent;
 mod soak;
 mod units;

@@ -151,8 +151,11 @@ mod tests {
         let mut text = String::new();
         let mut io = File::open("/proc/thread-self/io").expect("open");
         io.read_to_string(&mut text).expect("read");
-        let line = text.lines().find_map(|line| line.strip_prefix("read_bytes: "));
-        line.and_then(|number| number.parse().ok()).expect("a number")
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("read_bytes: "));
+        line.and_then(|number| number.parse().ok())
+            .expect("a number")
     }
 
     fn hash(file: &File, size: u64) -> understudy_protocol::ContentHash {

@@ -26,8 +26,8 @@ pub use browse::{
 pub use fuzzy::{Fuzzy, FuzzyEnd, FuzzyFile, FuzzyFiles, ListFuzzy};
 pub use give::{Given, GivenStream, Manifest, ManifestEnd, ReadManifest, Want, WantRest};
 pub use health::{
-    FindingState, Health, Inspect, KnownFinding, Repairing, Returned, ScrubEnd, ScrubRun, ScrubState,
-    Wanted, WantedContent,
+    FindingState, Health, Inspect, KnownFinding, Repairing, Returned, ScrubEnd, ScrubRun,
+    ScrubState, Wanted, WantedContent,
 };
 pub use leftover::{Leftover, LeftoverEnd};
 pub use report::{
@@ -285,7 +285,11 @@ impl Check for Leftover {
 
 impl Check for Wanted {
     fn check(&self) -> Result<(), ProtocolError> {
-        bounded("a list of lost contents", self.contents.len(), limits::WANTED)
+        bounded(
+            "a list of lost contents",
+            self.contents.len(),
+            limits::WANTED,
+        )
     }
 }
 

@@ -21,7 +21,10 @@ impl Catalog {
         );
         // No name is empty.
         let after = after.map_or(&[][..], |name| name.as_bytes());
-        self.collect_rows(&sql, params![at as i64, parent.0 as i64, after, limit as i64])
+        self.collect_rows(
+            &sql,
+            params![at as i64, parent.0 as i64, after, limit as i64],
+        )
     }
 
     /// The directory of snapshot `at` that comes after another, in an order that stays; the first if none is given.

@@ -27,7 +27,9 @@ pub(super) fn due_seconds(plan: &Plan, times: Times) -> i64 {
         Some(last) => last.saturating_add(seconds(plan.every)),
         None => times.made_seconds.saturating_add(soon),
     };
-    let again = times.failed_seconds.map(|failed| failed.saturating_add(soon));
+    let again = times
+        .failed_seconds
+        .map(|failed| failed.saturating_add(soon));
     regular.max(again.unwrap_or(i64::MIN))
 }
 
@@ -47,10 +49,8 @@ impl Run {
             i64::try_from(part).unwrap_or(i64::MAX)
         };
         let age = now_seconds.saturating_sub(self.since_seconds).max(0);
-        part(age.unsigned_abs(), aim_seconds(plan)).saturating_sub(part(
-            self.done_bytes,
-            self.total_bytes,
-        ))
+        part(age.unsigned_abs(), aim_seconds(plan))
+            .saturating_sub(part(self.done_bytes, self.total_bytes))
     }
 
     /// Bytes per second that are left to do.

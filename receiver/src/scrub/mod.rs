@@ -17,7 +17,7 @@ use understudy_tree::{IoPriority, set_io_priority};
 
 use crate::dataset::{Dataset, now_seconds};
 use crate::error::ReceiverError;
-use crate::findings;
+use crate::findings::{self, Wish};
 use crate::history::Objects;
 use crate::names;
 use crate::pace::Throttle;
@@ -110,7 +110,9 @@ pub fn forever(store: Arc<Store>, plan: Plan) {
     }
     // On Linux this is a property of the thread, and no process means the calling one.
     if let Err(error) = setpriority_process(None, NICE) {
-        tracing::warn!("cannot set the niceness of the scrub to {NICE}: {error}; carrying on without");
+        tracing::warn!(
+            "cannot set the niceness of the scrub to {NICE}: {error}; carrying on without"
+        );
     }
     if let Err(error) = set_io_priority(IoPriority::Idle) {
         tracing::warn!("{error}; the scrub carries on without");
@@ -159,7 +161,10 @@ impl Scrub {
 
     /// Looks now and then which datasets there are.
     fn list(&mut self) -> Result<(), ReceiverError> {
-        if self.listed.is_some_and(|listed| listed.elapsed() < LOOK.min(self.plan.every)) {
+        if self
+            .listed
+            .is_some_and(|listed| listed.elapsed() < LOOK.min(self.plan.every))
+        {
             return Ok(());
         }
         let names = self.store.dataset_names()?;
@@ -229,7 +234,11 @@ impl Scrub {
         let mut pace = |bytes| {
             give_way(&store);
             let is_busy = !store.cycles.running().is_empty();
-            let rate = if is_busy { rate.min(plan.least_bytes) } else { rate };
+            let rate = if is_busy {
+                rate.min(plan.least_bytes)
+            } else {
+                rate
+            };
             park(throttle.wait(bytes, rate, started.elapsed()));
             Ok(())
         };
@@ -242,7 +251,13 @@ impl Scrub {
             Repair::Always => Mending::All,
         };
         let has_news = !found.is_empty();
-        let settled = settle(&store, &dataset, (mending, Some(running.pass)), found)?;
+        let settled = settle(
+            &store,
+            &dataset,
+            (mending, Some(running.pass)),
+            Wish::Ask,
+            found,
+        )?;
         running.findings += settled.left.len() as u64;
         log(name, &settled);
         if matches!(running.position, Position::End | Position::Broken) {
@@ -258,7 +273,12 @@ impl Scrub {
 
 fn begin(dataset: &Dataset, now_seconds: i64) -> Result<Running, ReceiverError> {
     let mut expected_bytes = 0;
-    if let Some(head) = dataset.read_catalog()?.map(|catalog| catalog.head()).transpose()?.flatten() {
+    if let Some(head) = dataset
+        .read_catalog()?
+        .map(|catalog| catalog.head())
+        .transpose()?
+        .flatten()
+    {
         expected_bytes = cost_bytes(head.snapshot.entries, head.snapshot.bytes);
     }
     let (mut objects, mut object_bytes) = (0, 0_u64);

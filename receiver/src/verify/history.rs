@@ -75,9 +75,15 @@ impl Reading<'_> {
             Form::Whole => {
                 self.tally.object_bytes += stat.size;
                 let what = self.content_of(shelf, name, (stat.size, hash))?;
-                let is_read = what.as_deref().is_some_and(|what| !what.starts_with("cannot"));
+                let is_read = what
+                    .as_deref()
+                    .is_some_and(|what| !what.starts_with("cannot"));
                 let wrong = "this object of history does not have the content its name says";
-                let what = if is_read { Some(wrong.to_owned()) } else { what };
+                let what = if is_read {
+                    Some(wrong.to_owned())
+                } else {
+                    what
+                };
                 (None, what)
             }
             Form::Patch => self.patch(shelf, name, hash)?,

@@ -47,10 +47,9 @@ impl Reading<'_> {
         for _ in 0..STEP {
             let is_done = self.live_directory(ground, live, &mut cursor)?;
             if is_done {
-                let next = ground.catalog.directory_after(
-                    cursor.directory.map(DirectoryId),
-                    ground.at(),
-                )?;
+                let next = ground
+                    .catalog
+                    .directory_after(cursor.directory.map(DirectoryId), ground.at())?;
                 let Some(next) = next else {
                     return Ok(Position::Twin(Cursor::default()));
                 };
@@ -246,9 +245,8 @@ impl Reading<'_> {
             }));
         }
         let apart = self.is_apart(ground, handles, row, &stat)?;
-        let what = different.or(apart.then(|| {
-            "is not hard-linked to the other names of its group".to_owned()
-        }));
+        let what = different
+            .or(apart.then(|| "is not hard-linked to the other names of its group".to_owned()));
         Ok(what.map(|what| Suspicion {
             what,
             aspect: Aspect::Other,

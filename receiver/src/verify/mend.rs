@@ -28,6 +28,8 @@ pub(crate) enum Fate {
     Repaired,
     /// It is not, for this reason.
     Not(String),
+    /// It is a file of history now, and is found there.
+    Moved,
 }
 
 /// Mends one thing, alone on the dataset.
@@ -35,12 +37,18 @@ pub(crate) fn mend(store: &Store, dataset: &Dataset, found: &Found) -> Fate {
     let Some((size, hash)) = found.damage.content else {
         return Fate::Not(String::new());
     };
-    let mended = alone(store, dataset, |repairer| match (&found.row, found.damage.part) {
-        (Some(row), Part::Live | Part::Twin) => repairer.repair(row),
-        _ => repairer.repair_object(size, hash),
+    let mended = alone(store, dataset, |repairer| {
+        let (is_former, mended) = match (&found.row, found.damage.part) {
+            (Some(row), Part::Live | Part::Twin) => {
+                (repairer.is_former(row), repairer.repair(row)?)
+            }
+            _ => (false, repairer.repair_object(size, hash)?),
+        };
+        Ok((is_former, mended))
     });
     match (mended, &found.row) {
-        (Ok(Some(true)), _) => Fate::Repaired,
+        (Ok(Some((_, true))), _) => Fate::Repaired,
+        (Ok(Some((true, false))), _) => Fate::Moved,
         (Ok(_), Some(row)) => Fate::Not(format!(
             "; the spare has no other copy of it, and the snapshots from {} on have it so",
             row.since

@@ -75,9 +75,9 @@ impl Reading<'_> {
                 continue;
             };
             let name = &row.place.name;
-            let looked = twin
-                .get(row.place.parent)
-                .and_then(|directory| Ok((directory.try_clone()?, directory.stat_if_present(name)?)));
+            let looked = twin.get(row.place.parent).and_then(|directory| {
+                Ok((directory.try_clone()?, directory.stat_if_present(name)?))
+            });
             let what = match looked {
                 Err(ReceiverError::Tree(error)) if error.is_gone() => missing(),
                 Err(error) => return Err(error),

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use understudy_protocol::message::{
-    Begin, Change, Changes, Commit, Content, Touch, WantedContent,
-};
+use understudy_protocol::message::{Begin, Change, Changes, Commit, Content, Touch, WantedContent};
 use understudy_protocol::transport::{Channel, in_process};
 use understudy_protocol::version::{Hello, NEWEST, RESUME};
 use understudy_protocol::{

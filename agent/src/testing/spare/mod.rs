@@ -8,7 +8,8 @@ use std::sync::Mutex;
 
 use understudy_protocol::message::{
     Change, Changes, Commit, Committed, Confirmed, Content, Fuzzy, Given, GivenStream, Leftover,
-    LeftoverEnd, Manifest, ManifestEnd, Ready, StreamBlock, StreamEnd, Touch,
+    LeftoverEnd, Manifest, ManifestEnd, Ready, StreamBlock, StreamEnd, Touch, Wanted,
+    WantedContent,
 };
 use understudy_protocol::transport::Channel;
 use understudy_protocol::version::{self, Hello};
@@ -46,6 +47,12 @@ pub(crate) struct Spare {
     /// Contents that files had before, and have no more; with `is_forgetful` it has none of them.
     pub(crate) history: Vec<Vec<u8>>,
     pub(crate) is_forgetful: bool,
+    /// What it says that it has lost.
+    pub(crate) wanted: Vec<WantedContent>,
+    /// What it was given back of that, or that the agent does not have it.
+    pub(crate) returned: Vec<(ContentHash, Option<Vec<u8>>)>,
+    /// The stream that is the last of them.
+    giving: Option<u64>,
     /// Told instead of committing.
     pub(crate) refuse: Option<Failure>,
 }
@@ -139,6 +146,10 @@ impl Spare {
         if !self.speaks(version::RESUME) {
             return vec![ready];
         }
+        let wanted = Message::Wanted(Wanted {
+            contents: self.wanted.clone(),
+        });
+        let wanted = (!self.wanted.is_empty()).then_some(wanted);
         let told = self.leftovers.iter().map(|content| {
             let hash = ContentHash::of(content);
             let key = hash.0[..16].try_into().expect("16 bytes");
@@ -156,6 +167,7 @@ impl Spare {
         let end = Message::LeftoverEnd(LeftoverEnd {});
         [ready]
             .into_iter()
+            .chain(wanted)
             .chain(told)
             .chain(partials)
             .chain([end])
@@ -169,6 +181,21 @@ impl Spare {
                 self.ready()
             }
             Message::ReadManifest(_) => self.manifest(),
+            Message::Returned(returned) => {
+                assert!(upload.records.is_empty(), "given back after changes");
+                self.returned.push((returned.hash, None));
+                self.giving = returned.stream;
+                vec![]
+            }
+            Message::StreamEnd(end) if self.giving == Some(end.stream) => {
+                self.giving = None;
+                let mut content = upload.open.remove(&end.stream).unwrap_or_default();
+                content.resize(end.size as usize, 0);
+                let (hash, given) = self.returned.last_mut().expect("an answer");
+                assert_eq!((*hash, ContentHash::of(&content)), (end.hash, end.hash));
+                *given = Some(content);
+                vec![]
+            }
             Message::Changes(changes) => self.take_changes(changes, upload),
             Message::Commit(commit) => self.commit(&commit, upload),
             Message::Fuzzy(fuzzy) => {
