@@ -128,13 +128,8 @@ fn tell(
         };
         send(outgoing, &Message::Repaired(repaired))?;
     }
-    let known = findings::read(&dataset.control)?;
-    let mut told = 0;
+    let told = left.len() as u64;
     for damage in left {
-        if known.is_accepted(&damage) {
-            continue;
-        }
-        told += 1;
         let finding = Finding {
             dataset: dataset.name.clone(),
             path: damage.path,
@@ -149,7 +144,7 @@ fn tell(
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
     pub(crate) repaired: Vec<Damage>,
-    /// It is recorded.
+    /// It is recorded, and nobody has accepted it.
     pub(crate) left: Vec<Damage>,
 }
 
@@ -193,5 +188,8 @@ pub(crate) fn settle(
         findings::close(dataset, &settled.repaired)?;
         findings::add(dataset, &settled.left, mending_wish, pass)?;
     }
+    // What somebody has accepted is no news.
+    let known = findings::read(&dataset.control)?;
+    settled.left.retain(|damage| !known.is_accepted(damage));
     Ok(settled)
 }

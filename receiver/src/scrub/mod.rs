@@ -244,8 +244,7 @@ impl Scrub {
         };
         let mut reading = Reading::new(&dataset, &mut pace);
         let (next, found) = reading.step(running.position.clone())?;
-        running.done.add(reading.take_tally());
-        running.position = next;
+        let tally = reading.take_tally();
         let mending = match self.plan.repair {
             Repair::Never => Mending::None,
             Repair::Always => Mending::All,
@@ -258,6 +257,9 @@ impl Scrub {
             Wish::Ask,
             found,
         )?;
+        // Not before what was found is recorded: else this step is made again.
+        running.position = next;
+        running.done.add(tally);
         running.findings += settled.left.len() as u64;
         log(name, &settled);
         if matches!(running.position, Position::End | Position::Broken) {
