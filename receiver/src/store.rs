@@ -9,9 +9,8 @@ use understudy_tree::durable::{self, Durability};
 use understudy_tree::{Directory, Kind, Mounts, TreeError, remove};
 
 use crate::alert::Cycles;
-use crate::dataset::{Dataset, Locked, now_seconds};
 use crate::committing::Committing;
-use crate::dataset::{Dataset, Locked};
+use crate::dataset::{Dataset, Locked, now_seconds};
 use crate::error::ReceiverError;
 use crate::housekeeping::Housekeeping;
 use crate::leftovers;
