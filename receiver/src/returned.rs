@@ -6,7 +6,7 @@ use std::fs::File;
 
 use understudy_protocol::message::{Returned, Wanted, WantedContent};
 use understudy_protocol::transport::{Incoming, Outgoing};
-use understudy_protocol::{ContentHash, Message, ProtocolError, RelPath, limits};
+use understudy_protocol::{ContentHash, Message, ProtocolError, RelPath, limits, version};
 use understudy_tree::content::{self, HoleyHasher};
 
 use crate::catalog::Catalog;
@@ -20,12 +20,86 @@ use crate::space::Reserve;
 /// So many paths fit into a message however long they are.
 const BATCH: usize = 64;
 
-/// Asks the agent for what is lost; what was asked for is returned.
-pub(crate) fn ask(
-    dataset: &Dataset,
-    catalog: &Catalog,
-    outgoing: &Outgoing,
-) -> Result<Vec<WantedContent>, ReceiverError> {
+/// What the agent of an upload was asked for, and what it takes to mend with the answers.
+pub(crate) struct Lost<'a> {
+    dataset: &'a Dataset,
+    catalog: &'a Catalog,
+    locked: &'a Locked,
+    reserve: Reserve,
+    wanted: Vec<WantedContent>,
+}
+
+impl<'a> Lost<'a> {
+    /// Asks the agent for what is lost, if it can be asked.
+    pub(crate) fn ask(
+        (dataset, catalog, locked): (&'a Dataset, &'a Catalog, &'a Locked),
+        reserve: Reserve,
+        spoken: u32,
+        outgoing: &Outgoing,
+    ) -> Result<Self, ReceiverError> {
+        let mut wanted = Vec::new();
+        if spoken >= version::HEALTH {
+            wanted = find(dataset, catalog)?;
+        }
+        for contents in wanted.chunks(BATCH) {
+            let contents = contents.to_vec();
+            outgoing.send_message(&Message::Wanted(Wanted { contents }))?;
+        }
+        Ok(Self {
+            dataset,
+            catalog,
+            locked,
+            reserve,
+            wanted,
+        })
+    }
+
+    /// Takes the answer to one of them.
+    pub(crate) fn take(
+        &mut self,
+        returned: Returned,
+        incoming: &mut Incoming,
+    ) -> Result<(), ReceiverError> {
+        let wanted = &mut self.wanted;
+        let index = wanted.iter().position(|one| one.hash == returned.hash);
+        let Some(one) = index.map(|index| wanted.swap_remove(index)) else {
+            let text = format!("nobody asked for the content {}", returned.hash);
+            return Err(ReceiverError::Misbehaved(text));
+        };
+        let name = &self.dataset.name;
+        let Some(stream) = returned.stream else {
+            tracing::warn!(dataset = %name, "the main does not have the content of `{}` any more that is lost here", one.path);
+            return note_lost(self.dataset, one.hash);
+        };
+        let file = self.dataset.control.create_unnamed()?;
+        // Without room for it, it is asked for again next time.
+        let has_room = self.reserve.check(&self.dataset.control).is_ok();
+        let is_whole = receive(stream, &one, has_room.then_some(&file), incoming)?;
+        if has_room && is_whole && self.mend(&one, file)? {
+            tracing::info!(dataset = %name, "`{}` is mended with what the main sent", one.path);
+        }
+        Ok(())
+    }
+
+    /// Gives every place that should have a content that content again; whether that was possible.
+    fn mend(&self, one: &WantedContent, file: File) -> Result<bool, ReceiverError> {
+        let Some(repairer) = Repairer::of(self.dataset, self.catalog, self.locked)? else {
+            return Ok(false);
+        };
+        let mended = repairer.with(file).repair_content(one.size, one.hash)?;
+        if mended {
+            findings::decide(self.dataset, |known| {
+                let content = known.damage.content;
+                let is_it = content.is_some_and(|(_, hash)| hash == one.hash);
+                (!is_it).then_some(known.state)
+            })?;
+        }
+        Ok(mended)
+    }
+}
+
+/// What is lost, and where the agent may have it.
+fn find(dataset: &Dataset, catalog: &Catalog) -> Result<Vec<WantedContent>, ReceiverError> {
     let (mut wanted, mut lost) = (Vec::<WantedContent>::new(), Vec::new());
     let found = findings::read(&dataset.control)?;
     let is_wanted = found.list.iter().filter(|one| one.state == State::Wanted);
@@ -44,10 +118,6 @@ pub(crate) fn ask(
     }
     for hash in lost {
         note_lost(dataset, hash)?;
-    }
-    for contents in wanted.chunks(BATCH) {
-        let contents = contents.to_vec();
-        outgoing.send_message(&Message::Wanted(Wanted { contents }))?;
     }
     Ok(wanted)
 }
@@ -76,57 +146,6 @@ fn place_of(catalog: &Catalog, hash: ContentHash) -> Result<Option<RelPath>, Rec
         }
         Err(ReceiverError::Damaged(_)) => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-/// What an upload has to take something back.
-pub(crate) struct Taking<'a> {
-    pub(crate) dataset: &'a Dataset,
-    pub(crate) catalog: &'a Catalog,
-    pub(crate) locked: &'a Locked,
-    pub(crate) reserve: Reserve,
-}
-
-impl Taking<'_> {
-    /// Takes the answer to one content of `wanted`, which it leaves.
-    pub(crate) fn take(
-        &self,
-        returned: Returned,
-        wanted: &mut Vec<WantedContent>,
-        incoming: &mut Incoming,
-    ) -> Result<(), ReceiverError> {
-        let index = wanted.iter().position(|one| one.hash == returned.hash);
-        let Some(one) = index.map(|index| wanted.swap_remove(index)) else {
-            let text = format!("nobody asked for the content {}", returned.hash);
-            return Err(ReceiverError::Misbehaved(text));
-        };
-        let Some(stream) = returned.stream else {
-            tracing::warn!(dataset = %self.dataset.name, "the main does not have the content of `{}` any more that is lost here", one.path);
-            return note_lost(self.dataset, one.hash);
-        };
-        let file = self.dataset.control.create_unnamed()?;
-        // Without room for it, it is asked for again next time.
-        let has_room = self.reserve.check(&self.dataset.control).is_ok();
-        let is_whole = receive(stream, &one, has_room.then_some(&file), incoming)?;
-        if !has_room || !is_whole {
-            return Ok(());
-        }
-        let repairer = Repairer::of(self.dataset, self.catalog, self.locked)?;
-        let mended = match repairer {
-            Some(repairer) => repairer.with(file).repair_content(one.size, one.hash)?,
-            None => false,
-        };
-        if mended {
-            tracing::info!(dataset = %self.dataset.name, "`{}` is mended with what the main sent", one.path);
-            findings::decide(self.dataset, |known| {
-                let is_it = known
-                    .damage
-                    .content
-                    .is_some_and(|(_, hash)| hash == one.hash);
-                (!is_it).then_some(known.state)
-            })?;
-        }
-        Ok(())
     }
 }
 

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use understudy_protocol::message::{
-    DatasetStatus, Datasets, List, Noted, Repair, Repairing, Verify,
-};
+use understudy_protocol::message::{DatasetStatus, Datasets, List, Noted};
 use understudy_protocol::transport::{Channel, Outgoing};
 use understudy_protocol::{DatasetName, Message, ProtocolError, version};
 
@@ -14,7 +12,7 @@ use crate::error::ReceiverError;
 use crate::guard::{self, Guards};
 use crate::space::Reserve;
 use crate::store::Store;
-use crate::verify::{Asked, Mending};
+use crate::verify::Asked;
 use crate::{browse, fuzzy, give, retention, upload, verify};
 
 /// What the receiver does with a change set that removes everything.
@@ -84,34 +82,16 @@ fn converse(
             Err(ProtocolError::Cut) => return Ok(()),
             message => message?,
         };
+        if let Some(asked) = Asked::by(&message, spoken) {
+            verify::serve(store, asked, outgoing)?;
+            continue;
+        }
         match message {
             Message::Begin(begin) => {
                 return upload::serve(store, &begin, spoken, incoming, outgoing, options);
             }
             Message::List(list) => {
                 outgoing.send_message(&Message::Datasets(datasets(store, &list)?))?;
-            }
-            Message::Verify(Verify { dataset }) => {
-                verify::serve(
-                    store,
-                    asked(dataset.as_ref(), Mending::None, None),
-                    outgoing,
-                )?;
-            }
-            Message::Repair(Repair { dataset }) if spoken >= version::REPAIR => {
-                verify::serve(store, asked(dataset.as_ref(), Mending::All, None), outgoing)?;
-            }
-            Message::Inspect(inspect) if spoken >= version::HEALTH => {
-                let mending = match inspect.repair {
-                    Repairing::Never => Mending::None,
-                    Repairing::Always => Mending::All,
-                };
-                let asked = asked(
-                    inspect.dataset.as_ref(),
-                    mending,
-                    Some(inspect.bytes_per_second),
-                );
-                verify::serve(store, asked, outgoing)?;
             }
             Message::ListFuzzy(request) if spoken >= version::FUZZY => {
                 fuzzy::serve(store, &request, outgoing)?;
@@ -144,14 +124,6 @@ fn converse(
                 .into());
             }
         }
-    }
-}
-
-fn asked(only: Option<&DatasetName>, mending: Mending, bytes_per_second: Option<u64>) -> Asked<'_> {
-    Asked {
-        only,
-        mending,
-        bytes_per_second,
     }
 }
 

@@ -15,12 +15,12 @@ use crate::error::ReceiverError;
 use crate::guard::{self, Verdict};
 use crate::housekeeping::Tidying;
 use crate::leftovers::{self, Leftovers};
-use crate::returned::Taking;
+use crate::returned::Lost;
 use crate::routing;
 use crate::serve::{AfterFirst, Deletions, SessionOptions};
 use crate::store::Store;
 use crate::workers::{self, Ground};
-use crate::{give, recover, returned};
+use crate::{give, recover};
 
 /// A main that lost everything looks like this: nothing but the roots.
 const ONLY_ROOTS: u64 = 2;
@@ -80,10 +80,8 @@ fn converse(
     }
     let position = catalog.head()?.map(|head| head.snapshot.position);
     outgoing.send_message(&Message::Ready(Ready { position }))?;
-    let mut wanted = Vec::new();
-    if spoken >= version::HEALTH {
-        wanted = returned::ask(&dataset, &catalog, outgoing)?;
-    }
+    let reserve = options.reserve;
+    let mut lost = Lost::ask((&dataset, &catalog, &locked), reserve, spoken, outgoing)?;
     let leftovers = tell_leftovers(&dataset, &locked, spoken, outgoing)?;
     crash_point!("receiver.begun");
     loop {
@@ -99,7 +97,7 @@ fn converse(
                 catalog: &catalog,
                 locked: &locked,
                 leftovers: leftovers.as_ref(),
-                reserve: options.reserve,
+                reserve,
                 spoken,
                 outgoing,
             },
@@ -112,13 +110,7 @@ fn converse(
         }
         match frame.decode()? {
             Message::Returned(returned) if spoken >= version::HEALTH => {
-                let taking = Taking {
-                    dataset: &dataset,
-                    catalog: &catalog,
-                    locked: &locked,
-                    reserve: options.reserve,
-                };
-                taking.take(returned, &mut wanted, incoming)?;
+                lost.take(returned, incoming)?;
             }
             Message::ReadManifest(request) => {
                 give::manifest(&dataset, &request, Telling::of(spoken), outgoing).map(drop)?;
@@ -129,15 +121,14 @@ fn converse(
                 return session.acknowledge(committed, outgoing, &mut tidying);
             }
             Message::Failure(failure) => return Err(ProtocolError::Failed(failure).into()),
-            other => {
-                return Err(ProtocolError::Unexpected {
-                    got: other.name(),
-                    wanted: "Changes, Commit or Confirm",
-                }
-                .into());
-            }
+            other => return Err(misplaced(&other)),
         }
     }
+}
+
+fn misplaced(message: &Message) -> ReceiverError {
+    let (got, wanted) = (message.name(), "Changes, Commit or Confirm");
+    ProtocolError::Unexpected { got, wanted }.into()
 }
 
 /// What interrupted uploads left, once an agent that can go on with it was told.

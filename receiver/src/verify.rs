@@ -10,9 +10,9 @@ mod twin;
 
 use std::collections::HashSet;
 
-use understudy_protocol::message::{Finding, Repaired, Verified, VerifyEnd};
+use understudy_protocol::message::{Finding, Repaired, Repairing, Verified, VerifyEnd};
 use understudy_protocol::transport::Outgoing;
-use understudy_protocol::{DatasetName, Message};
+use understudy_protocol::{DatasetName, Message, version};
 
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
@@ -32,6 +32,31 @@ pub(crate) struct Asked<'a> {
     pub(crate) mending: Mending,
     /// How fast it reads; `None` for as fast as it can.
     pub(crate) bytes_per_second: Option<u64>,
+}
+
+impl<'a> Asked<'a> {
+    /// What a message of this version of the protocol asks for; `None` if it is about something else.
+    pub(crate) fn by(message: &'a Message, spoken: u32) -> Option<Self> {
+        let (only, mending, bytes_per_second) = match message {
+            Message::Verify(verify) => (&verify.dataset, Mending::None, None),
+            Message::Repair(repair) if spoken >= version::REPAIR => {
+                (&repair.dataset, Mending::All, None)
+            }
+            Message::Inspect(inspect) if spoken >= version::HEALTH => {
+                let mending = match inspect.repair {
+                    Repairing::Never => Mending::None,
+                    Repairing::Always => Mending::All,
+                };
+                (&inspect.dataset, mending, Some(inspect.bytes_per_second))
+            }
+            _ => return None,
+        };
+        Some(Self {
+            only: only.as_ref(),
+            mending,
+            bytes_per_second,
+        })
+    }
 }
 
 /// Verifies one dataset or all, and tells what it finds as it goes.
