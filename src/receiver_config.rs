@@ -35,7 +35,7 @@ const DEFAULT: &str = "/etc/understudy/receiver.toml";
 /// How often the receiver's own heartbeat is fetched.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
-const KEYS: [&str; 32] = [
+const KEYS: [&str; 33] = [
     "reserve_percent",
     "bytes_least",
     "store",
@@ -68,6 +68,7 @@ const KEYS: [&str; 32] = [
     "least",
     "most",
     "repair",
+    "compress_after",
 ];
 
 /// What the file says.

@@ -1,4 +1,5 @@
-//! Superseded contents, kept as files named by their hash: whole, or as patches that lead back from what came after them.
+//! Superseded contents, kept as files named by their hash: whole, compressed once they are cold, or as patches that lead back
+//! from what came after them.
 
 use std::fs::File;
 use std::rc::Rc;
@@ -9,16 +10,21 @@ use understudy_tree::Directory;
 use crate::catalog::Leaf;
 use crate::error::ReceiverError;
 use crate::names;
+use crate::packing;
 use crate::patch::Patch;
 
 /// Follows the name of an object that is a patch.
 const PATCH_SUFFIX: &[u8] = b".patch";
+/// Follows the name of an object that is compressed.
+const COMPRESSED_SUFFIX: &[u8] = b".zst";
 
 /// What an object is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     /// The content itself.
     Whole,
+    /// The content, compressed (see `packing`).
+    Compressed,
     /// The way to it from a later content.
     Patch,
 }
@@ -60,7 +66,20 @@ impl Objects {
 
     /// Whether the content is there, whole or as a patch.
     pub(crate) fn has(&self, hash: ContentHash) -> Result<bool, ReceiverError> {
-        Ok(self.open_object(hash)?.is_some() || self.open_patch(hash)?.is_some())
+        Ok(self.has_object(hash)? || self.open_patch(hash)?.is_some())
+    }
+
+    /// Whether the content is there as it is, compressed or not.
+    pub(crate) fn has_object(&self, hash: ContentHash) -> Result<bool, ReceiverError> {
+        let (shelf, name) = names_of(hash)?;
+        let shelf = match self.root.open_directory(&shelf) {
+            Err(error) if error.is_gone() => return Ok(false),
+            shelf => shelf?,
+        };
+        Ok(shelf.stat_if_present(&name)?.is_some()
+            || shelf
+                .stat_if_present(&Form::Compressed.name(&name))?
+                .is_some())
     }
 
     /// Opens the patch that leads to a content; `None` if there is none, or it is damaged.
@@ -69,7 +88,7 @@ impl Objects {
         match self
             .root
             .open_directory(&shelf)
-            .and_then(|shelf| shelf.open_file(&patch_name(&name)))
+            .and_then(|shelf| shelf.open_file(&Form::Patch.name(&name)))
         {
             Ok(file) => Patch::open(file),
             Err(error) if error.is_gone() => Ok(None),
@@ -100,7 +119,7 @@ impl Objects {
             shelf.remove_file(&unfinished)?;
             return Err(error);
         }
-        shelf.rename(&unfinished, &shelf, &patch_name(&name))?;
+        shelf.rename(&unfinished, &shelf, &Form::Patch.name(&name))?;
         shelf.sync()?;
         Ok(self.root.sync()?)
     }
@@ -116,6 +135,7 @@ impl Objects {
         from.rename(name, &shelf, &object)?;
         shelf.sync()?;
         self.root.sync()?;
+        self.remove(hash, Form::Compressed)?;
         let is_patch_damaged = self.open_patch(hash)?.is_none();
         if is_patch_damaged {
             // It leads nowhere, and nothing needs it any more.
@@ -127,35 +147,44 @@ impl Objects {
     /// Removes an object; one that is not there was removed before.
     pub(crate) fn remove(&self, hash: ContentHash, form: Form) -> Result<(), ReceiverError> {
         let (shelf, name) = names_of(hash)?;
-        let name = match form {
-            Form::Whole => name,
-            Form::Patch => patch_name(&name),
-        };
         let removed = self
             .root
             .open_directory(&shelf)
-            .and_then(|shelf| shelf.remove_file(&name));
+            .and_then(|shelf| shelf.remove_file(&form.name(&name)));
         match removed {
             Err(error) if !error.is_gone() => Err(error.into()),
             _ => Ok(()),
         }
     }
 
-    /// Opens an object; `None` if there is none.
+    /// Opens an object; `None` if there is none. One that is compressed is unpacked into a file without a name; whether it is what
+    /// it was is not checked, as it is not for any other.
     pub(crate) fn open_object(
         &self,
         hash: ContentHash,
     ) -> Result<Option<std::fs::File>, ReceiverError> {
         let (shelf, name) = names_of(hash)?;
-        match self
-            .root
-            .open_directory(&shelf)
-            .and_then(|shelf| shelf.open_file(&name))
-        {
-            Ok(file) => Ok(Some(file)),
+        let shelf = match self.root.open_directory(&shelf) {
+            Err(error) if error.is_gone() => return Ok(None),
+            shelf => shelf?,
+        };
+        match shelf.open_file(&name) {
+            Ok(file) => return Ok(Some(file)),
+            Err(error) if error.is_gone() => {}
+            Err(error) => return Err(error.into()),
+        }
+        match shelf.open_file(&Form::Compressed.name(&name)) {
+            Ok(packed) => Ok(Some(self.unpacked(&packed)?)),
             Err(error) if error.is_gone() => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// What a compressed object is made of, in a file without a name.
+    pub(crate) fn unpacked(&self, packed: &File) -> Result<File, ReceiverError> {
+        let file = self.root.create_unnamed()?;
+        packing::unpack(packed, &file)?;
+        Ok(file)
     }
 
     /// Calls `visit` for every file in the object store with the hash its name promises and what it is; `None` if the
@@ -202,10 +231,7 @@ impl Objects {
         names.sort_unstable();
         let promise = |name: Name| {
             let bytes = name.as_bytes();
-            let (digits, form) = match bytes.strip_suffix(PATCH_SUFFIX) {
-                Some(digits) => (digits, Form::Patch),
-                None => (bytes, Form::Whole),
-            };
+            let (digits, form) = Form::split(bytes);
             let text = [shelf.as_bytes(), digits].concat();
             let hash = std::str::from_utf8(&text)
                 .ok()
@@ -216,10 +242,31 @@ impl Objects {
     }
 }
 
-fn patch_name(name: &Name) -> Name {
-    let text = [name.as_bytes(), PATCH_SUFFIX].concat();
-    #[expect(clippy::unwrap_used, reason = "62 digits and six letters are a name")]
-    Name::new(text).unwrap()
+impl Form {
+    fn suffix(self) -> &'static [u8] {
+        match self {
+            Self::Whole => b"",
+            Self::Compressed => COMPRESSED_SUFFIX,
+            Self::Patch => PATCH_SUFFIX,
+        }
+    }
+
+    /// The name of an object of this form whose digits are `name`.
+    pub(crate) fn name(self, name: &Name) -> Name {
+        let text = [name.as_bytes(), self.suffix()].concat();
+        #[expect(clippy::unwrap_used, reason = "62 digits and six letters are a name")]
+        Name::new(text).unwrap()
+    }
+
+    /// Takes a name apart.
+    fn split(name: &[u8]) -> (&[u8], Self) {
+        for form in [Self::Patch, Self::Compressed] {
+            if let Some(digits) = name.strip_suffix(form.suffix()) {
+                return (digits, form);
+            }
+        }
+        (name, Self::Whole)
+    }
 }
 
 /// The first two digits name the shelf, the others the file.

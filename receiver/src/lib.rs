@@ -27,6 +27,7 @@ mod library;
 mod marker;
 mod names;
 mod pace;
+mod packing;
 mod patch;
 mod recall;
 mod recover;

@@ -160,7 +160,7 @@ impl Finder<'_> {
                 return Err(missing(hash));
             }
             passed.push(wanted);
-            if self.whole(wanted)?.is_some() {
+            if self.is_whole(wanted)? {
                 break;
             }
             match self.library.objects.open_patch(wanted)? {
@@ -197,13 +197,25 @@ impl Finder<'_> {
 
     /// A file with the content as it is, in the live twin or in history.
     fn whole(&mut self, hash: ContentHash) -> Result<Option<File>, ReceiverError> {
+        match self.live(hash)? {
+            None => self.library.objects.open_object(hash),
+            file => Ok(file),
+        }
+    }
+
+    fn is_whole(&mut self, hash: ContentHash) -> Result<bool, ReceiverError> {
+        Ok(self.live(hash)?.is_some() || self.library.objects.has_object(hash)?)
+    }
+
+    /// A file with the content in the live twin.
+    fn live(&mut self, hash: ContentHash) -> Result<Option<File>, ReceiverError> {
         let library = self.library;
         for row in library.catalog.rows_with(hash, library.head)? {
             if let Some(file) = open(&mut self.live, &row.place)? {
                 return Ok(Some(file));
             }
         }
-        library.objects.open_object(hash)
+        Ok(None)
     }
 
     /// A file with the content in the retired twin, if that still is what it was.

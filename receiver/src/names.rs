@@ -48,6 +48,8 @@ names! {
     BALLAST = "ballast";
     FINDINGS = "findings";
     SCRUB = "scrub";
+    COLD = "cold";
+    COMPRESSING = "compressing";
 }
 
 /// A number as a name: directories in limbo, files in staging.

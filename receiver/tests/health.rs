@@ -77,6 +77,7 @@ fn pruned(stage: &Stage, newest: u32, mode: Mode) -> Pruned {
         minimum_age: none,
         newest: NonZeroU32::new(newest).expect("a number"),
         grace: none,
+        ..Policy::default()
     };
     let request = Request {
         policy: &policy,

@@ -17,7 +17,8 @@ use understudy_protocol::message::{
 };
 use understudy_protocol::{ContentHash, Entry, Message, Node, Place};
 use understudy_receiver::retention::{
-    Grace, Mode, Moment, ObstacleKind, Policy, Pruned, Request, Trust, pin, prune, unpin,
+    Grace, Mode, Moment, ObstacleKind, Policies, Policy, Pruned, Request, Trust, compress_all, pin,
+    prune, unpin,
 };
 
 use stage::{Stage, dataset, directory, entry, file, hear, place, send};
@@ -143,6 +144,31 @@ impl History {
         );
         assert_eq!(again.freed.objects, 0);
         done
+    }
+
+    /// Compresses whatever is in history by now; how many contents that were.
+    fn compress(&self) -> u64 {
+        let policies = Policies {
+            common: self.policy.clone(),
+            ..Policies::default()
+        };
+        let week = Duration::from_secs(8 * 24 * 3600);
+        let moment = Moment {
+            seconds: (std::time::SystemTime::now() + week)
+                .duration_since(std::time::UNIX_EPOCH)
+                .expect("after 1970")
+                .as_secs() as i64,
+            ..self.moment()
+        };
+        // Else what came since then is looked at tomorrow.
+        #[expect(clippy::disallowed_methods, reason = "plays another day")]
+        let _ = std::fs::remove_file(self.stage.path(".understudy/cold"));
+        let mut objects = 0;
+        compress_all(&self.stage.store, &policies, &moment, |_, done| {
+            objects += done.expect("compressed").objects;
+        })
+        .expect("datasets");
+        objects
     }
 
     fn check(&self) {
@@ -305,7 +331,7 @@ impl History {
         let has_patches = objects.iter().any(|object| object.ends_with(".patch"));
         for object in objects {
             assert!(
-                has_patches || needed.contains(&object),
+                has_patches || needed.contains(object.trim_end_matches(".zst")),
                 "{object} belongs to nothing"
             );
         }
@@ -388,6 +414,7 @@ enum Step {
     Pass { hours: i64 },
     Pin { which: usize },
     Unpin { which: usize },
+    Compress,
     Prune,
 }
 
@@ -404,6 +431,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => prop_oneof![0..3i64, 0..60i64, 0..2000i64].prop_map(|hours| Step::Pass { hours }),
         1 => any::<usize>().prop_map(|which| Step::Pin { which }),
         1 => any::<usize>().prop_map(|which| Step::Unpin { which }),
+        2 => Just(Step::Compress),
         3 => Just(Step::Prune),
     ]
 }
@@ -419,8 +447,9 @@ fn changes(history: &History, edits: &[Edit]) -> Vec<Change> {
                 name,
                 letter,
             } => {
-                let text =
-                    String::from(char::from(b'a' + letter)).repeat(100 * usize::from(letter) + 1);
+                // Some are worth compressing.
+                let length = if letter < 4 { 100 } else { 5000 } * usize::from(letter) + 1;
+                let text = String::from(char::from(b'a' + letter)).repeat(length);
                 let place = at(directory, name);
                 made.insert(place.clone(), Some(file(place, &text)));
             }
@@ -462,6 +491,10 @@ fn run(policy: Policy, steps: &[Step]) {
                     history.pins.remove(&number);
                 }
             }
+            Step::Compress => {
+                history.compress();
+                history.check();
+            }
             Step::Prune => {
                 history.prune();
             }
@@ -502,6 +535,7 @@ fn policy() -> impl Strategy<Value = Policy> {
                 minimum_age: Duration::from_secs(minimum_age * 3600),
                 newest: NonZeroU32::new(newest).expect("not zero"),
                 grace: Duration::from_secs(grace * 3600),
+                ..Policy::default()
             },
         )
 }
@@ -533,6 +567,7 @@ fn strict() -> Policy {
         minimum_age: Duration::from_secs(3600),
         newest: NonZeroU32::MIN,
         grace: Duration::from_secs(3600),
+        ..Policy::default()
     }
 }
 
@@ -872,6 +907,99 @@ proptest! {
         }
         prop_assert_eq!(history.copies.len(), 1);
     }
+}
+
+/// A snapshot of a long text, which another one followed.
+fn with_history(content: &str) -> History {
+    let mut history = History::new(strict());
+    history.sync(&[text("f", content)], &[], false);
+    history.sync(&[text("f", "short")], &[], false);
+    // What is retired moves into history with the next one.
+    history.sync(&[text("g", "another")], &[], false);
+    history
+}
+
+fn compressed_object(history: &History, content: &str) -> std::path::PathBuf {
+    let digits = ContentHash::of(content.as_bytes()).to_string();
+    let (shelf, name) = digits.split_at(2);
+    let path = format!(".understudy/objects/{shelf}/{name}.zst");
+    history.stage.path(&path)
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "plays a crash")]
+fn what_has_gone_cold_is_compressed_once_and_given_back_whole() {
+    let content = "a line that comes again\n".repeat(2000);
+    let history = with_history(&content);
+    assert_eq!(history.compress(), 1);
+    let objects = history.objects();
+    let wanted = format!("{}.zst", ContentHash::of(content.as_bytes()));
+    assert!(objects.contains(&wanted), "{objects:?}");
+    assert!(!objects.contains(&wanted.replace(".zst", "")));
+    let packed = std::fs::metadata(compressed_object(&history, &content)).expect("object");
+    assert!(packed.len() < content.len() as u64 / 10);
+    history.check();
+    assert_eq!(history.compress(), 0);
+    // As after a crash before the original went.
+    let path = compressed_object(&history, &content).with_extension("");
+    std::fs::write(path, &content).expect("original");
+    history.check();
+    assert_eq!(history.compress(), 1);
+    assert_eq!(history.objects().len(), objects.len());
+    history.check();
+}
+
+#[test]
+fn what_compressing_would_not_make_smaller_stays_as_it_is() {
+    let hashes = (0..2000u32).flat_map(|number| *blake3::hash(&number.to_le_bytes()).as_bytes());
+    for content in [hashes.collect::<Vec<u8>>(), vec![b'x'; 4096]] {
+        let mut history = History::new(strict());
+        let node = Node::File {
+            size: content.len() as u64,
+            hash: ContentHash::of(&content),
+        };
+        let put = Change::Put {
+            place: place(1, "f"),
+            entry: entry(node),
+            content: Content::Inline(content.into()),
+        };
+        history.sync(&[put], &[], false);
+        history.sync(&[text("f", "short")], &[], false);
+        history.sync(&[text("g", "another")], &[], false);
+        assert_eq!(history.objects().len(), 1);
+        assert_eq!(history.compress(), 0);
+        history.check();
+    }
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "plays a disk that fails")]
+fn a_compressed_content_that_is_damaged_is_found_and_not_given() {
+    let content = "a line that comes again\n".repeat(2000);
+    let history = with_history(&content);
+    history.compress();
+    let path = compressed_object(&history, &content);
+    let sound = std::fs::read(&path).expect("object");
+    for at in [0, 5, sound.len() / 2, sound.len() - 1] {
+        let mut damaged = sound.clone();
+        damaged[at] ^= 1;
+        std::fs::write(&path, damaged).expect("damage");
+        assert_eq!(history.verify().len(), 1, "byte {at}");
+        let given = history.stage.talk(|channel| {
+            let request = ReadManifest {
+                dataset: dataset(),
+                number: Some(2),
+            };
+            send(channel, &Message::ReadManifest(request));
+            while !matches!(hear(channel), Ok(Message::ManifestEnd(_))) {}
+            let places = vec![place(1, "f")];
+            send(channel, &Message::Want(Want { places }));
+            hear(channel)
+        });
+        assert!(given.is_err(), "byte {at}");
+    }
+    std::fs::write(&path, sound).expect("repair");
+    history.check_verify();
 }
 
 #[test]

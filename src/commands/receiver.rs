@@ -11,7 +11,7 @@ use understudy_protocol::transport::Channel;
 use understudy_protocol::transport::tcp::Listener;
 use understudy_protocol::{DatasetName, FailureCode, ProtocolError};
 use understudy_receiver::guard::Guards;
-use understudy_receiver::retention::{self, Expired, Policies, Pruned};
+use understudy_receiver::retention::{self, Compressed, Expired, Policies, Pruned};
 use understudy_receiver::scrub::{self, Plan};
 use understudy_receiver::{AfterFirst, Deletions, ReceiverError, Reserve, SessionOptions, Store};
 
@@ -190,6 +190,26 @@ fn tidy(store: &Store, policies: &Policies) {
     let pruned = retention::prune_all(store, policies, tell_pruned);
     if let Err(error) = pruned {
         tracing::error!("cannot prune: {error}");
+    }
+    let moment = retention::Moment::now();
+    if let Err(error) = retention::compress_all(store, policies, &moment, tell_compressed) {
+        tracing::error!("cannot compress what is cold: {error}");
+    }
+}
+
+fn tell_compressed(dataset: &DatasetName, compressed: Result<Compressed, ReceiverError>) {
+    match compressed {
+        Ok(done) if done.objects > 0 => {
+            let (before, after) = (done.bytes_before, done.bytes_after);
+            tracing::info!(%dataset, objects = done.objects, before, after, "compressed what has gone cold in history");
+        }
+        Ok(_) => {}
+        Err(ReceiverError::Busy(_)) => {
+            tracing::info!(%dataset, "compressing what is cold is not finished: somebody is working on the dataset");
+        }
+        Err(error) => {
+            tracing::error!(%dataset, "cannot compress what has gone cold in history: {error}");
+        }
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) struct RawRetention {
     minimum_age: Option<Spanned<String>>,
     newest: Option<Spanned<u32>>,
     grace: Option<Spanned<String>>,
+    compress_after: Option<Spanned<String>>,
     #[serde(default)]
     dataset: BTreeMap<Spanned<String>, RawPolicy>,
 }
@@ -36,6 +37,7 @@ struct RawPolicy {
     minimum_age: Option<Spanned<String>>,
     newest: Option<Spanned<u32>>,
     grace: Option<Spanned<String>>,
+    compress_after: Option<Spanned<String>>,
 }
 
 /// Checks the part; what a dataset does not say is as for all.
@@ -48,6 +50,7 @@ pub(super) fn policies(file: &File<'_>, raw: RawRetention) -> Result<Policies, C
         minimum_age: raw.minimum_age,
         newest: raw.newest,
         grace: raw.grace,
+        compress_after: raw.compress_after,
     };
     let common = policy(file, &common, &Policy::default())?;
     let mut datasets = BTreeMap::new();
@@ -86,6 +89,7 @@ fn policy(file: &File<'_>, raw: &RawPolicy, common: &Policy) -> Result<Policy, C
         minimum_age: duration(&raw.minimum_age, common.minimum_age)?,
         newest,
         grace: duration(&raw.grace, common.grace)?,
+        compress_after: rule(&raw.compress_after, common.compress_after)?,
     })
 }
 

@@ -4,6 +4,7 @@
 //! Only somebody on the spare can shorten history: nothing here is reached by a message. Must not know how people are told.
 
 mod check;
+mod cold;
 mod intent;
 mod moment;
 mod pins;
@@ -18,6 +19,7 @@ use std::collections::BTreeMap;
 
 use understudy_protocol::DatasetName;
 
+pub use cold::{Compressed, compress_all};
 pub use moment::Moment;
 pub use pins::{Pinned, REASON_BYTES, pin, unpin};
 pub use policy::{Policy, Reason};

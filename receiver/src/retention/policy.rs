@@ -33,6 +33,8 @@ pub struct Policy {
     pub newest: NonZeroU32,
     /// How long an expired snapshot is flagged before it goes.
     pub grace: Duration,
+    /// What has been in history for so long is compressed.
+    pub compress_after: Duration,
 }
 
 impl Default for Policy {
@@ -46,6 +48,7 @@ impl Default for Policy {
             minimum_age: days(1),
             newest: NonZeroU32::MIN.saturating_add(2),
             grace: days(3),
+            compress_after: days(7),
         }
     }
 }
@@ -420,6 +423,7 @@ mod tests {
                 minimum_age: policy.minimum_age + more.minimum_age,
                 newest: policy.newest.saturating_add(more.newest.get()),
                 grace: policy.grace,
+                compress_after: policy.compress_after,
             };
             let (short, long) = (kept(&policy, &snapshots, NOW), kept(&longer, &snapshots, NOW));
             prop_assert!(numbers(&short).is_subset(&numbers(&long)));

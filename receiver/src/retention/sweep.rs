@@ -55,6 +55,7 @@ impl Newest {
 #[derive(Debug, Default)]
 struct Object {
     whole: Option<Freed>,
+    compressed: Option<Freed>,
     patch: Option<Freed>,
     base: Option<ContentHash>,
 }
@@ -116,7 +117,7 @@ fn read(dataset: &Dataset, catalog: &Catalog, needed: &Needed) -> Result<Found, 
             return Ok(());
         };
         let is_needed = catalog.needs_content(hash, needed)?;
-        if is_needed && form == Form::Whole {
+        if is_needed && form != Form::Patch {
             return Ok(());
         }
         let Some(stat) = shelf.stat_if_present(name)? else {
@@ -134,6 +135,7 @@ fn read(dataset: &Dataset, catalog: &Catalog, needed: &Needed) -> Result<Found, 
         });
         match form {
             Form::Whole => object.whole = freed,
+            Form::Compressed => object.compressed = freed,
             Form::Patch => {
                 object.patch = freed;
                 object.base = base_of(shelf, name)?;
@@ -169,7 +171,11 @@ fn in_order(unwanted: &HashMap<ContentHash, Object>) -> Vec<Garbage> {
         let Some(object) = unwanted.get(&hash) else {
             continue;
         };
-        let forms = [(Form::Whole, object.whole), (Form::Patch, object.patch)];
+        let forms = [
+            (Form::Whole, object.whole),
+            (Form::Compressed, object.compressed),
+            (Form::Patch, object.patch),
+        ];
         let forms = forms
             .into_iter()
             .filter_map(|(form, freed)| Some((form, freed?)));
@@ -198,6 +204,7 @@ mod tests {
         let freed = |of| (form == of).then(Freed::default);
         Object {
             whole: freed(Form::Whole),
+            compressed: freed(Form::Compressed),
             patch: freed(Form::Patch),
             base: base.map(hash),
         }

@@ -86,6 +86,10 @@ impl Reading<'_> {
                 };
                 (None, what)
             }
+            Form::Compressed => {
+                self.tally.object_bytes += stat.size;
+                (None, self.compressed(shelf, name, hash)?)
+            }
             Form::Patch => self.patch(shelf, name, hash)?,
         };
         let Some(what) = what else { return Ok(()) };
@@ -107,6 +111,36 @@ impl Reading<'_> {
             row: None,
         });
         Ok(())
+    }
+
+    /// Reads a compressed content; what is wrong with it.
+    fn compressed(
+        &mut self,
+        shelf: &Directory,
+        name: &Name,
+        hash: ContentHash,
+    ) -> Result<Option<String>, ReceiverError> {
+        let objects = Objects::open(&self.dataset.control)?;
+        let read = || -> Result<(u64, ContentHash), ReceiverError> {
+            let file = shelf.open_file(name)?;
+            content::drop_cache(&file);
+            let unpacked = objects.unpacked(&file)?;
+            content::drop_cache(&file);
+            let size = content::size(&unpacked)?;
+            Ok((size, content::hash_file(&unpacked, size)?))
+        };
+        match read() {
+            Ok((size, found)) => {
+                (self.pace)(super::reading::cost_bytes(1, size))?;
+                let wrong = "this object of history does not have the content its name says";
+                Ok((found != hash).then(|| wrong.to_owned()))
+            }
+            Err(ReceiverError::Tree(error)) if error.is_gone() => Ok(None),
+            Err(error @ (ReceiverError::Tree(_) | ReceiverError::Damaged(_))) => {
+                Ok(Some(format!("cannot be read: {error}")))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads a patch; the size of what it leads to if it is whole, and what is wrong with it.
