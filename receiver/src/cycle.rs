@@ -195,18 +195,26 @@ fn build(
     )
 }
 
-/// Drops a pending snapshot. A shadow that was being built for it is worth nothing any more.
+/// Drops a pending snapshot.
 pub(crate) fn abandon(
     dataset: &Dataset,
     catalog: &Catalog,
     pending: &Recorded,
 ) -> Result<(), ReceiverError> {
-    let applying = Applying::read(&dataset.control)?;
-    if applying.is_some_and(|applying| applying.to == pending.snapshot.position.number) {
-        Applying::new(0, 0).write(&dataset.control)?;
-        marker::remove(&dataset.shadow()?)?;
-    }
+    give_up_shadow(dataset, pending)?;
     catalog.roll_back(pending)
+}
+
+/// A shadow that was being built for a pending snapshot which does not become live now is worth nothing any more.
+pub(crate) fn give_up_shadow(dataset: &Dataset, pending: &Recorded) -> Result<(), ReceiverError> {
+    let applying = Applying::read(&dataset.control)?;
+    let shadow = dataset.shadow()?;
+    let is_for_it = applying.is_some_and(|applying| applying.to == pending.snapshot.position.number);
+    if is_for_it || marker::read(&shadow)? == Some(pending.snapshot.position) {
+        Applying::new(0, 0).write(&dataset.control)?;
+        marker::remove(&shadow)?;
+    }
+    Ok(())
 }
 
 /// The instant at which readers see the new snapshot. Durable when it returns; until then nobody may touch the

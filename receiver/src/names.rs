@@ -50,6 +50,7 @@ names! {
     SCRUB = "scrub";
     COLD = "cold";
     COMPRESSING = "compressing";
+    ASIDE = "held.staged";
 }
 
 /// A number as a name: directories in limbo, files in staging.

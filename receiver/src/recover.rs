@@ -8,6 +8,7 @@ use crate::error::ReceiverError;
 use crate::guard::{self, Held};
 use crate::leftovers;
 use crate::marker::{self, Applying};
+use understudy_tree::crash_point;
 
 /// Recovers a dataset when the receiver starts, unless somebody else is working on it.
 pub(crate) fn at_start(dataset: &Dataset) -> Result<(), ReceiverError> {
@@ -55,14 +56,49 @@ pub(crate) fn recover(
                 &mut Stopwatch::default(),
             )?;
         }
-        Some(_) if held.is_some() && is(&head) => return Ok(held),
+        Some(pending) if held.is_some() && is(&head) => {
+            // A release may have been interrupted.
+            cycle::give_up_shadow(dataset, &pending)?;
+            guard::aside::put(dataset, locked, &pending)?;
+            tidy(dataset, catalog)?;
+            return Ok(held);
+        }
         Some(pending) if is(&head) => roll(dataset, catalog, locked, &pending)?,
         None if is(&head) => leftovers::keep(dataset, locked)?,
         _ => return Err(disagreement(head.as_ref(), live)),
     }
-    dataset.clean_patches(|id| Ok(catalog.row_by_id(id)?.is_some()))?;
-    dataset.clean()?;
+    guard::aside::drop_all(dataset)?;
+    tidy(dataset, catalog)?;
     Ok(None)
+}
+
+fn tidy(dataset: &Dataset, catalog: &Catalog) -> Result<(), ReceiverError> {
+    dataset.clean_patches(|id| Ok(catalog.row_by_id(id)?.is_some()))?;
+    dataset.clean()
+}
+
+/// Carries on with what was held; if that fails, it stays held.
+pub(crate) fn apply_held(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    locked: &Locked,
+    pending: &Recorded,
+) -> Result<(), ReceiverError> {
+    catalog.index_contents()?;
+    let lent = guard::aside::lend(dataset, pending);
+    let committed = lent
+        .and_then(|()| cycle::commit(dataset, catalog, locked, pending, &mut Stopwatch::default()));
+    if let Err(error) = committed {
+        if !is_live(dataset, pending)? {
+            cycle::give_up_shadow(dataset, pending)?;
+            dataset.clean()?;
+        }
+        return Err(error);
+    }
+    crash_point!("receiver.released");
+    guard::forget(dataset)?;
+    guard::aside::drop_all(dataset)?;
+    tidy(dataset, catalog)
 }
 
 /// The intent is complete and staging was synced before it: carry on, unless the power may have been cut while
@@ -82,6 +118,8 @@ fn roll(
         return cycle::abandon(dataset, catalog, pending);
     }
     tracing::info!(dataset = %dataset.name, "carrying on with a snapshot that was interrupted");
+    // Of one whose file `held` somebody has removed.
+    guard::aside::give_back(dataset, pending)?;
     catalog.index_contents()?;
     let committed = cycle::commit(dataset, catalog, locked, pending, &mut Stopwatch::default());
     match committed {

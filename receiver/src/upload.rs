@@ -12,7 +12,7 @@ use crate::catalog::{Catalog, Recorded, Telling, Upload};
 use crate::cycle::{self, Stopwatch};
 use crate::dataset::{Dataset, Locked, now_seconds};
 use crate::error::ReceiverError;
-use crate::guard::{self, Verdict};
+use crate::guard::{self, Held, Verdict};
 use crate::housekeeping::Tidying;
 use crate::leftovers::{self, Leftovers};
 use crate::returned::Lost;
@@ -72,17 +72,15 @@ fn converse(
     let locked = dataset.lock_patiently()?;
     observed.runs();
     let catalog = dataset.catalog(&locked)?;
-    if let Some(held) = recover::recover(&dataset, &catalog, &locked)? {
-        match options.deletions {
-            Deletions::Guard => return Err(guard::tell(name, &held)),
-            Deletions::Accept => guard::drop_held(&dataset, &catalog)?,
-        }
+    let mut held = recover::recover(&dataset, &catalog, &locked)?;
+    if options.deletions == Deletions::Accept && held.take().is_some() {
+        guard::drop_held(&dataset, &catalog)?;
     }
     let position = catalog.head()?.map(|head| head.snapshot.position);
     outgoing.send_message(&Message::Ready(Ready { position }))?;
     let reserve = options.reserve;
     let mut lost = Lost::ask((&dataset, &catalog, &locked), reserve, spoken, outgoing)?;
-    let leftovers = tell_leftovers(&dataset, &locked, spoken, outgoing)?;
+    let leftovers = tell_leftovers(&dataset, &catalog, &locked, spoken, outgoing)?;
     crash_point!("receiver.begun");
     loop {
         let frame = match incoming.receive() {
@@ -103,6 +101,7 @@ fn converse(
             },
             options,
             observed,
+            held: held.as_ref(),
         };
         if routing::is_change(&frame, spoken) {
             let committed = session.receive(frame, incoming)?;
@@ -134,6 +133,7 @@ fn misplaced(message: &Message) -> ReceiverError {
 /// What interrupted uploads left, once an agent that can go on with it was told.
 fn tell_leftovers(
     dataset: &Dataset,
+    catalog: &Catalog,
     locked: &Locked,
     spoken: u32,
     outgoing: &Outgoing,
@@ -141,7 +141,11 @@ fn tell_leftovers(
     if spoken < version::RESUME {
         return Ok(None);
     }
-    let leftovers = leftovers::load(dataset, locked)?;
+    let aside = match catalog.pending()? {
+        Some(pending) => guard::aside::directory(dataset, &pending)?,
+        None => None,
+    };
+    let leftovers = leftovers::load(dataset, locked, aside)?;
     leftovers.tell(outgoing)?;
     Ok(Some(leftovers))
 }
@@ -175,6 +179,8 @@ struct Session<'s, 'a> {
     ground: Ground<'a>,
     options: &'a SessionOptions,
     observed: &'a Observed<'a>,
+    /// What is held of the dataset, and stays so until this upload is sealed or confirmed.
+    held: Option<&'a Held>,
 }
 
 impl<'s> Session<'s, '_> {
@@ -191,16 +197,25 @@ impl<'s> Session<'s, '_> {
     }
 
     fn give_back(&self, error: &ReceiverError) -> Result<(), ReceiverError> {
-        if self.ground.catalog.pending()?.is_none() {
-            let Ground {
-                dataset,
-                locked,
-                leftovers,
-                ..
-            } = self.ground;
+        let Ground {
+            dataset,
+            catalog,
+            locked,
+            leftovers,
+            ..
+        } = self.ground;
+        let pending = catalog.pending()?;
+        let is_of_intent = match &pending {
+            Some(pending) => guard::aside::directory(dataset, pending)?.is_none(),
+            None => false,
+        };
+        if !is_of_intent {
             leftovers::after_failure(dataset, locked, leftovers, error)?;
         }
-        self.ground.catalog.shrink()
+        if let (Some(pending), ReceiverError::BadLeftover(_)) = (&pending, error) {
+            guard::aside::conceal(dataset, pending)?;
+        }
+        catalog.shrink()
     }
 
     fn receive_and_commit(
@@ -262,16 +277,25 @@ impl<'s> Session<'s, '_> {
             as_of_seconds: as_of(now, commit.elapsed_milliseconds),
             first_entry: 0,
         };
-        let held = verdict.map(|verdict| guard::hold(dataset, position, verdict));
-        let held = held.transpose()?;
+        let held = match (verdict, self.held) {
+            // The same again.
+            (Some(_), Some(held)) if held.digest == position.fingerprint => {
+                return Err(guard::tell(&dataset.name, held));
+            }
+            (Some(verdict), former) => Some(guard::hold(dataset, position, verdict, former)?),
+            (None, _) => None,
+        };
         crash_point!("receiver.held");
         let pending = stopwatch.time("log", || upload.seal(pending, Telling::of(spoken)))?;
         drop(upload);
-        leftovers::close(dataset)?;
         crash_point!("receiver.sealed");
         if let Some(held) = held {
+            // What was put aside for one that this takes the place of goes.
+            guard::aside::put(dataset, locked, &pending)?;
             return Err(guard::tell(&dataset.name, &held));
         }
+        leftovers::close(dataset)?;
+        self.end_hold()?;
         match cycle::commit(dataset, catalog, locked, &pending, &mut stopwatch) {
             Ok(committed) => {
                 self.observed.is_good(committed.as_of_seconds);
@@ -287,6 +311,17 @@ impl<'s> Session<'s, '_> {
                 Err(error)
             }
         }
+    }
+
+    /// The source is whole again: what was held of it is of no interest to anybody.
+    fn end_hold(&self) -> Result<(), ReceiverError> {
+        let dataset = self.ground.dataset;
+        if self.held.is_none() {
+            return Ok(());
+        }
+        tracing::info!(dataset = %dataset.name, "what was held is dropped: a later cycle harms little");
+        guard::forget(dataset)?;
+        guard::aside::drop_all(dataset)
     }
 
     /// What the change set would harm, if that is too much.
@@ -328,6 +363,10 @@ impl<'s> Session<'s, '_> {
             ..
         } = self.ground;
         let snapshot = confirm_newest(catalog, self.observed, confirm)?;
+        if self.held.is_some() {
+            guard::drop_held(dataset, catalog)?;
+            self.end_hold()?;
+        }
         let _ = tidying.insert(self.store.housekeeping.begin(&dataset.name));
         outgoing.send_message(&Message::Confirmed(Confirmed { snapshot }))?;
         leftovers::forget_all(dataset, locked);

@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 use understudy_protocol::DatasetName;
 use understudy_receiver::guard::{self, Held};
-use understudy_receiver::{ReceiverError, Store};
 
 use super::Session;
+use super::policies::reserve;
 use crate::arguments;
 use crate::exit::CommandError;
 use crate::report::Report;
@@ -41,13 +41,15 @@ pub(crate) fn release(
     arguments: arguments::Decide,
     session: &Session,
 ) -> Result<Report, CommandError> {
-    decide(
-        arguments,
-        session,
-        guard::release,
-        "released",
-        "is live now",
-    )
+    let arguments::Decide {
+        dataset,
+        digest,
+        on_spare,
+    } = arguments;
+    let store = session.store_on_this_host(on_spare.clone())?;
+    let reserve = reserve(&store, on_spare.config.as_deref())?;
+    let held = guard::release(&store, &dataset, &digest, reserve)?;
+    Ok(decided(&dataset, &held, "released", "is live now"))
 }
 
 /// Drops what is held.
@@ -55,32 +57,20 @@ pub(crate) fn reject(
     arguments: arguments::Decide,
     session: &Session,
 ) -> Result<Report, CommandError> {
-    decide(
-        arguments,
-        session,
-        guard::reject,
-        "rejected",
-        "is dropped; the live tree is as before",
-    )
+    let store = session.store_on_this_host(arguments.on_spare)?;
+    let held = guard::reject(&store, &arguments.dataset, &arguments.digest)?;
+    let what = "is dropped; the live tree is as before";
+    Ok(decided(&arguments.dataset, &held, "rejected", what))
 }
 
-fn decide(
-    arguments: arguments::Decide,
-    session: &Session,
-    act: fn(&Store, &DatasetName, &str) -> Result<Held, ReceiverError>,
-    key: &str,
-    what: &str,
-) -> Result<Report, CommandError> {
-    let store = session.store_on_this_host(arguments.on_spare)?;
-    let held = act(&store, &arguments.dataset, &arguments.digest)?;
-    let data = json!({ key: value(&arguments.dataset, &held) });
+fn decided(dataset: &DatasetName, held: &Held, key: &str, what: &str) -> Report {
+    let data = json!({ key: value(dataset, held) });
     let line = format!(
-        "{key}: snapshot {} of dataset {} ({}) {what}",
+        "{key}: snapshot {} of dataset {dataset} ({}) {what}",
         held.number,
-        arguments.dataset,
         held.short_digest()
     );
-    Ok(Report::done(data, vec![line]))
+    Report::done(data, vec![line])
 }
 
 fn value(dataset: &DatasetName, held: &Held) -> Value {
@@ -90,6 +80,7 @@ fn value(dataset: &DatasetName, held: &Held) -> Value {
         "digest": held.digest.to_string(),
         "snapshot": held.number,
         "since": words::time(held.since_seconds),
+        "renewed": held.renewed_seconds.map(words::time),
         "reason": held.reason,
         "removed": count(held.removed),
         "emptied": count(held.emptied),
@@ -115,6 +106,10 @@ fn shown(dataset: &DatasetName, held: &Held) -> Vec<String> {
         words::time(held.since_seconds),
         held.reason
     )];
+    lines.extend(
+        held.renewed_seconds
+            .map(|at| format!("  as it is since {}", words::time(at))),
+    );
     lines.extend(count("removed", held.removed));
     lines.extend(count("emptied", held.emptied));
     lines.extend(count("turned into noise", held.noise));

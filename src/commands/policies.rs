@@ -1,9 +1,9 @@
-//! Which retention policies hold for a store that a command works on.
+//! Which retention policies and which reserve hold for a store that a command works on.
 
 use std::path::Path;
 
-use understudy_receiver::Store;
 use understudy_receiver::retention::Policies;
+use understudy_receiver::{Reserve, Store};
 
 use crate::exit::CommandError;
 use crate::receiver_config::{self, ReceiverConfig};
@@ -11,18 +11,27 @@ use crate::receiver_config::{self, ReceiverConfig};
 /// Those of the configuration that was given, or of the usual one if it is that of this store. A store that no configuration
 /// is for has the defaults.
 pub(super) fn policies(store: &Store, config: Option<&Path>) -> Result<Policies, CommandError> {
+    Ok(configuration(store, config)?.map_or_else(Policies::default, |found| found.retention))
+}
+
+/// What must stay free of the store's disk, by the same configuration.
+pub(super) fn reserve(store: &Store, config: Option<&Path>) -> Result<Reserve, CommandError> {
+    Ok(configuration(store, config)?.map_or_else(Reserve::default, |found| found.reserve))
+}
+
+fn configuration(
+    store: &Store,
+    config: Option<&Path>,
+) -> Result<Option<ReceiverConfig>, CommandError> {
     let Some(path) = receiver_config::chosen(config, None) else {
-        return Ok(Policies::default());
+        return Ok(None);
     };
     let found = ReceiverConfig::load(&path)?;
     let is_of_store = found
         .store
         .as_deref()
         .is_some_and(|path| is_same(path, store.path()));
-    if config.is_some() || is_of_store {
-        return Ok(found.retention);
-    }
-    Ok(Policies::default())
+    Ok((config.is_some() || is_of_store).then_some(found))
 }
 
 fn is_same(one: &Path, other: &Path) -> bool {

@@ -309,9 +309,16 @@ impl Catalog {
 
     /// Drops the intent of the pending snapshot.
     pub(crate) fn roll_back(&self, pending: &Recorded) -> Result<(), ReceiverError> {
+        self.run(|connection| connection.execute_batch("BEGIN IMMEDIATE"))?;
+        self.undo(pending)
+            .and_then(|()| self.run(|connection| connection.execute_batch("COMMIT")))
+            .inspect_err(|_| self.abandon())
+    }
+
+    /// Drops the intent of the pending snapshot within the transaction that is open.
+    fn undo(&self, pending: &Recorded) -> Result<(), ReceiverError> {
         let number = pending.snapshot.position.number as i64;
         self.run(|connection| {
-            connection.execute_batch("BEGIN IMMEDIATE")?;
             connection.execute(
                 "DELETE FROM entry WHERE id >= ?1",
                 [pending.first_entry as i64],
@@ -319,13 +326,13 @@ impl Catalog {
             connection.execute("UPDATE entry SET until = NULL WHERE until = ?1", [number])?;
             connection.execute("DELETE FROM fuzzy WHERE since = ?1", [number])?;
             connection.execute("UPDATE fuzzy SET until = NULL WHERE until = ?1", [number])?;
-            connection.execute(
-                "DELETE FROM snapshot WHERE number = ?1 AND committed = 0",
-                [number],
-            )?;
-            connection.execute_batch("COMMIT")
+            connection
+                .execute(
+                    "DELETE FROM snapshot WHERE number = ?1 AND committed = 0",
+                    [number],
+                )
+                .map(drop)
         })
-        .inspect_err(|_| self.abandon())
     }
 
     /// Ends an open transaction without effect, after an error.

@@ -48,9 +48,9 @@ pub(crate) struct Upload<'a> {
 }
 
 impl Catalog {
-    /// Starts writing the next snapshot.
+    /// Starts writing the next snapshot. An intent that waits is dropped by this only if another one is sealed.
     pub(crate) fn upload(&self) -> Result<Upload<'_>, ReceiverError> {
-        let base = self.head()?;
+        let (base, waiting) = (self.head()?, self.pending()?);
         let number = base
             .as_ref()
             .map_or(0, |base| base.snapshot.position.number);
@@ -61,7 +61,7 @@ impl Catalog {
                 row.get(0)
             })
         })?;
-        Ok(Upload {
+        let upload = Upload {
             catalog: self,
             number: number + 1,
             entries: base.as_ref().map_or(0, |base| base.snapshot.entries),
@@ -73,7 +73,11 @@ impl Catalog {
             ended_directories: Vec::new(),
             parents: HashSet::new(),
             kept: 0,
-        })
+        };
+        if let Some(waiting) = waiting {
+            self.undo(&waiting)?;
+        }
+        Ok(upload)
     }
 }
 

@@ -4,10 +4,11 @@ use serde::{Deserialize, Serialize};
 use understudy_protocol::{DatasetName, Fingerprint, Position};
 use understudy_tree::durable::{self, Durability};
 
+use super::aside;
 use super::judge::Verdict;
 use crate::catalog::{Catalog, Recorded};
 use crate::cycle;
-use crate::dataset::{Dataset, now_seconds};
+use crate::dataset::{Dataset, Locked, now_seconds};
 use crate::error::ReceiverError;
 use crate::names;
 use crate::recover;
@@ -47,6 +48,12 @@ pub struct Held {
     pub total: (u64, u64),
     /// The first paths, escaped.
     pub paths: Vec<String>,
+    /// When this took the place of an earlier one, if it did.
+    #[serde(default)]
+    pub renewed_seconds: Option<i64>,
+    /// What is held as long as the intent of this one is not written.
+    #[serde(default)]
+    former: Option<Box<Self>>,
 }
 
 impl Held {
@@ -66,25 +73,34 @@ impl Held {
     }
 }
 
-/// Says that the intent to come is held. Durable when it returns.
+/// Says that the intent to come is held, in the place of the one that is, if there is one. Durable when it returns.
 pub(crate) fn hold(
     dataset: &Dataset,
     position: Position,
     verdict: Verdict,
+    former: Option<&Held>,
 ) -> Result<Held, ReceiverError> {
     let pair = |count: super::harm::Count| (count.files, count.bytes);
+    let now = now_seconds();
     let held = Held {
         format: FORMAT,
         number: position.number,
         epoch: position.epoch,
         digest: position.fingerprint,
-        since_seconds: now_seconds(),
+        since_seconds: former.map_or(now, |former| former.since_seconds),
         reason: verdict.text(&dataset.name),
         removed: pair(verdict.harm.removed),
         emptied: pair(verdict.harm.emptied),
         noise: pair(verdict.harm.noise),
         total: pair(verdict.total),
         paths: verdict.harm.paths,
+        renewed_seconds: former.map(|_| now),
+        former: former.map(|former| {
+            Box::new(Held {
+                former: None,
+                ..former.clone()
+            })
+        }),
     };
     let content = serde_json::to_vec_pretty(&held)
         .map_err(|error| ReceiverError::Damaged(format!("`held` cannot be written: {error}")))?;
@@ -113,8 +129,12 @@ pub(crate) fn standing(
             dataset.name
         ))
     })?;
-    let is_of_this = held.position() == pending.snapshot.position;
-    Ok(is_of_this.then_some(held))
+    let position = pending.snapshot.position;
+    if held.position() == position {
+        return Ok(Some(held));
+    }
+    let former = held.former.map(|former| *former);
+    Ok(former.filter(|former| former.position() == position))
 }
 
 /// The refusal that tells an agent, and through it everybody.
@@ -125,9 +145,9 @@ pub(crate) fn tell(dataset: &DatasetName, held: &Held) -> ReceiverError {
         .first()
         .map_or(String::new(), |path| format!("; the first is `{path}`"));
     ReceiverError::Refused(format!(
-        "{reason}{first}. It is held: nothing was changed, and nothing newer is taken until somebody decides. On the spare, \
-         look at it with `understudy held {dataset}`; `understudy release {dataset} {digest}` applies it, `understudy reject \
-         {dataset} {digest}` drops it"
+        "{reason}{first}. It is held: nothing was changed, and nothing newer is applied until somebody decides or the source is \
+         whole again. On the spare, look at it with `understudy held {dataset}`; `understudy release {dataset} {digest}` applies \
+         it, `understudy reject {dataset} {digest}` drops it"
     ))
 }
 
@@ -140,25 +160,32 @@ pub fn held(store: &Store, name: &DatasetName) -> Result<Option<Held>, ReceiverE
     }
 }
 
-/// Applies what is held, if its digest begins with these digits; returns what was held and is live now.
-pub fn release(store: &Store, name: &DatasetName, digest: &str) -> Result<Held, ReceiverError> {
+/// Applies what is held, if its digest begins with these digits; returns what was held and is live now. If that fails it stays
+/// held.
+pub fn release(
+    store: &Store,
+    name: &DatasetName,
+    digest: &str,
+    reserve: Reserve,
+) -> Result<Held, ReceiverError> {
     let dataset = existing(store, name)?;
     let locked = dataset.lock_patiently()?;
     let catalog = dataset.catalog(&locked)?;
-    let held = inspected(&dataset, &catalog, digest)?;
-    // On a full disk it could only be dropped.
-    Reserve::default().check(&dataset.control)?;
-    forget(&dataset)?;
-    recover::recover(&dataset, &catalog, &locked)?;
-    let head = catalog.head()?.map(|head| head.snapshot.position);
-    if head == Some(held.position()) {
-        Ok(held)
-    } else {
-        Err(ReceiverError::Damaged(format!(
-            "the held cycle of dataset `{name}` could not be applied and was dropped; the live tree is as before, and the next cycle \
-             of the main sends it again"
-        )))
-    }
+    let held = inspected(&dataset, &catalog, &locked, digest)?;
+    let Some(pending) = catalog.pending()? else {
+        return Err(nothing_held(name));
+    };
+    reserve.check(&dataset.control)?;
+    recover::apply_held(&dataset, &catalog, &locked, &pending).map_err(|error| {
+        let told = format!(
+            "the held cycle of dataset `{name}` could not be applied: {error}. It stays held, and the live tree is as before"
+        );
+        match error {
+            ReceiverError::NoSpace(_) => ReceiverError::NoSpace(told),
+            _ => ReceiverError::Damaged(told),
+        }
+    })?;
+    Ok(held)
 }
 
 /// Drops what is held, if its digest begins with these digits; returns what it was.
@@ -166,7 +193,7 @@ pub fn reject(store: &Store, name: &DatasetName, digest: &str) -> Result<Held, R
     let dataset = existing(store, name)?;
     let locked = dataset.lock_patiently()?;
     let catalog = dataset.catalog(&locked)?;
-    let held = inspected(&dataset, &catalog, digest)?;
+    let held = inspected(&dataset, &catalog, &locked, digest)?;
     drop_held(&dataset, &catalog)?;
     Ok(held)
 }
@@ -177,23 +204,35 @@ pub(crate) fn drop_held(dataset: &Dataset, catalog: &Catalog) -> Result<(), Rece
         cycle::abandon(dataset, catalog, &pending)?;
     }
     forget(dataset)?;
+    aside::drop_all(dataset)?;
     dataset.clean_patches(|id| Ok(catalog.row_by_id(id)?.is_some()))?;
     dataset.clean()
 }
 
+fn nothing_held(name: &DatasetName) -> ReceiverError {
+    ReceiverError::NotFound(format!("nothing is held of dataset `{name}`"))
+}
+
 /// What is held, if it is what somebody looked at.
-fn inspected(dataset: &Dataset, catalog: &Catalog, digest: &str) -> Result<Held, ReceiverError> {
+fn inspected(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    locked: &Locked,
+    digest: &str,
+) -> Result<Held, ReceiverError> {
     let name = &dataset.name;
-    let held = standing(dataset, catalog.pending()?.as_ref())?
-        .ok_or_else(|| ReceiverError::NotFound(format!("nothing is held of dataset `{name}`")))?;
+    // Tells what is there before anything is changed.
+    standing(dataset, catalog.pending()?.as_ref())?.ok_or_else(|| nothing_held(name))?;
+    let held = recover::recover(dataset, catalog, locked)?.ok_or_else(|| nothing_held(name))?;
     let is_it = digest.len() >= LEAST_DIGITS && held.digest.to_string().starts_with(digest);
     if is_it {
         return Ok(held);
     }
     Err(ReceiverError::NotFound(format!(
-        "what is held of dataset `{name}` has the digest {}, not `{}`; look at it again with `understudy held {name}`",
+        "what is held of dataset `{name}` has the digest {} by now, not `{}`: {}. Look at it again with `understudy held {name}`",
         held.short_digest(),
-        digest.escape_debug()
+        digest.escape_debug(),
+        held.reason
     )))
 }
 
@@ -206,7 +245,7 @@ pub(crate) fn forget_stale(dataset: &Dataset) -> Result<(), ReceiverError> {
 }
 
 /// Removes the file. Durable when it returns.
-fn forget(dataset: &Dataset) -> Result<(), ReceiverError> {
+pub(crate) fn forget(dataset: &Dataset) -> Result<(), ReceiverError> {
     match dataset.control.remove_file(&names::HELD) {
         Err(error) if !error.is_gone() => return Err(error.into()),
         _ => {}

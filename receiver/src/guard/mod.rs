@@ -4,6 +4,7 @@
 //! What is held is a whole intent, staged and durable, which recovery does not carry on with as long as the file `held` stands
 //! beside it. That file is written before the intent, so there is no moment at which the intent could slip through.
 
+pub(crate) mod aside;
 mod harm;
 mod held;
 mod ignored;
@@ -11,7 +12,7 @@ mod judge;
 mod looks;
 
 pub use held::{Held, held, reject, release};
-pub(crate) use held::{drop_held, forget_stale, hold, standing, tell};
+pub(crate) use held::{drop_held, forget, forget_stale, hold, standing, tell};
 pub(crate) use judge::{Verdict, judge};
 
 use std::collections::BTreeMap;

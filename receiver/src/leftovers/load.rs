@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use understudy_protocol::{ContentHash, Name, limits};
-use understudy_tree::Directory;
+use understudy_tree::{Directory, Kind};
 
 use super::take::Spots;
 use super::{
@@ -21,7 +21,11 @@ impl Leftovers {
     /// Reads all ledgers. Generations that are too old, too many, or of which nothing is left are removed.
     ///
     /// Every file is looked at: what an upload took and then lost again is not told.
-    pub(super) fn load(dataset: &Dataset, locked: &Locked) -> Result<Self, ReceiverError> {
+    pub(super) fn load(
+        dataset: &Dataset,
+        locked: &Locked,
+        aside: Option<Directory>,
+    ) -> Result<Self, ReceiverError> {
         let mut found = Found::default();
         drop_old(dataset, locked)?;
         if let Some(pool) = pool(dataset)? {
@@ -40,6 +44,9 @@ impl Leftovers {
                     drop_one(dataset, &pool, &name)?;
                 }
             }
+        }
+        if let Some(aside) = aside {
+            found.read_aside(aside)?;
         }
         Ok(found.finish())
     }
@@ -118,11 +125,38 @@ impl Found {
             }
         }
         self.generations.push(Generation {
-            name: name.clone(),
+            name: Some(name.clone()),
             directory,
             ledger,
         });
         Ok(bytes)
+    }
+
+    /// Reads what is staged for a held cycle: all of it was on the disk before its intent was.
+    fn read_aside(&mut self, directory: Directory) -> Result<(), ReceiverError> {
+        let Some(mut ledger) = Former::open(&directory)? else {
+            return Ok(());
+        };
+        if ledger.fortune == Fortune::Lost {
+            ledger.fortune = Fortune::Unknown;
+        }
+        let mut spots = Spots::default();
+        ledger.visit(|offset, record| {
+            let Record::Staged { hash, size, spot } = record else {
+                return Ok(());
+            };
+            let stat = spots.stat(&directory, &spot)?;
+            if stat.is_some_and(|stat| stat.kind == Kind::File && stat.size == size) {
+                self.add(&hash, size, offset);
+            }
+            Ok(())
+        })?;
+        self.generations.push(Generation {
+            name: None,
+            directory,
+            ledger,
+        });
+        Ok(())
     }
 
     /// Adds a content of the generation that is being read; keeps the largest ones where there are too many.
@@ -152,7 +186,7 @@ impl Found {
         let index = self
             .generations
             .iter()
-            .position(|generation| generation.name == *name);
+            .position(|generation| generation.name.as_ref() == Some(name));
         self.items.retain(|item| Some(item.generation) != index);
         self.partials
             .retain(|partial| Some(partial.generation) != index);

@@ -22,7 +22,7 @@ use crate::error::ReceiverError;
 use crate::ledger::Former;
 use crate::names;
 
-pub(crate) use take::Taker;
+pub(crate) use take::{Found, Taker};
 
 /// Leftovers of uploads that ended longer ago are dropped: much of the source has changed since.
 const AGE_SECONDS: i64 = 3 * 24 * 60 * 60;
@@ -53,7 +53,8 @@ pub(crate) struct Leftovers {
 }
 
 struct Generation {
-    name: Name,
+    /// `None` of what is staged for a held cycle: that must stay, so its files are not moved but get further names.
+    name: Option<Name>,
     directory: Directory,
     ledger: Former,
 }
@@ -122,9 +123,13 @@ impl Leftovers {
     }
 }
 
-/// Finds out what is left of interrupted uploads.
-pub(crate) fn load(dataset: &Dataset, locked: &Locked) -> Result<Leftovers, ReceiverError> {
-    let loaded = Leftovers::load(dataset, locked);
+/// Finds out what is left of interrupted uploads, and what was staged for a cycle that is held and was put `aside`.
+pub(crate) fn load(
+    dataset: &Dataset,
+    locked: &Locked,
+    aside: Option<Directory>,
+) -> Result<Leftovers, ReceiverError> {
+    let loaded = Leftovers::load(dataset, locked, aside);
     or_drop(dataset, locked, loaded)
 }
 

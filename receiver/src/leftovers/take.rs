@@ -7,7 +7,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use understudy_protocol::message::StreamResume;
 use understudy_protocol::{ContentHash, DirectoryId, Name};
 use understudy_tree::content::{self, Extents, HoleyHasher};
-use understudy_tree::{Directory, Stat};
+use understudy_tree::{Directory, Kind, Stat};
 
 use super::{Item, Leftovers, Partial, is_sound, key};
 use crate::error::ReceiverError;
@@ -156,6 +156,14 @@ fn bad(error: ReceiverError) -> ReceiverError {
     }
 }
 
+/// Where a leftover is.
+pub(crate) struct Found {
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) name: Name,
+    /// Whether a held cycle needs it as it is.
+    pub(crate) must_stay: bool,
+}
+
 /// Takes whole contents for one worker.
 pub(crate) struct Taker<'a> {
     leftovers: &'a Leftovers,
@@ -176,7 +184,7 @@ impl<'a> Taker<'a> {
         &mut self,
         size: u64,
         hash: ContentHash,
-    ) -> Result<(Arc<Directory>, Name), ReceiverError> {
+    ) -> Result<Found, ReceiverError> {
         self.leftovers.are_used.store(true, Ordering::Relaxed);
         let key = key(&hash);
         while let Some(item) = self.leftovers.next(size, &key) {
@@ -194,7 +202,7 @@ impl<'a> Taker<'a> {
         item: &Item,
         size: u64,
         hash: ContentHash,
-    ) -> Result<Option<(Arc<Directory>, Name)>, ReceiverError> {
+    ) -> Result<Option<Found>, ReceiverError> {
         let generation = &self.leftovers.generations[item.generation];
         let told = match generation.ledger.read(item.offset)? {
             Some(Record::Staged { hash, size, spot }) => Some((hash, size, spot)),
@@ -211,6 +219,8 @@ impl<'a> Taker<'a> {
             return Ok(None);
         };
         let stat = directory.stat_if_present(&name)?;
+        let must_stay = generation.name.is_none();
+        let is_sound = |stat: &Stat| must_stay && stat.kind == Kind::File || is_sound(stat);
         if !stat.is_some_and(|stat| is_sound(&stat) && stat.size == size) {
             return Ok(None);
         }
@@ -220,6 +230,10 @@ impl<'a> Taker<'a> {
         {
             return Ok(None);
         }
-        Ok(Some((directory, name)))
+        Ok(Some(Found {
+            directory,
+            name,
+            must_stay,
+        }))
     }
 }

@@ -43,7 +43,7 @@ fn interrupt(dataset: &Dataset, size: u64) {
 /// How many contents and partials are told.
 fn told(dataset: &Dataset) -> (usize, usize) {
     let locked = dataset.lock().expect("lock");
-    let leftovers = load(dataset, &locked).expect("load");
+    let leftovers = load(dataset, &locked, None).expect("load");
     let partials = leftovers.partials().len();
     (leftovers.items.len(), partials)
 }
@@ -147,7 +147,7 @@ fn of_many_interrupted_uploads_the_largest_are_kept() {
         told(&dataset);
     }
     let locked = dataset.lock().expect("lock");
-    let leftovers = load(&dataset, &locked).expect("load");
+    let leftovers = load(&dataset, &locked, None).expect("load");
     let mut sizes: Vec<u64> = leftovers.items.iter().map(|item| item.size).collect();
     sizes.sort_unstable();
     assert_eq!(sizes, (105..112).collect::<Vec<_>>());

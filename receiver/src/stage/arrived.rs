@@ -3,12 +3,13 @@
 use std::fs::File;
 
 use understudy_protocol::{ContentHash, Entry, Place};
-use understudy_tree::attributes::{create_file_as, set_attributes};
-use understudy_tree::content;
+use understudy_tree::attributes::{create_file_as, set_attributes, set_attributes_of_new};
+use understudy_tree::{content, node};
 
 use super::{Stager, once};
 use crate::arriving::Shape;
 use crate::error::ReceiverError;
+use crate::leftovers::Found;
 use crate::names;
 
 impl Stager<'_> {
@@ -78,12 +79,46 @@ impl Stager<'_> {
         (size, hash): (u64, ContentHash),
     ) -> Result<(), ReceiverError> {
         let taker = self.taker.as_mut().ok_or(ReceiverError::Worker)?;
-        let (from, former) = taker.find(size, hash)?;
+        let found = taker.find(size, hash)?;
+        if found.must_stay {
+            return self.share(id, place, entry, &found);
+        }
+        let (from, former) = (found.directory, found.name);
         self.note(id, place, entry)?;
         let privileges = self.privileges;
         let (directory, name) = self.waiting_place(id, place)?;
         once(place, from.rename_new(&former, directory, &name))?;
         let lacking = set_attributes(directory, &name, entry, &privileges)?;
+        self.lacking.merge(lacking);
+        Ok(())
+    }
+
+    /// Stages what is staged for a held cycle too, which needs it as it is: its inode if all of that is wanted, else a copy.
+    fn share(
+        &mut self,
+        id: u64,
+        place: &Place,
+        entry: &Entry,
+        found: &Found,
+    ) -> Result<(), ReceiverError> {
+        let (from, former) = (&found.directory, &found.name);
+        let stat = from.stat(former)?;
+        let is_as_wanted = node::read_attributes(from, former, &stat)? == entry.attributes;
+        let privileges = self.privileges;
+        self.note(id, place, entry)?;
+        let (directory, name) = self.waiting_place(id, place)?;
+        if is_as_wanted {
+            return once(place, from.link(former, directory, &name));
+        }
+        let (size, hash) = entry.content().ok_or(ReceiverError::Worker)?;
+        let file = once(place, directory.create_file(&name))?;
+        content::copy(&from.open_file(former)?, &file, size)?;
+        if content::hash_file(&file, size)? != hash {
+            return Err(ReceiverError::BadLeftover(format!(
+                "what is staged for {place:?} is not what it was"
+            )));
+        }
+        let lacking = set_attributes_of_new(&file, &entry.attributes, &privileges)?;
         self.lacking.merge(lacking);
         Ok(())
     }

@@ -1,0 +1,282 @@
+//! Cycles that a guard holds, and what comes after them.
+
+#![allow(clippy::panic, reason = "a test that meets something else ends there")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "looks into the store, and damages it"
+)]
+
+mod stage;
+
+use std::sync::Arc;
+
+use understudy_protocol::message::{Change, Changes, Confirm, Content};
+use understudy_protocol::{ContentHash, FailureCode, Message, ProtocolError};
+use understudy_receiver::guard::{self, Held};
+use understudy_receiver::{ReceiverError, Reserve, Store};
+
+use stage::{Stage, begin, dataset, digest, directory, file, hear, place, send};
+
+fn text(number: u32) -> String {
+    format!("{number} ").repeat(50)
+}
+
+fn put(number: u32) -> Change {
+    file(place(2, &format!("f{number}")), &text(number))
+}
+
+fn removals(numbers: std::ops::Range<u32>) -> Vec<Change> {
+    let removal = |number| Change::Remove {
+        place: place(2, &format!("f{number}")),
+    };
+    numbers.map(removal).collect()
+}
+
+/// The same change with what was staged for the held cycle.
+fn staged_already(change: &Change) -> Change {
+    let Change::Put { place, entry, .. } = change.clone() else {
+        panic!("{change:?}");
+    };
+    Change::Put {
+        place,
+        entry,
+        content: Content::Leftover,
+    }
+}
+
+/// Twenty files in a directory.
+fn with_files() -> Stage {
+    let mut stage = Stage::new();
+    let mut changes = vec![directory(place(0, "files"), 1), directory(place(1, "d"), 2)];
+    changes.extend((0..20).map(put));
+    stage.upload(&changes, &[]);
+    stage
+}
+
+fn assert_held(stage: &Stage, changes: &[Change]) -> Held {
+    match stage.try_upload(changes, &[]) {
+        Err(ProtocolError::Failed(failure)) if failure.code == FailureCode::Refused => {}
+        other => panic!("{other:?}"),
+    }
+    let held = held(stage).expect("held");
+    assert_eq!(held.digest, digest(&stage.after(changes)).fingerprint());
+    held
+}
+
+fn held(stage: &Stage) -> Option<Held> {
+    guard::held(&stage.store, &dataset()).expect("held")
+}
+
+fn release(stage: &Stage, held: &Held) -> Result<Held, ReceiverError> {
+    let digest = held.digest.to_string();
+    guard::release(&stage.store, &dataset(), &digest, Reserve::default())
+}
+
+/// Numbers of the files that are live, each with its content.
+fn live(stage: &Stage) -> Vec<u32> {
+    let mut found: Vec<u32> = std::fs::read_dir(stage.path("live/files/d"))
+        .expect("list")
+        .map(|entry| {
+            let entry = entry.expect("entry");
+            let name = entry.file_name().into_string().expect("name");
+            let number = name[1..].parse().expect("number");
+            let content = std::fs::read_to_string(entry.path()).expect("read");
+            assert_eq!(content, text(number));
+            number
+        })
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+fn numbers(range: std::ops::Range<u32>) -> Vec<u32> {
+    range.collect()
+}
+
+fn assert_nothing_is_put_aside(stage: &Stage) {
+    assert!(!stage.path(".understudy/held").exists());
+    assert!(!stage.path(".understudy/held.staged").exists());
+    let staging = std::fs::read_dir(stage.path(".understudy/staging")).expect("list");
+    assert_eq!(staging.count(), 0);
+}
+
+#[test]
+fn a_later_cycle_takes_the_place_of_the_held_one_and_nothing_is_sent_twice() {
+    let stage = with_files();
+    let (one, two) = (put(101), put(102));
+    let mut changes = removals(0..15);
+    changes.push(one.clone());
+    let first = assert_held(&stage, &changes);
+    let left = stage.talk(begin);
+    let mut key = [0; 16];
+    key.copy_from_slice(&ContentHash::of(text(101).as_bytes()).0[..16]);
+    assert_eq!(left.contents, [(text(101).len() as u64, key)]);
+
+    // One file more is little compared with what is held, and as much as before compared with what is live.
+    let mut changes = removals(0..16);
+    changes.extend([staged_already(&one), two]);
+    let second = assert_held(&stage, &changes);
+    assert_eq!(second.since_seconds, first.since_seconds);
+    assert!(second.renewed_seconds.is_some() && first.renewed_seconds.is_none());
+    assert_eq!((first.removed.0, second.removed.0), (15, 16));
+    assert_eq!(live(&stage), numbers(0..20));
+
+    // The same once more changes nothing.
+    changes[17] = staged_already(&changes[17]);
+    assert_eq!(assert_held(&stage, &changes), second);
+
+    // Only what was looked at last is applied.
+    let refused = release(&stage, &first).expect_err("another one is held");
+    let text = refused.to_string();
+    assert!(text.contains(&second.short_digest()), "{text}");
+    assert_eq!(live(&stage), numbers(0..20));
+    assert_eq!(release(&stage, &second).expect("release"), second);
+    assert_eq!(live(&stage), [16, 17, 18, 19, 101, 102]);
+    assert_nothing_is_put_aside(&stage);
+}
+
+#[test]
+fn a_file_that_is_held_with_other_attributes_is_copied() {
+    let stage = with_files();
+    let one = put(101);
+    let mut changes = removals(0..15);
+    changes.push(one.clone());
+    let first = assert_held(&stage, &changes);
+    let Change::Put {
+        place, mut entry, ..
+    } = one
+    else {
+        panic!("no file")
+    };
+    entry.attributes.mode = 0o600;
+    changes[15] = Change::Put {
+        place,
+        entry,
+        content: Content::Leftover,
+    };
+    // Breaks off after it was staged.
+    let records = changes.clone();
+    stage.talk(|channel| {
+        begin(channel);
+        send(channel, &Message::Changes(Changes { records }));
+    });
+    assert_eq!(held(&stage).as_ref(), Some(&first));
+    release(&stage, &first).expect("release");
+    let metadata = std::fs::metadata(stage.path("live/files/d/f101")).expect("metadata");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions());
+    assert_eq!(mode & 0o777, 0o755);
+    assert_eq!(live(&stage), [15, 16, 17, 18, 19, 101]);
+}
+
+#[test]
+fn an_upload_that_breaks_off_leaves_what_is_held() {
+    let mut stage = with_files();
+    let one = put(101);
+    let mut changes = removals(0..15);
+    changes.push(one.clone());
+    let first = assert_held(&stage, &changes);
+    for _ in 0..2 {
+        let mut records = removals(0..18);
+        records.extend([staged_already(&one), put(102)]);
+        stage.talk(|channel| {
+            begin(channel);
+            send(channel, &Message::Changes(Changes { records }));
+        });
+        assert_eq!(held(&stage).as_ref(), Some(&first));
+        // Whether the process lives on or not.
+        let path = stage.store.path().to_owned();
+        stage.store = Arc::new(Store::open(&path).expect("store"));
+        stage.store.recover().expect("recover");
+        assert_eq!(held(&stage).as_ref(), Some(&first));
+    }
+    release(&stage, &first).expect("release");
+    assert_eq!(live(&stage), [15, 16, 17, 18, 19, 101]);
+}
+
+#[test]
+fn a_source_that_is_whole_again_ends_the_hold() {
+    // As it was.
+    let stage = with_files();
+    assert_held(&stage, &removals(0..15));
+    let confirmed = stage.talk(|channel| {
+        begin(channel);
+        let position = stage.position.expect("snapshot");
+        send(
+            channel,
+            &Message::Confirm(Confirm {
+                position,
+                elapsed_milliseconds: 0,
+            }),
+        );
+        hear(channel)
+    });
+    assert!(matches!(confirmed, Ok(Message::Confirmed(_))));
+    assert_eq!(held(&stage), None);
+    assert_nothing_is_put_aside(&stage);
+
+    // With a little work since.
+    let mut stage = with_files();
+    let mut changes = removals(0..15);
+    changes.push(put(101));
+    assert_held(&stage, &changes);
+    let changes = [removals(0..1), vec![staged_already(&put(101)), put(102)]].concat();
+    stage.upload(&changes, &[]);
+    assert_eq!(held(&stage), None);
+    assert_nothing_is_put_aside(&stage);
+    assert_eq!(live(&stage), [numbers(1..20), vec![101, 102]].concat());
+    // The next one is held anew.
+    let held = assert_held(&stage, &removals(1..20));
+    assert_eq!(held.renewed_seconds, None);
+}
+
+#[test]
+fn a_release_that_fails_leaves_it_held() {
+    let stage = with_files();
+    let mut changes = removals(0..15);
+    changes.push(put(101));
+    let first = assert_held(&stage, &changes);
+    // More than any disk has.
+    let much = Reserve {
+        percent: 101,
+        enough_bytes: u64::MAX,
+    };
+    let digits = first.digest.to_string();
+    let refused = guard::release(&stage.store, &dataset(), &digits, much);
+    assert!(
+        matches!(refused, Err(ReceiverError::NoSpace(_))),
+        "{refused:?}"
+    );
+    assert_eq!(held(&stage).as_ref(), Some(&first));
+
+    // What is staged cannot be reached for a while.
+    let aside = stage.path(".understudy/held.staged");
+    let staged = file_below(&aside, text(101).len() as u64);
+    let hidden = stage.path(".understudy/hidden");
+    std::fs::rename(&staged, &hidden).expect("hide");
+    for _ in 0..2 {
+        release(&stage, &first).expect_err("something is missing");
+        assert_eq!(held(&stage).as_ref(), Some(&first));
+        assert_eq!(live(&stage), numbers(0..20));
+    }
+    std::fs::rename(&hidden, &staged).expect("show");
+    release(&stage, &first).expect("release");
+    assert_eq!(live(&stage), [15, 16, 17, 18, 19, 101]);
+    assert_nothing_is_put_aside(&stage);
+}
+
+/// The file of this size that is staged.
+fn file_below(directory: &std::path::Path, size: u64) -> std::path::PathBuf {
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).expect("list") {
+            let path = entry.expect("entry").path();
+            let metadata = path.metadata().expect("metadata");
+            match metadata.is_dir() {
+                true => directories.push(path),
+                false if metadata.len() == size => return path,
+                false => {}
+            }
+        }
+    }
+    panic!("not found");
+}
