@@ -82,6 +82,23 @@ fn keep_private(path: &Path) -> Result<(), AgentError> {
     Ok(())
 }
 
+/// Removes a database that nobody has open, and what SQLite left beside it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this module owns the files of databases"
+)]
+pub(crate) fn remove(path: &Path) -> std::io::Result<()> {
+    for suffix in ["-wal", "-shm", ""] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Opens a database.
 #[expect(
     clippy::disallowed_methods,

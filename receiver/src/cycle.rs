@@ -209,7 +209,8 @@ pub(crate) fn abandon(
 pub(crate) fn give_up_shadow(dataset: &Dataset, pending: &Recorded) -> Result<(), ReceiverError> {
     let applying = Applying::read(&dataset.control)?;
     let shadow = dataset.shadow()?;
-    let is_for_it = applying.is_some_and(|applying| applying.to == pending.snapshot.position.number);
+    let is_for_it =
+        applying.is_some_and(|applying| applying.to == pending.snapshot.position.number);
     if is_for_it || marker::read(&shadow)? == Some(pending.snapshot.position) {
         Applying::new(0, 0).write(&dataset.control)?;
         marker::remove(&shadow)?;

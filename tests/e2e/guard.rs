@@ -153,23 +153,35 @@ fn what_looks_like_a_loss_is_held_until_somebody_decides() {
         let trouble = status["datasets"][0]["trouble"].as_str().unwrap();
         assert!(trouble.contains("held"), "{status}");
 
-        // Nothing slips past it: not a later cycle, not a restart.
+        // Nothing slips past it: not a later cycle, which takes its place, not a restart.
         page(&stage.source, "pages/new.html", 7);
         assert_held(&stage, &before, &stage.sync().outcome());
+        let renewed = held(&stage);
+        assert_eq!(renewed["since"], shown["since"]);
+        assert_ne!(renewed["digest"], shown["digest"]);
         if kind == Kind::Tcp {
             stage.restart(None);
         }
         assert_held(&stage, &before, &stage.sync().outcome());
-        assert_eq!(held(&stage), shown);
+        assert_eq!(held(&stage), renewed);
 
-        // Only what was looked at is applied.
-        let wrong = on_spare(&stage, &["release", DATASET, "0123456789ab"]).outcome();
-        assert_eq!(wrong.code, Some(1), "{}", wrong.said());
-        judge::untouched(&before, &stage.live());
-        let digest = shown["digest"].as_str().unwrap();
+        // Only what was looked at last is applied.
+        let digest = renewed["digest"].as_str().unwrap();
+        let former = shown["digest"].as_str().unwrap();
+        for wrong in ["0123456789ab", &former[..12]] {
+            let wrong = on_spare(&stage, &["release", DATASET, wrong]).outcome();
+            assert_eq!(wrong.code, Some(1), "{}", wrong.said());
+            assert!(wrong.said().contains(&digest[..12]), "{}", wrong.said());
+            judge::untouched(&before, &stage.live());
+        }
         on_spare(&stage, &["release", DATASET, &digest[..12]]).data();
-        assert!(!stage.live().join("pages").exists() && !stage.live().join("uploads").exists());
-        stage.sync_and_judge();
+        assert!(!stage.live().join("uploads").exists());
+        assert!(stage.live().join("pages/new.html").exists());
+        // The agent knows what it had sent.
+        let next = stage.sync().data();
+        assert_eq!(next["committed"], false, "{next}");
+        assert_eq!(next["files_read"], 0, "{next}");
+        judge::same(&stage.source, &stage.live());
         let data = on_spare(&stage, &["held"]).data();
         assert_eq!(data["held"], serde_json::json!([]));
         // What was removed is in history.
@@ -233,6 +245,22 @@ fn a_receiver_that_dies_around_the_decision_holds_or_has_nothing() {
         let outcome = stage.sync_soon();
         assert_held(&stage, &before, &outcome);
         assert_eq!(held(&stage)["removed"]["files"], 120);
+
+        // So it is with one that takes its place.
+        page(&stage.source, "pages/new.html", 7);
+        fs::remove_file(stage.source.join("bin/0")).unwrap();
+        let first = held(&stage)["digest"].clone();
+        stage.restart(Some(&format!("{point}=return")));
+        assert_ne!(stage.sync().outcome().code, Some(0));
+        stage.restart(None);
+        judge::untouched(&before, &stage.live());
+        assert_eq!(held(&stage)["digest"] == first, point == "receiver.held");
+        assert_held(&stage, &before, &stage.sync_soon());
+        let shown = held(&stage);
+        assert_eq!(shown["removed"]["files"], 121);
+        let digest = shown["digest"].as_str().unwrap().to_owned();
+        on_spare(&stage, &["release", DATASET, &digest[..12]]).data();
+        judge::same(&stage.source, &stage.live());
     }
 }
 

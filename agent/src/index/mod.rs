@@ -11,6 +11,7 @@ mod history;
 mod pending;
 mod reader;
 mod row;
+mod shipped;
 mod signatures;
 
 use std::fmt::Display;

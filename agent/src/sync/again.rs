@@ -103,3 +103,11 @@ pub(super) fn is_out_of_step(error: &AgentError) -> bool {
         _ => false,
     }
 }
+
+/// Whether a guard of the spare has spoken.
+pub(super) fn is_refused(error: &AgentError) -> bool {
+    match error {
+        AgentError::Spare(ProtocolError::Failed(failure)) => failure.code == FailureCode::Refused,
+        _ => false,
+    }
+}

@@ -2,9 +2,10 @@
 
 mod again;
 mod prepare;
+mod reconcile;
 mod report;
 
-use understudy_protocol::message::{Begin, Commit, Committed, Confirm, Fuzzy, ReadManifest};
+use understudy_protocol::message::{Begin, Commit, Committed, Confirm, Fuzzy};
 use understudy_protocol::transport::Channel;
 use understudy_protocol::{Message, Place, Position, Snapshot, limits, version};
 use understudy_tree::{Directory, Stat, crash_point};
@@ -12,7 +13,7 @@ use understudy_tree::{Directory, Stat, crash_point};
 use crate::clock::{self, Moment};
 use crate::conversation::{Conversation, unexpected};
 use crate::error::AgentError;
-use crate::index::{Adoption, Attended, Index, Meta, Reason};
+use crate::index::{Attended, Index, Meta, Reason};
 use crate::journal::Covered;
 use crate::leftovers::Leftovers;
 use crate::progress::Phase;
@@ -21,7 +22,7 @@ use crate::{Context, Source, ask, lost};
 
 pub(crate) use again::cycle_in_two_tries;
 pub use again::{Again, again, sync_again};
-use again::{by_itself, is_out_of_step};
+use again::{by_itself, is_out_of_step, is_refused};
 use prepare::prepare;
 pub(crate) use prepare::{Carrying, Patience, Reliance, Telling};
 pub use report::{LookedAt, SyncReport};
@@ -208,69 +209,6 @@ impl Cycle<'_> {
         journal.keep_in_doubt(&outcome.in_doubt, &outcome.nowhere);
     }
 
-    /// Makes the index equal to the spare's newest snapshot; returns its description, and why it proves little if
-    /// it does.
-    fn reconcile(
-        &self,
-        position: Option<Position>,
-    ) -> Result<(Meta, Option<&'static str>), AgentError> {
-        let mut meta = self.index.meta()?;
-        let mut anew = None;
-        if meta.position != position || position.is_none() {
-            anew = Some("the index was not that of the spare's snapshot");
-            meta = match position {
-                Some(_) => self.adopt(&meta)?,
-                None => self.start_over(&meta)?,
-            };
-        }
-        if meta
-            .root
-            .is_some_and(|root| root != self.root_stat.identity)
-        {
-            tracing::info!(source = %self.source.path.display(), "the root has another inode than before: comparing all contents");
-            self.index.forget_inodes()?;
-            anew = Some("the root is another directory than before");
-        }
-        meta.root = Some(self.root_stat.identity);
-        Ok((meta, anew))
-    }
-
-    /// The spare has no snapshot: everything is new to it.
-    fn start_over(&self, former: &Meta) -> Result<Meta, AgentError> {
-        if !self.index.is_empty()? {
-            tracing::warn!(dataset = %self.source.dataset, "the spare has no snapshot any more: sending everything");
-            self.index.clear()?;
-        }
-        Ok(Meta {
-            position: None,
-            digest: understudy_protocol::StateDigest::empty(),
-            ..former.clone()
-        })
-    }
-
-    fn adopt(&self, former: &Meta) -> Result<Meta, AgentError> {
-        tracing::info!(dataset = %self.source.dataset, "the index is not that of the spare's snapshot: adopting its manifest");
-        let dataset = self.source.dataset.clone();
-        self.conversation
-            .tell(&Message::ReadManifest(ReadManifest {
-                dataset,
-                number: None,
-            }))?;
-        let mut adoption = Adoption::begin(self.index, former)?;
-        loop {
-            match self.conversation.hear()? {
-                Message::Manifest(manifest) => {
-                    for (place, entry) in manifest.entries {
-                        adoption.add(place, entry)?;
-                    }
-                }
-                Message::Fuzzy(fuzzy) => adoption.add_fuzzy(fuzzy.places)?,
-                Message::ManifestEnd(end) => return adoption.finish(&end.snapshot, former),
-                other => return Err(unexpected(&other, "Manifest")),
-            }
-        }
-    }
-
     /// Whether the spare has to be told that files are fuzzy, or are no longer, though nothing else changed.
     fn is_fuzzy_news(&self, outcome: &Outcome) -> Result<bool, AgentError> {
         Ok(self.conversation.version >= version::FUZZY
@@ -325,7 +263,12 @@ impl Cycle<'_> {
             elapsed_milliseconds,
         }))?;
         crash_point!("agent.commit-sent");
-        match self.conversation.hear()? {
+        let heard = self.conversation.hear().inspect_err(|error| {
+            if let (true, Some(base)) = (is_refused(error), base) {
+                self.remember_shipped(base, meta, &digest, outcome);
+            }
+        });
+        match heard? {
             Message::Committed(committed)
                 if committed.snapshot.position.fingerprint == fingerprint =>
             {
@@ -364,6 +307,7 @@ impl Cycle<'_> {
             return self.index.roll_back();
         }
         self.index.commit(&recorded)?;
+        self.index.forget_shipped();
         crash_point!("agent.index-committed");
         Ok(())
     }

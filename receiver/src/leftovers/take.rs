@@ -180,11 +180,7 @@ impl<'a> Taker<'a> {
     }
 
     /// Where a file with this content is that nobody took yet.
-    pub(crate) fn find(
-        &mut self,
-        size: u64,
-        hash: ContentHash,
-    ) -> Result<Found, ReceiverError> {
+    pub(crate) fn find(&mut self, size: u64, hash: ContentHash) -> Result<Found, ReceiverError> {
         self.leftovers.are_used.store(true, Ordering::Relaxed);
         let key = key(&hash);
         while let Some(item) = self.leftovers.next(size, &key) {

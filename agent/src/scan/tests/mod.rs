@@ -463,6 +463,41 @@ fn a_refused_commit_leaves_the_index_as_it_was() {
 }
 
 #[test]
+fn what_was_held_and_is_released_is_neither_asked_for_nor_read_again() {
+    let stage = filled();
+    let manifests = stage.spare().manifests;
+    stage.write("d1/f1", "changed");
+    stage.write("new/large", vec![b'x'; 200_000]);
+    stage.rename("d2", "d3/d2");
+    fs::remove_file(stage.path("d3/f3")).expect("remove");
+    settle();
+    let failure = || Some(Failure::new(FailureCode::Refused, "held"));
+    // Held, and held once more: the index is that of the base.
+    stage.spare().refuse = failure();
+    stage.try_sync().expect_err("held");
+    stage.spare().refuse_and_commit = failure();
+    stage.try_sync().expect_err("held");
+    let report = stage.sync_and_compare();
+    assert!(!report.committed);
+    assert_eq!((report.files_read, stage.spare().manifests), (0, manifests));
+    // What changes after that is told against it, and a delta starts from what was held.
+    let mut large = vec![b'x'; 200_000];
+    large[100_000] = b'y';
+    stage.write("new/large", large);
+    let report = stage.sync_and_compare();
+    assert_eq!((report.deltas, report.changed), (1, 1), "{report:?}");
+    assert_eq!(stage.spare().manifests, manifests);
+
+    // What was held and dropped is of no use.
+    stage.write("d1/f1", "changed again");
+    stage.spare().refuse = failure();
+    stage.try_sync().expect_err("held");
+    stage.write("d1/f1", "as it is");
+    assert!(stage.sync_and_compare().committed);
+    assert_eq!(stage.spare().manifests, manifests);
+}
+
+#[test]
 fn sockets_are_counted_and_fifos_travel() {
     let stage = filled();
     let _socket = std::os::unix::net::UnixListener::bind(stage.path("socket")).expect("socket");

@@ -55,6 +55,8 @@ pub(crate) struct Spare {
     giving: Option<u64>,
     /// Told instead of committing.
     pub(crate) refuse: Option<Failure>,
+    /// Told after committing, as if what was held had been released at once.
+    pub(crate) refuse_and_commit: Option<Failure>,
 }
 
 #[derive(Default)]
@@ -279,6 +281,9 @@ impl Spare {
             number,
             fingerprint: commit.fingerprint,
         });
+        if let Some(failure) = self.refuse_and_commit.take() {
+            return vec![Message::Failure(failure)];
+        }
         vec![Message::Committed(Committed {
             snapshot: self.snapshot(),
             timings: vec![],

@@ -1,0 +1,105 @@
+//! Making the index equal to what the spare has, and remembering what the spare may have later.
+
+use understudy_protocol::message::ReadManifest;
+use understudy_protocol::{Message, Position, StateDigest};
+
+use super::Cycle;
+use crate::conversation::unexpected;
+use crate::error::AgentError;
+use crate::index::{Adoption, Meta};
+use crate::scan::Outcome;
+
+impl Cycle<'_> {
+    /// Makes the index equal to the spare's newest snapshot; returns its description, and why it proves little if
+    /// it does.
+    pub(super) fn reconcile(
+        &self,
+        position: Option<Position>,
+    ) -> Result<(Meta, Option<&'static str>), AgentError> {
+        let mut meta = self.index.meta()?;
+        let mut anew = None;
+        if meta.position != position || position.is_none() {
+            let shipped = match position {
+                Some(position) => self.index.adopt_shipped(&meta, position)?,
+                None => None,
+            };
+            if let Some(shipped) = shipped {
+                tracing::info!(dataset = %self.source.dataset, "the spare has released what a guard held");
+                meta = shipped;
+            } else {
+                anew = Some("the index was not that of the spare's snapshot");
+                meta = match position {
+                    Some(_) => self.adopt(&meta)?,
+                    None => self.start_over(&meta)?,
+                };
+            }
+        }
+        if meta
+            .root
+            .is_some_and(|root| root != self.root_stat.identity)
+        {
+            tracing::info!(source = %self.source.path.display(), "the root has another inode than before: comparing all contents");
+            self.index.forget_inodes()?;
+            anew = Some("the root is another directory than before");
+        }
+        meta.root = Some(self.root_stat.identity);
+        Ok((meta, anew))
+    }
+
+    /// The spare has no snapshot: everything is new to it.
+    fn start_over(&self, former: &Meta) -> Result<Meta, AgentError> {
+        if !self.index.is_empty()? {
+            tracing::warn!(dataset = %self.source.dataset, "the spare has no snapshot any more: sending everything");
+            self.index.clear()?;
+        }
+        Ok(Meta {
+            position: None,
+            digest: StateDigest::empty(),
+            ..former.clone()
+        })
+    }
+
+    fn adopt(&self, former: &Meta) -> Result<Meta, AgentError> {
+        tracing::info!(dataset = %self.source.dataset, "the index is not that of the spare's snapshot: adopting its manifest");
+        let dataset = self.source.dataset.clone();
+        self.conversation
+            .tell(&Message::ReadManifest(ReadManifest {
+                dataset,
+                number: None,
+            }))?;
+        let mut adoption = Adoption::begin(self.index, former)?;
+        loop {
+            match self.conversation.hear()? {
+                Message::Manifest(manifest) => {
+                    for (place, entry) in manifest.entries {
+                        adoption.add(place, entry)?;
+                    }
+                }
+                Message::Fuzzy(fuzzy) => adoption.add_fuzzy(fuzzy.places)?,
+                Message::ManifestEnd(end) => return adoption.finish(&end.snapshot, former),
+                other => return Err(unexpected(&other, "Manifest")),
+            }
+        }
+    }
+
+    /// The spare may hold what was sent, until somebody releases it.
+    pub(super) fn remember_shipped(
+        &self,
+        base: Position,
+        meta: &Meta,
+        digest: &StateDigest,
+        outcome: &Outcome,
+    ) {
+        let shipped = Meta {
+            digest: digest.clone(),
+            next_directory: outcome.next_directory,
+            ..meta.clone()
+        };
+        let fuzzy = &outcome.fuzzy_places;
+        if let Err(error) = self.index.remember_shipped(base, &shipped, fuzzy) {
+            // Everything is compared once then.
+            tracing::warn!(dataset = %self.source.dataset, "cannot remember what the spare holds: {error}");
+            self.index.forget_shipped();
+        }
+    }
+}
