@@ -247,7 +247,7 @@ fn a_receiver_that_dies_around_the_decision_holds_or_has_nothing() {
         assert_eq!(held(&stage)["removed"]["files"], 120);
 
         // So it is with one that takes its place.
-        page(&stage.source, "pages/new.html", 7);
+        page(&stage.source, "pages/new.html", 1007);
         fs::remove_file(stage.source.join("bin/0")).unwrap();
         let first = held(&stage)["digest"].clone();
         stage.restart(Some(&format!("{point}=return")));
