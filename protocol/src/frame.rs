@@ -188,8 +188,8 @@ mod tests {
     use crate::message::{
         Compare, Depth, Difference, Differences, Find, Found, Fuzzy, FuzzyEnd, FuzzyFile,
         FuzzyFiles, ListFuzzy, ListTree, Listed, Locate, Located, Noted, Repair, Repaired,
-        StreamBase, StreamBlock, StreamCopy, Summaries, Summarise, Summary, Tally, Told, Trouble,
-        VerifyEnd, Version, Waited,
+        SourceRoot, StreamBase, StreamBlock, StreamCopy, Summaries, Summarise, Summary, Tally,
+        Told, Trouble, VerifyEnd, Version, Waited,
     };
     use crate::name::{DatasetName, Name};
     use crate::place::{DirectoryId, Place, Position, RelPath, Snapshot};
@@ -439,6 +439,20 @@ mod tests {
             }),
         ];
         assert_golden(&golden, &messages);
+    }
+
+    #[test]
+    fn golden_frame_of_a_source_root() {
+        let golden = [0, 0, 0, 9, 65, 0, 1, 7, 0x80, 2, 1, 2, 5].to_vec();
+        let message = Message::SourceRoot(SourceRoot {
+            file_system: Some(7),
+            inode: 256,
+            born: Some(Timestamp {
+                seconds: 1,
+                nanoseconds: 5,
+            }),
+        });
+        assert_golden(&golden, &[message]);
     }
 
     fn answers(entry: &Entry) -> [Message; 5] {

@@ -39,6 +39,9 @@ pub const RETENTION: u32 = 5;
 /// The version from which on the receiver tells what it knows of damage and asks the main for lost contents; see
 /// [`Health`](crate::message::Health) and [`Wanted`](crate::message::Wanted).
 pub const HEALTH: u32 = 5;
+/// The version from which on the agent tells which directory its source is; see
+/// [`SourceRoot`](crate::message::SourceRoot).
+pub const SOURCE_ROOT: u32 = 5;
 /// Opens every greeting, so that a stray connection is recognised at once.
 pub const MAGIC: [u8; 4] = *b"USTY";
 

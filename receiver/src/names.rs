@@ -51,6 +51,7 @@ names! {
     COLD = "cold";
     COMPRESSING = "compressing";
     ASIDE = "held.staged";
+    SOURCE = "source";
 }
 
 /// A number as a name: directories in limbo, files in staging.

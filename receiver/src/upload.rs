@@ -1,8 +1,12 @@
 //! One upload: frames in, staged files and an intent out, then the commit.
 
+mod guarded;
+
 use std::time::Instant;
 
-use understudy_protocol::message::{Begin, Commit, Committed, Confirm, Confirmed, Ready};
+use understudy_protocol::message::{
+    Begin, Commit, Committed, Confirm, Confirmed, Ready, SourceRoot,
+};
 use understudy_protocol::transport::{Incoming, Outgoing};
 use understudy_protocol::{Frame, Message, Position, ProtocolError, Snapshot, version};
 use understudy_tree::crash_point;
@@ -12,7 +16,7 @@ use crate::catalog::{Catalog, Recorded, Telling, Upload};
 use crate::cycle::{self, Stopwatch};
 use crate::dataset::{Dataset, Locked, now_seconds};
 use crate::error::ReceiverError;
-use crate::guard::{self, Held, Verdict};
+use crate::guard::{self, Held};
 use crate::housekeeping::Tidying;
 use crate::leftovers::{self, Leftovers};
 use crate::returned::Lost;
@@ -21,9 +25,6 @@ use crate::serve::{AfterFirst, Deletions, SessionOptions};
 use crate::store::Store;
 use crate::workers::{self, Ground};
 use crate::{give, recover};
-
-/// A main that lost everything looks like this: nothing but the roots.
-const ONLY_ROOTS: u64 = 2;
 
 /// Serves a session that began with `Begin`; what becomes of it is counted for the alerts.
 pub(crate) fn serve(
@@ -80,6 +81,7 @@ fn converse(
     outgoing.send_message(&Message::Ready(Ready { position }))?;
     let reserve = options.reserve;
     let mut lost = Lost::ask((&dataset, &catalog, &locked), reserve, spoken, outgoing)?;
+    let mut root = None;
     let leftovers = tell_leftovers(&dataset, &catalog, &locked, spoken, outgoing)?;
     crash_point!("receiver.begun");
     loop {
@@ -102,6 +104,7 @@ fn converse(
             options,
             observed,
             held: held.as_ref(),
+            root,
         };
         if routing::is_change(&frame, spoken) {
             let committed = session.receive(frame, incoming)?;
@@ -113,6 +116,9 @@ fn converse(
             }
             Message::ReadManifest(request) => {
                 give::manifest(&dataset, &request, Telling::of(spoken), outgoing).map(drop)?;
+            }
+            Message::SourceRoot(told) if spoken >= version::SOURCE_ROOT && root.is_none() => {
+                root = Some(told);
             }
             Message::Confirm(confirm) => return session.confirm(&confirm, outgoing, &mut tidying),
             Message::Commit(commit) => {
@@ -181,6 +187,8 @@ struct Session<'s, 'a> {
     observed: &'a Observed<'a>,
     /// What is held of the dataset, and stays so until this upload is sealed or confirmed.
     held: Option<&'a Held>,
+    /// Which directory the source is, if the agent told.
+    root: Option<SourceRoot>,
 }
 
 impl<'s> Session<'s, '_> {
@@ -282,7 +290,10 @@ impl<'s> Session<'s, '_> {
             (Some(_), Some(held)) if held.digest == position.fingerprint => {
                 return Err(guard::tell(&dataset.name, held));
             }
-            (Some(verdict), former) => Some(guard::hold(dataset, position, verdict, former)?),
+            (Some(verdict), former) => {
+                let why = (verdict, self.root);
+                Some(guard::hold(dataset, position, why, former)?)
+            }
             (None, _) => None,
         };
         crash_point!("receiver.held");
@@ -299,6 +310,7 @@ impl<'s> Session<'s, '_> {
         match cycle::commit(dataset, catalog, locked, &pending, &mut stopwatch) {
             Ok(committed) => {
                 self.observed.is_good(committed.as_of_seconds);
+                self.keep_root(position.number);
                 Ok(Committed {
                     snapshot: committed.snapshot,
                     timings: stopwatch.into_timings(),
@@ -310,31 +322,6 @@ impl<'s> Session<'s, '_> {
                 }
                 Err(error)
             }
-        }
-    }
-
-    /// The source is whole again: what was held of it is of no interest to anybody.
-    fn end_hold(&self) -> Result<(), ReceiverError> {
-        let dataset = self.ground.dataset;
-        if self.held.is_none() {
-            return Ok(());
-        }
-        tracing::info!(dataset = %dataset.name, "what was held is dropped: a later cycle harms little");
-        guard::forget(dataset)?;
-        guard::aside::drop_all(dataset)
-    }
-
-    /// What the change set would harm, if that is too much.
-    fn judge(&self, upload: &Upload<'_>) -> Result<Option<Verdict>, ReceiverError> {
-        let Ground {
-            dataset, catalog, ..
-        } = self.ground;
-        match (upload.base(), self.options.deletions) {
-            (Some(base), Deletions::Guard) => {
-                let thresholds = self.options.guards.of(&dataset.name);
-                guard::judge(dataset, catalog, base, upload.first_entry(), thresholds)
-            }
-            _ => Ok(None),
         }
     }
 
@@ -367,6 +354,7 @@ impl<'s> Session<'s, '_> {
             guard::drop_held(dataset, catalog)?;
             self.end_hold()?;
         }
+        self.keep_root(snapshot.position.number);
         let _ = tidying.insert(self.store.housekeeping.begin(&dataset.name));
         outgoing.send_message(&Message::Confirmed(Confirmed { snapshot }))?;
         leftovers::forget_all(dataset, locked);
@@ -404,19 +392,5 @@ impl<'s> Session<'s, '_> {
             }
         }
         Ok(())
-    }
-
-    /// Absence never deletes: a source without any entry is a source that is not there.
-    fn guard(&self, upload: &Upload<'_>) -> Result<(), ReceiverError> {
-        let had = upload.base().map_or(0, |base| base.snapshot.entries);
-        let is_emptied = upload.entries() <= 1 && had > ONLY_ROOTS;
-        match self.options.deletions {
-            Deletions::Guard if is_emptied => Err(ReceiverError::Refused(format!(
-                "the source of dataset `{}` is empty now, the last snapshot has {had} entries; \
-                 nothing was changed on the spare",
-                self.ground.dataset.name
-            ))),
-            _ => Ok(()),
-        }
     }
 }

@@ -10,8 +10,8 @@ mod stage;
 
 use std::sync::Arc;
 
-use understudy_protocol::message::{Change, Changes, Confirm, Content};
-use understudy_protocol::{ContentHash, FailureCode, Message, ProtocolError};
+use understudy_protocol::message::{Change, Changes, Confirm, Content, SourceRoot};
+use understudy_protocol::{ContentHash, FailureCode, Message, Position, ProtocolError};
 use understudy_receiver::guard::{self, Held};
 use understudy_receiver::{ReceiverError, Reserve, Store};
 
@@ -262,6 +262,49 @@ fn a_release_that_fails_leaves_it_held() {
     release(&stage, &first).expect("release");
     assert_eq!(live(&stage), [15, 16, 17, 18, 19, 101]);
     assert_nothing_is_put_aside(&stage);
+}
+
+#[test]
+fn a_loss_that_comes_with_another_source_is_told_so_and_held_earlier() {
+    let root = |file_system, inode| {
+        Message::SourceRoot(SourceRoot {
+            file_system: Some(file_system),
+            inode,
+            born: None,
+        })
+    };
+    let mut stage = Stage::new();
+    let mut changes = vec![directory(place(0, "files"), 1), directory(place(1, "d"), 2)];
+    changes.extend((0..80).map(put));
+    stage.upload(&changes, &[root(1, 2)]);
+    // A sixth is no reason where the source is what it was, nor where it only stands elsewhere.
+    stage.upload(&removals(0..12), &[root(1, 2)]);
+    stage.upload(&removals(12..23), &[root(1, 3)]);
+    let refused = |stage: &Stage, changes: &[Change], root| {
+        stage.try_upload(changes, &[root]).expect_err("held");
+        held(stage).expect("held")
+    };
+    let held = refused(&stage, &removals(23..40), root(1, 4));
+    let told = "the source is another directory than before";
+    assert!(held.reason.contains(told), "{}", held.reason);
+    guard::reject(&stage.store, &dataset(), &held.digest.to_string()).expect("reject");
+
+    let changes = removals(23..33);
+    let held = refused(&stage, &changes, root(2, 3));
+    let told = "the source is on another file system than before";
+    assert!(held.reason.contains(told), "{}", held.reason);
+    // Little is lost: it is noted, and that is all.
+    release(&stage, &held).expect("release");
+    stage.entries = stage.after(&changes);
+    let position = stage.position.expect("snapshot");
+    stage.position = Some(Position {
+        number: position.number + 1,
+        fingerprint: held.digest,
+        ..position
+    });
+    stage.upload(&removals(33..34), &[root(3, 3)]);
+    // Whoever released it has seen where the source is.
+    stage.upload(&removals(34..44), &[root(3, 3)]);
 }
 
 /// The file of this size that is staged.

@@ -350,6 +350,16 @@ impl Directory {
         (raw.stx_mask & stat::UNIQUE_MOUNT.bits() != 0).then_some(raw.stx_mnt_id)
     }
 
+    /// A number of its file system that is made of its UUID, and so the same after every restart and on every mount; `None` where
+    /// the kernel makes it of something else.
+    pub fn lasting_file_system(&self) -> Option<u64> {
+        /// ext2 to ext4, btrfs (each subvolume has its own), ZFS; xfs tells the number of a device.
+        const OF_UUID: [u64; 3] = [0xef53, 0x9123_683e, 0x2fc1_2fc1];
+        let kind = rustix::fs::fstatfs(&self.descriptor).ok()?.f_type as u64;
+        let number = rustix::fs::fstatvfs(&self.descriptor).ok()?.f_fsid;
+        OF_UUID.contains(&kind).then_some(number)
+    }
+
     /// A path of `name` in this directory that the kernel resolves through the held descriptor.
     pub(crate) fn proc_path(&self, name: &Name) -> Vec<u8> {
         let mut path = format!("/proc/self/fd/{}/", self.descriptor.as_raw_fd()).into_bytes();

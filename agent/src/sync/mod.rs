@@ -121,6 +121,7 @@ impl Cycle<'_> {
         let (meta, anew) = self.reconcile(position)?;
         let (place, root) = ((self.source, self.context), self.root);
         lost::give_back(&wanted, place, root, self.index, self.conversation)?;
+        self.tell_root()?;
         let capture = Moment::now();
         self.context.progress.enter(Phase::Scanning);
         let base_is_empty = self.index.is_empty()?;

@@ -1,7 +1,7 @@
 //! Making the index equal to what the spare has, and remembering what the spare may have later.
 
-use understudy_protocol::message::ReadManifest;
-use understudy_protocol::{Message, Position, StateDigest};
+use understudy_protocol::message::{ReadManifest, SourceRoot};
+use understudy_protocol::{Message, Position, StateDigest, version};
 
 use super::Cycle;
 use crate::conversation::unexpected;
@@ -80,6 +80,19 @@ impl Cycle<'_> {
                 other => return Err(unexpected(&other, "Manifest")),
             }
         }
+    }
+
+    /// Tells which directory the source is.
+    pub(super) fn tell_root(&self) -> Result<(), AgentError> {
+        if self.conversation.version < version::SOURCE_ROOT {
+            return Ok(());
+        }
+        let identity = self.root_stat.identity;
+        self.conversation.tell(&Message::SourceRoot(SourceRoot {
+            file_system: self.root.lasting_file_system(),
+            inode: identity.inode,
+            born: identity.born,
+        }))
     }
 
     /// The spare may hold what was sent, until somebody releases it.

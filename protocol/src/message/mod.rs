@@ -37,8 +37,8 @@ pub use report::{
 pub use retention::{Flag, LastVerified, ListRetention, Pin, Retained, Retention, RetentionEnd};
 pub use stream::{StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume};
 pub use upload::{
-    Begin, Change, Changes, Commit, Committed, Confirm, Confirmed, Content, Piece, Ready, Timing,
-    Touch, Waited,
+    Begin, Change, Changes, Commit, Committed, Confirm, Confirmed, Content, Piece, Ready,
+    SourceRoot, Timing, Touch, Waited,
 };
 
 /// One row of the message table.
@@ -153,6 +153,7 @@ messages! {
     62 Returned(Returned) from agent: "Answers one wanted content.";
     63 Health(Health) from receiver: "What verifications and scrubs know of damage in a dataset.";
     64 Inspect(Inspect) from agent: "Asks the receiver to verify at a pace.";
+    65 SourceRoot(SourceRoot) from agent: "Which directory the source of the upload is.";
 }
 
 fn decode_all<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, ProtocolError> {
@@ -428,7 +429,8 @@ unlimited_by_type!(
     Repaired,
     ListRetention,
     RetentionEnd,
-    Returned
+    Returned,
+    SourceRoot
 );
 
 #[cfg(test)]

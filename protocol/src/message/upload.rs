@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
 use crate::digest::Fingerprint;
-use crate::entry::{Attributes, Entry};
+use crate::entry::{Attributes, Entry, Timestamp};
 #[cfg(doc)]
 use crate::limits;
 use crate::name::DatasetName;
@@ -17,6 +17,17 @@ use crate::place::Snapshot;
 pub struct Begin {
     /// The dataset; made if the store does not have it.
     pub dataset: DatasetName,
+}
+
+/// Which directory the source of an upload is: the same as long as that lives, across restarts and remounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRoot {
+    /// A number of its file system, where that has one that lasts.
+    pub file_system: Option<u64>,
+    /// Its inode.
+    pub inode: u64,
+    /// When it was made, where the file system tells.
+    pub born: Option<Timestamp>,
 }
 
 /// A part of a change set. Parts may come in any order: a change set is a set.

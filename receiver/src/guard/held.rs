@@ -1,11 +1,12 @@
 //! The file `held`: which intent waits for somebody's word, and why. Beside it, what that word does.
 
 use serde::{Deserialize, Serialize};
+use understudy_protocol::message::SourceRoot;
 use understudy_protocol::{DatasetName, Fingerprint, Position};
 use understudy_tree::durable::{self, Durability};
 
-use super::aside;
 use super::judge::Verdict;
+use super::{aside, root};
 use crate::catalog::{Catalog, Recorded};
 use crate::cycle;
 use crate::dataset::{Dataset, Locked, now_seconds};
@@ -51,6 +52,9 @@ pub struct Held {
     /// When this took the place of an earlier one, if it did.
     #[serde(default)]
     pub renewed_seconds: Option<i64>,
+    /// Which directory the source was, if the agent told.
+    #[serde(default)]
+    root: Option<SourceRoot>,
     /// What is held as long as the intent of this one is not written.
     #[serde(default)]
     former: Option<Box<Self>>,
@@ -77,7 +81,7 @@ impl Held {
 pub(crate) fn hold(
     dataset: &Dataset,
     position: Position,
-    verdict: Verdict,
+    (verdict, root): (Verdict, Option<SourceRoot>),
     former: Option<&Held>,
 ) -> Result<Held, ReceiverError> {
     let pair = |count: super::harm::Count| (count.files, count.bytes);
@@ -95,6 +99,7 @@ pub(crate) fn hold(
         total: pair(verdict.total),
         paths: verdict.harm.paths,
         renewed_seconds: former.map(|_| now),
+        root,
         former: former.map(|former| {
             Box::new(Held {
                 former: None,
@@ -185,6 +190,7 @@ pub fn release(
             _ => ReceiverError::Damaged(told),
         }
     })?;
+    root::keep(&dataset, held.number, held.root.as_ref())?;
     Ok(held)
 }
 

@@ -5,6 +5,7 @@ use understudy_protocol::DatasetName;
 use super::Thresholds;
 use super::harm::{self, Count, Harm, Subject};
 use super::ignored::Ignored;
+use super::root::Moved;
 use crate::catalog::{Catalog, Recorded};
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
@@ -19,6 +20,7 @@ pub(crate) struct Verdict {
     pub(super) reasons: Vec<String>,
     pub(super) harm: Harm,
     pub(super) total: Count,
+    pub(super) moved: Option<Moved>,
 }
 
 /// Judges a settled upload of `number`, whose rows begin at `first_entry`; `None` lets it pass.
@@ -27,8 +29,16 @@ pub(crate) fn judge(
     catalog: &Catalog,
     base: &Recorded,
     first_entry: u64,
-    thresholds: &Thresholds,
+    (thresholds, moved): (&Thresholds, Option<Moved>),
 ) -> Result<Option<Verdict>, ReceiverError> {
+    let halved;
+    let thresholds = match moved {
+        Some(Moved::FileSystem) => {
+            halved = thresholds.halved();
+            &halved
+        }
+        Some(Moved::Directory) | None => thresholds,
+    };
     let Some(live) = dataset.live()? else {
         return Ok(None);
     };
@@ -60,6 +70,7 @@ pub(crate) fn judge(
         reasons,
         harm,
         total,
+        moved,
     }))
 }
 
@@ -108,8 +119,11 @@ impl Verdict {
             .filter(|(count, _)| count.files > 0)
             .map(|(count, what)| format!("{} {what}", count.files))
             .collect();
+        let moved = self.moved.map_or(String::new(), |moved| {
+            format!("; the source is {} than before", moved.what())
+        });
         format!(
-            "a cycle of dataset `{dataset}` would harm {}: {}",
+            "a cycle of dataset `{dataset}` would harm {}: {}{moved}",
             self.reasons.join(" and "),
             parts.join(", ")
         )

@@ -10,6 +10,7 @@ mod held;
 mod ignored;
 mod judge;
 mod looks;
+pub(crate) mod root;
 
 pub use held::{Held, held, reject, release};
 pub(crate) use held::{drop_held, forget, forget_stale, hold, standing, tell};
@@ -36,6 +37,17 @@ pub struct Thresholds {
     /// Directories that do not count: a name counts wherever it is, a path with a `/` from the root of the dataset on; `*` stands for
     /// one name. A directory with a `CACHEDIR.TAG` is one as well.
     pub caches: Vec<String>,
+}
+
+impl Thresholds {
+    /// Those for a cycle whose source is on another file system than before: half of the shares.
+    fn halved(&self) -> Self {
+        Self {
+            files_percent: self.files_percent.div_ceil(2),
+            bytes_percent: self.bytes_percent.div_ceil(2),
+            ..self.clone()
+        }
+    }
 }
 
 impl Default for Thresholds {

@@ -210,6 +210,11 @@ impl Spare {
                 }
                 vec![]
             }
+            Message::SourceRoot(_) => {
+                let is_first = upload.records.is_empty() && upload.fuzzy.is_empty();
+                assert!(is_first && self.speaks(version::SOURCE_ROOT));
+                vec![]
+            }
             Message::Confirm(confirm) => {
                 assert_eq!(Some(confirm.position), self.position);
                 assert!(upload.records.is_empty(), "confirmed after changes");

@@ -1,0 +1,62 @@
+//! What the guards have to say of an upload, and what they note of it.
+
+use super::Session;
+use crate::catalog::Upload;
+use crate::error::ReceiverError;
+use crate::guard::{self, Verdict};
+use crate::serve::Deletions;
+use crate::workers::Ground;
+
+/// A main that lost everything looks like this: nothing but the roots.
+const ONLY_ROOTS: u64 = 2;
+
+impl Session<'_, '_> {
+    /// Absence never deletes: a source without any entry is a source that is not there.
+    pub(super) fn guard(&self, upload: &Upload<'_>) -> Result<(), ReceiverError> {
+        let had = upload.base().map_or(0, |base| base.snapshot.entries);
+        let is_emptied = upload.entries() <= 1 && had > ONLY_ROOTS;
+        match self.options.deletions {
+            Deletions::Guard if is_emptied => Err(ReceiverError::Refused(format!(
+                "the source of dataset `{}` is empty now, the last snapshot has {had} entries; \
+                 nothing was changed on the spare",
+                self.ground.dataset.name
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the change set would harm, if that is too much.
+    pub(super) fn judge(&self, upload: &Upload<'_>) -> Result<Option<Verdict>, ReceiverError> {
+        let Ground {
+            dataset, catalog, ..
+        } = self.ground;
+        match (upload.base(), self.options.deletions) {
+            (Some(base), Deletions::Guard) => {
+                let thresholds = self.options.guards.of(&dataset.name);
+                let moved = guard::root::moved(dataset, self.root.as_ref())?;
+                let how = (thresholds, moved);
+                guard::judge(dataset, catalog, base, upload.first_entry(), how)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The source is whole again: what was held of it is of no interest to anybody.
+    pub(super) fn end_hold(&self) -> Result<(), ReceiverError> {
+        let dataset = self.ground.dataset;
+        if self.held.is_none() {
+            return Ok(());
+        }
+        tracing::info!(dataset = %dataset.name, "what was held is dropped: a later cycle harms little");
+        guard::forget(dataset)?;
+        guard::aside::drop_all(dataset)
+    }
+
+    /// The snapshot is there; what cannot be noted now is noted by the next cycle.
+    pub(super) fn keep_root(&self, number: u64) {
+        let dataset = self.ground.dataset;
+        if let Err(error) = guard::root::keep(dataset, number, self.root.as_ref()) {
+            tracing::warn!(dataset = %dataset.name, "cannot note which directory the source is: {error}");
+        }
+    }
+}
