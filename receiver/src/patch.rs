@@ -92,6 +92,14 @@ impl Patch {
         Ok(trailer.map(|trailer| trailer.about.base))
     }
 
+    /// Start and end of what the patch in a file changes, without reading it whole; `None` if it is damaged.
+    pub(crate) fn stretches_in(file: &File) -> Result<Option<Vec<(u64, u64)>>, ReceiverError> {
+        let trailer = read_trailer(file, content::size(file)?)?;
+        Ok(trailer
+            .map(|trailer| trailer.stretches)
+            .filter(|stretches| !stretches.is_empty()))
+    }
+
     pub(crate) fn about(&self) -> &About {
         &self.trailer.about
     }

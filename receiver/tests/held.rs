@@ -307,6 +307,79 @@ fn a_loss_that_comes_with_another_source_is_told_so_and_held_earlier() {
     stage.upload(&removals(34..44), &[root(3, 3)]);
 }
 
+/// A tag as programs leave it, or something that only has its name.
+fn tag(parent: u64, text: &str) -> Change {
+    file(place(parent, "CACHEDIR.TAG"), text)
+}
+
+const SIGNATURE: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# by a program\n";
+
+#[test]
+fn what_was_a_cache_from_the_beginning_may_be_cleared() {
+    for tag in [Some(tag(2, SIGNATURE)), None] {
+        let name = if tag.is_some() { "thumbs" } else { "cache" };
+        let mut stage = Stage::new();
+        let mut changes = vec![
+            directory(place(0, "files"), 1),
+            directory(place(1, name), 2),
+        ];
+        changes.extend(tag);
+        changes.extend((0..40).map(put));
+        stage.upload(&changes, &[]);
+        // What comes into it later is as little worth.
+        stage.upload(&(40..60).map(put).collect::<Vec<_>>(), &[]);
+        stage.upload(&removals(0..60), &[]);
+    }
+}
+
+#[test]
+fn what_becomes_a_cache_just_before_counts() {
+    let made: [fn(&mut Stage); 3] = [
+        |stage| stage.upload(&[tag(2, SIGNATURE)], &[]),
+        |stage| {
+            let moved = directory(place(1, "cache"), 2);
+            stage.upload(&[moved], &[]);
+        },
+        // Every file moves into a directory that is new.
+        |stage| {
+            let mut changes = vec![directory(place(1, "cache"), 3)];
+            for number in 0..20 {
+                let from = place(2, &format!("f{number}"));
+                changes.push(Change::Put {
+                    place: place(3, &format!("f{number}")),
+                    entry: stage.entries[&from].clone(),
+                    content: Content::Keep(from.clone()),
+                });
+                changes.push(Change::Remove { place: from });
+            }
+            stage.upload(&changes, &[]);
+        },
+    ];
+    for (number, make) in made.into_iter().enumerate() {
+        let mut stage = with_files();
+        make(&mut stage);
+        let parent = if number == 2 { 3 } else { 2 };
+        let removal = |number| Change::Remove {
+            place: place(parent, &format!("f{number}")),
+        };
+        let held = assert_held(&stage, &(0..20).map(removal).collect::<Vec<_>>());
+        assert_eq!(held.removed.0, 20, "{number}");
+    }
+}
+
+#[test]
+fn a_tag_without_its_signature_is_none() {
+    let mut stage = Stage::new();
+    let mut changes = vec![directory(place(0, "files"), 1), directory(place(1, "d"), 2)];
+    changes.push(tag(
+        2,
+        "this is a cache, believe me, it really is one of them",
+    ));
+    changes.extend((0..20).map(put));
+    stage.upload(&changes, &[]);
+    assert_held(&stage, &removals(0..20));
+}
+
 /// The file of this size that is staged.
 fn file_below(directory: &std::path::Path, size: u64) -> std::path::PathBuf {
     let mut directories = vec![directory.to_owned()];

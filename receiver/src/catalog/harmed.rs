@@ -59,16 +59,35 @@ impl Catalog {
         visit: impl FnMut(Added) -> Result<(), ReceiverError>,
     ) -> Result<(), ReceiverError> {
         let sql = "SELECT id, parent, name, entry, origin FROM entry WHERE id >= ?2 AND since = ?1 AND kind = 0";
-        let read = |row: &rusqlite::Row<'_>| {
-            let id: i64 = row.get(0)?;
-            Ok(Added {
-                id: id as u64,
-                place: place_from(row, 1)?,
-                entry: decoded(row, 3)?,
-                is_staged: row.get::<_, i64>(4)? == id,
-            })
-        };
-        self.each(sql, params![number as i64, first_entry as i64], read, visit)
+        self.each(
+            sql,
+            params![number as i64, first_entry as i64],
+            added_from,
+            visit,
+        )
+    }
+
+    /// The first file rows that begin with snapshot `number` in a directory, with a name from `first` on and before `end`.
+    pub(crate) fn files_put_between(
+        &self,
+        (number, parent): (u64, DirectoryId),
+        (first, end): (&[u8], &[u8]),
+        most: usize,
+    ) -> Result<Vec<Added>, ReceiverError> {
+        let sql = "SELECT id, parent, name, entry, origin FROM entry \
+                   WHERE parent = ?1 AND name >= ?2 AND name < ?3 AND since = ?4 AND kind = 0 ORDER BY name LIMIT ?5";
+        let parent = parent.0 as i64;
+        let mut found = Vec::new();
+        self.each(
+            sql,
+            params![parent, first, end, number as i64, most as i64],
+            added_from,
+            |added| {
+                found.push(added);
+                Ok(())
+            },
+        )?;
+        Ok(found)
     }
 
     /// Calls `visit` with the directory and the size of each file of snapshot `at`, which may be one that is being uploaded on.
@@ -86,6 +105,16 @@ impl Catalog {
             visit(parent, size)
         })
     }
+}
+
+fn added_from(row: &rusqlite::Row<'_>) -> rusqlite::Result<Added> {
+    let id: i64 = row.get(0)?;
+    Ok(Added {
+        id: id as u64,
+        place: place_from(row, 1)?,
+        entry: decoded(row, 3)?,
+        is_staged: row.get::<_, i64>(4)? == id,
+    })
 }
 
 fn decoded(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Entry> {

@@ -1,29 +1,27 @@
 //! Counting what a settled upload harms: files that are removed, emptied or turned into noise, and have no successor.
 
-use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::hash::{BuildHasher, RandomState};
 
 use understudy_protocol::{DirectoryId, Entry, Node, Place, escape};
 use understudy_tree::Directory;
 
 use super::ignored::Ignored;
 use super::looks::{self, Looks};
+use super::successors::Successors;
 use crate::catalog::{Catalog, Ended};
 use crate::error::ReceiverError;
+use crate::names;
+use crate::patch::Patch;
 use crate::resolve::Handles;
 use crate::shelves::{NewDirectories, Shelves};
 
+/// Stretches of a patch that are looked at.
+const STRETCHES: usize = 4;
 /// Paths that are told of.
 const PATHS: usize = 20;
-/// Successors that are remembered, about 100 bytes each; more do not excuse anything.
-const SUCCESSORS: usize = 1_000_000;
-
-/// Names that are looked at for one that goes on after another.
-const BESIDE: usize = 64;
 
 /// A file of so many bytes counts as emptied if less than this part of it is left.
-const SHRUNK: u64 = 64;
+pub(super) const SHRUNK: u64 = 64;
 /// Smaller files may shrink as they like.
 const WORTH_BYTES: u64 = 1024;
 
@@ -113,24 +111,26 @@ pub(super) fn count(
     let mut successors = Successors::find(subject, &mut samples)?;
     let mut harm = Harm::default();
     subject.catalog.files_ended(subject.number, |ended| {
-        if is_same(&ended) || ignored.contains(ended.place.parent)? {
+        if is_same(&ended) || ignored.passes(&ended)? {
             return Ok(());
         }
         let size = ended.former.size_bytes();
-        let counted = match &ended.now {
+        let (counted, bytes) = match &ended.now {
             Some((id, now)) if matches!(now.node, Node::File { .. }) => {
                 match samples.spoilt(&ended, *id, now)? {
-                    Some(Spoilt::Emptied) => &mut harm.emptied,
-                    Some(Spoilt::Noise) => &mut harm.noise,
+                    Some(Spoilt::Emptied) => (&mut harm.emptied, size),
+                    Some(Spoilt::Noise(bytes)) => (&mut harm.noise, bytes),
                     None => return Ok(()),
                 }
             }
-            _ => &mut harm.removed,
+            _ => (&mut harm.removed, size),
         };
-        if is_elsewhere(subject, &ended.former)? || successors.take(&ended.place, size) {
+        if is_elsewhere(subject, &ended.former)?
+            || successors.take(&mut samples, &ended.place, size)?
+        {
             return Ok(());
         }
-        counted.add(size);
+        counted.add(bytes);
         if harm.paths.len() < PATHS {
             harm.paths.push(samples.path(&ended.place)?);
         }
@@ -160,13 +160,15 @@ fn is_elsewhere(subject: &Subject<'_>, former: &Entry) -> Result<bool, ReceiverE
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Spoilt {
     Emptied,
-    Noise,
+    /// With how many bytes.
+    Noise(u64),
 }
 
 /// Reads samples of contents before and after.
-struct Samples<'a> {
+pub(super) struct Samples<'a> {
     live: Handles<'a>,
     shelves: Shelves,
+    patches: Directory,
     new_directories: NewDirectories<'a>,
 }
 
@@ -176,6 +178,7 @@ impl<'a> Samples<'a> {
         Ok(Self {
             live: Handles::new(subject.live, subject.catalog, base),
             shelves: Shelves::open(subject.control)?,
+            patches: subject.control.ensure_directory(&names::PATCHES)?,
             new_directories: NewDirectories::new(Some((subject.catalog, base))),
         })
     }
@@ -195,19 +198,17 @@ impl<'a> Samples<'a> {
             return Ok(Some(Spoilt::Emptied));
         }
         let looks_now = match self.staged(id, &ended.place, now)? {
-            None | Some(Looks::Plain) => return Ok(None),
+            None => return self.patched(id, &ended.place),
+            Some(Looks::Plain) => return Ok(None),
             Some(looks) => looks,
         };
-        let file = match self.live.get(ended.place.parent) {
-            Ok(directory) => directory.open_file(&ended.place.name).ok(),
-            Err(_) => None,
-        };
+        let file = self.live_file(&ended.place);
         // What cannot be read tells nothing; that is the business of `verify`.
         let former = file.and_then(|file| looks::of_file(&file, size).ok());
         Ok(match (former, looks_now) {
             (Some(Looks::Plain | Looks::Packed), Looks::Noise)
             // Nobody packs a file under its own name.
-            | (Some(Looks::Plain), Looks::Packed) => Some(Spoilt::Noise),
+            | (Some(Looks::Plain), Looks::Packed) => Some(Spoilt::Noise(size)),
             (Some(Looks::Plain | Looks::Packed | Looks::Noise), Looks::Blank) => {
                 Some(Spoilt::Emptied)
             }
@@ -215,8 +216,40 @@ impl<'a> Samples<'a> {
         })
     }
 
-    /// What a staged file looks like; `None` if it is none: a further name of another one, or a patch, which leaves most as it was.
-    fn staged(
+    fn live_file(&mut self, place: &Place) -> Option<File> {
+        let directory = self.live.get(place.parent).ok()?;
+        directory.open_file(&place.name).ok()
+    }
+
+    /// Whether a patch writes noise over what had structure, wherever that can be compared. It leaves most of the file as it was; so
+    /// only what it writes counts as bytes, and many such files tell more than one.
+    fn patched(&mut self, id: u64, place: &Place) -> Result<Option<Spoilt>, ReceiverError> {
+        let Ok(patch) = self.patches.open_file(&names::number(id)) else {
+            return Ok(None);
+        };
+        let (Some(stretches), Some(former)) = (Patch::stretches_in(&patch)?, self.live_file(place))
+        else {
+            return Ok(None);
+        };
+        let mut is_noise = false;
+        for &(start, end) in stretches
+            .iter()
+            .step_by(stretches.len().div_ceil(STRETCHES))
+        {
+            let now = looks::of_stretch(&patch, start, end)?;
+            // What cannot be read tells nothing.
+            match (looks::of_stretch(&former, start, end).ok().flatten(), now) {
+                (Some(Looks::Plain | Looks::Packed), Some(Looks::Noise)) => is_noise = true,
+                (Some(Looks::Plain), Some(_)) => return Ok(None),
+                _ => {}
+            }
+        }
+        let bytes = stretches.iter().map(|(start, end)| end - start).sum();
+        Ok(is_noise.then_some(Spoilt::Noise(bytes)))
+    }
+
+    /// What a staged file looks like; `None` if it is none: a further name of another one, or a patch.
+    pub(super) fn staged(
         &mut self,
         id: u64,
         place: &Place,
@@ -242,83 +275,5 @@ impl<'a> Samples<'a> {
         Ok(escape(
             shown.strip_prefix("files/").unwrap_or(&shown).as_bytes(),
         ))
-    }
-}
-
-/// New files that stand in for others: of the same name in another directory, as in the next release of an application, or
-/// of a name that goes on after the old one in the same directory, as rotated logs have.
-struct Successors {
-    hasher: RandomState,
-    /// By name: how many, and the size of the largest.
-    elsewhere: HashMap<u64, (u32, u64)>,
-    /// By directory and name: the size.
-    beside: HashMap<DirectoryId, BTreeMap<Vec<u8>, u64>>,
-    remembered: usize,
-}
-
-impl Successors {
-    fn find(subject: &Subject<'_>, samples: &mut Samples<'_>) -> Result<Self, ReceiverError> {
-        let mut found = Self {
-            hasher: RandomState::new(),
-            elsewhere: HashMap::new(),
-            beside: HashMap::new(),
-            remembered: 0,
-        };
-        let catalog = subject.catalog;
-        catalog.files_put(subject.number, subject.first_entry, |put| {
-            let size = put.entry.size_bytes();
-            // What was there before is no news: its content is found where it is.
-            if size == 0 || !put.is_staged || found.remembered >= SUCCESSORS {
-                return Ok(());
-            }
-            let looks = samples.staged(put.id, &put.place, &put.entry)?;
-            if !matches!(looks, Some(Looks::Noise | Looks::Blank)) {
-                let is_new = catalog.row(&put.place, subject.number - 1)?.is_none();
-                found.remember(&put.place, size, is_new);
-            }
-            Ok(())
-        })?;
-        Ok(found)
-    }
-
-    fn remember(&mut self, place: &Place, size: u64, is_new: bool) {
-        self.remembered += 1;
-        let name = place.name.as_bytes();
-        if is_new {
-            let hash = self.hasher.hash_one(name);
-            let (count, largest) = self.elsewhere.entry(hash).or_default();
-            *count += 1;
-            *largest = size.max(*largest);
-        }
-        let beside = self.beside.entry(place.parent).or_default();
-        beside.insert(name.to_vec(), size);
-    }
-
-    /// Whether there is one for a file of `size` bytes that stood at `place`; each stands in for one file.
-    fn take(&mut self, place: &Place, size: u64) -> bool {
-        let least = size / SHRUNK;
-        let name = place.name.as_bytes();
-        let hash = self.hasher.hash_one(name);
-        if let Some((left, largest)) = self.elsewhere.get_mut(&hash)
-            && *left > 0
-            && *largest >= least
-        {
-            *left -= 1;
-            return true;
-        }
-        let Some(beside) = self.beside.get_mut(&place.parent) else {
-            return false;
-        };
-        let mut after = beside.range(name.to_vec()..).take(BESIDE);
-        let goes_on = |(other, size): &(&Vec<u8>, &u64)| {
-            let rest = other.strip_prefix(name).and_then(|rest| rest.first());
-            let is_separated = rest.is_some_and(|next| matches!(next, b'.' | b'-' | b'_' | b'~'));
-            is_separated && **size >= least
-        };
-        let Some((found, _)) = after.find(goes_on) else {
-            return false;
-        };
-        let found = found.clone();
-        beside.remove(&found).is_some()
     }
 }

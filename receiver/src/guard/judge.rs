@@ -59,7 +59,7 @@ pub(crate) fn judge(
         return Ok(None);
     }
     let base_number = base.snapshot.position.number;
-    let mut ignored = Ignored::new(catalog, base_number, &thresholds.caches);
+    let mut ignored = Ignored::new(catalog, &live, base_number, &thresholds.caches)?;
     let total = harm::total(&subject, &mut ignored)?;
     if reasons(bound, total, thresholds).is_empty() {
         return Ok(None);

@@ -58,6 +58,16 @@ pub(super) fn of_file(file: &File, size: u64) -> Result<Looks, TreeError> {
     Ok(of(&begin, &middle))
 }
 
+/// Looks at the begin of a stretch of a file; `None` if nothing is there.
+pub(super) fn of_stretch(file: &File, start: u64, end: u64) -> Result<Option<Looks>, TreeError> {
+    let mut bytes = sample(file, start)?;
+    let length = usize::try_from(end - start).unwrap_or(usize::MAX);
+    bytes.truncate(length);
+    // Bytes that are all the same are nothing to be lost, or gained.
+    let looks = of(&bytes, &[]);
+    Ok((!bytes.is_empty() && looks != Looks::Blank).then_some(looks))
+}
+
 fn sample(file: &File, offset: u64) -> Result<Vec<u8>, TreeError> {
     let mut bytes = vec![0; SAMPLE_BYTES];
     let length = content::read_at(file, offset, &mut bytes)?;

@@ -11,6 +11,7 @@ mod ignored;
 mod judge;
 mod looks;
 pub(crate) mod root;
+mod successors;
 
 pub use held::{Held, held, reject, release};
 pub(crate) use held::{drop_held, forget, forget_stale, hold, standing, tell};
