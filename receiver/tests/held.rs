@@ -10,12 +10,14 @@ mod stage;
 
 use std::sync::Arc;
 
-use understudy_protocol::message::{Change, Changes, Confirm, Content, SourceRoot};
-use understudy_protocol::{ContentHash, FailureCode, Message, Position, ProtocolError};
+use understudy_protocol::message::{
+    Change, Changes, Confirm, Content, SourceRoot, StreamBase, StreamBlock, StreamCopy, StreamEnd,
+};
+use understudy_protocol::{ContentHash, FailureCode, Message, Node, Position, ProtocolError};
 use understudy_receiver::guard::{self, Held};
 use understudy_receiver::{ReceiverError, Reserve, Store};
 
-use stage::{Stage, begin, dataset, digest, directory, file, hear, place, send};
+use stage::{Stage, begin, dataset, digest, directory, entry, file, hear, place, send};
 
 fn text(number: u32) -> String {
     format!("{number} ").repeat(50)
@@ -378,6 +380,107 @@ fn a_tag_without_its_signature_is_none() {
     changes.extend((0..20).map(put));
     stage.upload(&changes, &[]);
     assert_held(&stage, &removals(0..20));
+}
+
+const LARGE: usize = 4 << 20;
+const STEP: usize = 256 << 10;
+const PAGE: usize = 4096;
+
+fn large(number: u64, content: &[u8]) -> Change {
+    let (size, hash) = (content.len() as u64, ContentHash::of(content));
+    Change::Put {
+        place: place(1, &format!("image{number}")),
+        entry: entry(Node::File { size, hash }),
+        content: Content::Stream(number),
+    }
+}
+
+fn block(stream: u64, offset: usize, data: &[u8]) -> Message {
+    Message::StreamBlock(StreamBlock {
+        stream,
+        offset: offset as u64,
+        data: data.to_vec().into(),
+    })
+}
+
+fn end(stream: u64, content: &[u8]) -> Message {
+    Message::StreamEnd(StreamEnd {
+        stream,
+        size: content.len() as u64,
+        hash: ContentHash::of(content),
+    })
+}
+
+/// One page in many is another one.
+fn patched(stage: &Stage, page: impl Fn(usize) -> Vec<u8>) -> Result<Position, ProtocolError> {
+    let (mut content, mut stretches) = (lines(LARGE), Vec::new());
+    for offset in (PAGE..LARGE).step_by(STEP) {
+        let new = page(offset);
+        content[offset..offset + PAGE].copy_from_slice(&new);
+        stretches.push((offset, new));
+    }
+    let (mut changes, mut messages) = (Vec::new(), Vec::new());
+    for number in 1..=12 {
+        changes.push(large(number, &content));
+        messages.push(Message::StreamBase(StreamBase {
+            stream: number,
+            place: place(1, &format!("image{number}")),
+        }));
+        let mut position = 0;
+        let mut copy = |to: usize| {
+            let copied = Message::StreamCopy(StreamCopy {
+                stream: number,
+                offset: position as u64,
+                from: position as u64,
+                length: (to - position) as u64,
+            });
+            position = to + PAGE;
+            copied
+        };
+        for (offset, new) in &stretches {
+            messages.extend([copy(*offset), block(number, *offset, new)]);
+        }
+        messages.extend([copy(LARGE), end(number, &content)]);
+    }
+    stage.try_upload(&changes, &messages)
+}
+
+fn lines(length: usize) -> Vec<u8> {
+    let lines = (0..).flat_map(|line| format!("line {line} of a file\n").into_bytes());
+    lines.take(length).collect()
+}
+
+#[test]
+fn many_files_of_which_a_little_becomes_noise_are_held() {
+    let mut stage = Stage::new();
+    let content = lines(LARGE);
+    let (mut changes, mut messages) = (vec![directory(place(0, "files"), 1)], Vec::new());
+    for number in 1..=12 {
+        changes.push(large(number, &content));
+        for (index, data) in content.chunks(STEP).enumerate() {
+            messages.push(block(number, index * STEP, data));
+        }
+        messages.push(end(number, &content));
+    }
+    stage.upload(&changes, &messages);
+    let noise = |offset: usize| {
+        let mut page = vec![0; PAGE];
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&offset.to_le_bytes());
+        hasher.finalize_xof().fill(&mut page);
+        page
+    };
+    patched(&stage, noise).expect_err("held");
+    let held = held(&stage).expect("held");
+    // Where the file system shares blocks there are no patches, but files, of which two places are looked at.
+    let patches = std::fs::read_dir(stage.path(".understudy/patches")).expect("list");
+    assert_eq!((patches.count(), held.noise.0), (12, 12));
+    assert_eq!(held.noise.1, 12 * (LARGE / STEP * PAGE) as u64);
+    guard::reject(&stage.store, &dataset(), &held.digest.to_string()).expect("reject");
+    patched(&stage, |_| {
+        b"another line of text\n".repeat(200)[..PAGE].to_vec()
+    })
+    .expect("as usual");
 }
 
 /// The file of this size that is staged.
