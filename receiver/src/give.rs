@@ -14,9 +14,10 @@ use understudy_tree::content::{self, HoleyHasher};
 
 use crate::catalog::{Recorded, Row, Telling};
 use crate::cycle;
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, Reading};
 use crate::error::ReceiverError;
 use crate::library::Library;
+use crate::serve::Lease;
 
 /// Sends all entries of a snapshot, directories before what they hold.
 pub(crate) fn manifest(
@@ -102,14 +103,15 @@ impl Batch {
     }
 }
 
-/// Answers `Want` and `WantRest` until the other side hangs up.
+/// Answers `Want` and `WantRest` until the other side hangs up. Nothing that is read is removed as long as it goes on asking.
 pub(crate) fn serve(
-    dataset: &Dataset,
+    (dataset, reading): (&Dataset, Reading),
     snapshot: &Recorded,
-    spoken: u32,
+    (spoken, lease): (u32, Lease),
     incoming: &mut Incoming,
     outgoing: &Outgoing,
 ) -> Result<(), ReceiverError> {
+    let mut reading = Some(reading);
     let at = snapshot.snapshot.position.number;
     let mut giver = Giver {
         dataset,
@@ -119,7 +121,20 @@ pub(crate) fn serve(
         stream: 0,
     };
     loop {
-        match incoming.receive_message() {
+        let message = match &reading {
+            Some(_) => match incoming.receive_message_within(lease.0) {
+                Ok(None) => {
+                    reading = None;
+                    continue;
+                }
+                message => message.transpose().unwrap_or(Err(ProtocolError::Cut)),
+            },
+            None => incoming.receive_message(),
+        };
+        if reading.is_none() && message.is_ok() {
+            reading = Some(read_again(dataset, snapshot)?);
+        }
+        match message {
             Err(ProtocolError::Cut) => return Ok(()),
             Ok(Message::Want(want)) => giver.give(&want)?,
             Ok(Message::WantRest(rest)) if spoken >= version::REST => giver.give_rest(&rest)?,
@@ -133,6 +148,24 @@ pub(crate) fn serve(
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// After a silence in which the snapshot may have been removed.
+fn read_again(dataset: &Dataset, snapshot: &Recorded) -> Result<Reading, ReceiverError> {
+    let reading = dataset.reading()?;
+    let number = snapshot.snapshot.position.number;
+    let found = match dataset.read_catalog()? {
+        Some(catalog) => catalog.snapshot(number)?,
+        None => None,
+    };
+    let is_same = |found: Recorded| found.snapshot.position == snapshot.snapshot.position;
+    if found.is_some_and(is_same) {
+        return Ok(reading);
+    }
+    Err(ReceiverError::NotFound(format!(
+        "snapshot {number} of dataset `{}` was removed while nothing was asked of it",
+        dataset.name
+    )))
 }
 
 struct Giver<'a> {

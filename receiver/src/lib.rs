@@ -51,6 +51,6 @@ mod waiting;
 mod workers;
 
 pub use error::ReceiverError;
-pub use serve::{AfterFirst, Deletions, SessionOptions, serve};
+pub use serve::{AfterFirst, Deletions, Lease, SessionOptions, serve};
 pub use space::Reserve;
 pub use store::Store;

@@ -1,6 +1,7 @@
 //! A session: what one connection may ask for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use understudy_protocol::message::{DatasetStatus, Datasets, List, Noted};
 use understudy_protocol::transport::{Channel, Outgoing};
@@ -35,6 +36,16 @@ pub enum AfterFirst {
     FillShadow,
 }
 
+/// How long an agent that reads a snapshot may ask for nothing before that may be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease(pub Duration);
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self(Duration::from_secs(30 * 60))
+    }
+}
+
 /// How sessions of a receiver behave; never set by the peer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SessionOptions {
@@ -46,6 +57,8 @@ pub struct SessionOptions {
     pub guards: Arc<Guards>,
     /// What uploads leave free.
     pub reserve: Reserve,
+    /// See [`Lease`].
+    pub lease: Lease,
 }
 
 /// Serves one connection until the other side is done; blocks. A failure was told to the other side before
@@ -106,14 +119,16 @@ fn converse(
             }
             Message::ReadManifest(request) => {
                 let dataset = existing(store, &request.dataset)?;
-                let _reading = dataset.reading()?;
+                let reading = dataset.reading()?;
                 let snapshot = give::manifest(&dataset, &request, telling, outgoing)?;
-                return give::serve(&dataset, &snapshot, spoken, incoming, outgoing);
+                let (read, how) = ((&dataset, reading), (spoken, options.lease));
+                return give::serve(read, &snapshot, how, incoming, outgoing);
             }
             Message::Locate(request) if spoken >= version::BROWSE => {
-                let _reading = existing(store, &request.dataset)?.reading()?;
+                let reading = existing(store, &request.dataset)?.reading()?;
                 let (dataset, snapshot) = browse::locate(store, &request, outgoing)?;
-                return give::serve(&dataset, &snapshot, spoken, incoming, outgoing);
+                let (read, how) = ((&dataset, reading), (spoken, options.lease));
+                return give::serve(read, &snapshot, how, incoming, outgoing);
             }
             other if spoken >= version::BROWSE => browse::serve(store, &other, outgoing)?,
             other => {

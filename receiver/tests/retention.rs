@@ -15,7 +15,9 @@ use understudy_protocol::message::{
     Change, Content, Fuzzy, FuzzyFile, List, ListFuzzy, ListRetention, ReadManifest, Retained,
     StreamBase, StreamBlock, StreamCopy, StreamEnd, Touch, Verify, Want,
 };
-use understudy_protocol::{ContentHash, Entry, Message, Node, Place};
+use understudy_protocol::transport::Channel;
+use understudy_protocol::{ContentHash, Entry, FailureCode, Message, Node, Place, ProtocolError};
+use understudy_receiver::Lease;
 use understudy_receiver::retention::{
     Grace, Mode, Moment, ObstacleKind, Policies, Policy, Pruned, Request, Trust, compress_all, pin,
     prune, unpin,
@@ -761,6 +763,64 @@ fn a_snapshot_that_is_being_read_is_not_removed() {
 }
 
 #[test]
+fn a_reader_that_asks_for_nothing_does_not_keep_what_expires_for_ever() {
+    let mut history = aged();
+    history.prune();
+    history.now += 3600;
+    history.stage.options.lease = Lease(Duration::ZERO);
+    let read = |channel: &mut Channel, number| {
+        let request = ReadManifest {
+            dataset: dataset(),
+            number: Some(number),
+        };
+        send(channel, &Message::ReadManifest(request));
+        while !matches!(hear(channel).expect("manifest"), Message::ManifestEnd(_)) {}
+    };
+    let want = |channel: &mut Channel| {
+        let places = vec![doubted()];
+        send(channel, &Message::Want(Want { places }));
+        hear(channel)
+    };
+    let head = history.head();
+    history.stage.talk(|idle| {
+        read(idle, 1);
+        history.stage.talk(|other| {
+            read(other, head);
+            // Until both have been silent for long enough.
+            while history
+                .request(Mode::Act, &history.moment())
+                .obstacle
+                .is_some_and(|obstacle| obstacle.kind == ObstacleKind::Reader)
+            {
+                std::thread::yield_now();
+            }
+            // What is still there is given.
+            assert!(matches!(want(other), Ok(Message::Given(_))));
+        });
+        match want(idle) {
+            Err(ProtocolError::Failed(failure)) => assert_eq!(failure.code, FailureCode::NotFound),
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+#[test]
+fn the_ballast_is_whole_or_made_anew() {
+    let mut history = aged();
+    let ballast = history.stage.path(".understudy/ballast");
+    history.prune();
+    assert_eq!(ballast.metadata().expect("there").len(), 1 << 20);
+    let file = std::fs::File::options()
+        .write(true)
+        .open(&ballast)
+        .expect("open");
+    file.set_len(1000).expect("cut");
+    history.now += 3600;
+    history.prune();
+    assert_eq!(ballast.metadata().expect("there").len(), 1 << 20);
+}
+
+#[test]
 fn the_twins_go_on_when_the_snapshot_before_the_newest_is_gone() {
     let mut history = aged();
     // Much of each is of that snapshot only.
@@ -1000,6 +1060,59 @@ fn a_compressed_content_that_is_damaged_is_found_and_not_given() {
     }
     std::fs::write(&path, sound).expect("repair");
     history.check_verify();
+}
+
+#[test]
+fn a_version_of_which_nobody_knows_how_many_patches_lead_to_it_is_kept_whole() {
+    let mut history = History::new(strict());
+    let mut content: Vec<u8> = (0..SIZE).map(|at| (at / 1000) as u8).collect();
+    let mut former = Vec::new();
+    let mut change = |history: &mut History, state: u8| {
+        content[9 * PAGE..10 * PAGE].fill(state);
+        patch(history, &former, &content);
+        former.clone_from(&content);
+    };
+    change(&mut history, 1);
+    change(&mut history, 2);
+    for number in 0..3 {
+        history.sync(&[text("f", &number.to_string())], &[], false);
+    }
+    // The row of the first version goes with all snapshots that had it.
+    for _ in 0..3 {
+        history.now += 2 * 3600;
+        history.prune();
+    }
+    assert_eq!(history.copies.len(), 1);
+    change(&mut history, 3);
+    for number in 3..6 {
+        history.sync(&[text("f", &number.to_string())], &[], false);
+    }
+    assert_eq!(objects(&history), (1, 0));
+    // The next one leads to what is known again.
+    change(&mut history, 4);
+    for number in 6..9 {
+        history.sync(&[text("f", &number.to_string())], &[], false);
+    }
+    assert_eq!(objects(&history), (1, 1));
+    // Everything is there still, and comes back.
+    history.now += 2 * 3600;
+    assert_eq!(history.prune().removed, []);
+}
+
+/// How many contents of large files are kept whole, and how many as patches.
+fn objects(history: &History) -> (usize, usize) {
+    let (mut whole, mut patches) = (0, 0);
+    for shelf in std::fs::read_dir(history.stage.path(".understudy/objects")).expect("list") {
+        for object in std::fs::read_dir(shelf.expect("shelf").path()).expect("list") {
+            let object = object.expect("object");
+            match object.path().extension() {
+                Some(_) => patches += 1,
+                None if object.metadata().expect("stat").len() == SIZE as u64 => whole += 1,
+                None => {}
+            }
+        }
+    }
+    (whole, patches)
 }
 
 #[test]

@@ -27,8 +27,8 @@ pub(crate) struct Acknowledge {
 
 /// Show the cycles that a guard holds, on the spare
 ///
-/// A cycle that would remove, empty or turn into noise too much of a dataset is held: it is staged, nothing is changed, and nothing newer is
-/// taken until somebody decides. The thresholds are in the part `[guard]` of the receiver's configuration.
+/// A cycle that would remove, empty or turn into noise too much of a dataset is held: it is staged, and nothing is changed
+/// until somebody decides. A later cycle takes its place, or ends the hold if it harms little. The thresholds are in the part `[guard]` of the receiver's configuration.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:

@@ -116,6 +116,7 @@ pub(crate) fn run(arguments: Receiver, session: &Session) -> Result<Report, Comm
             after_first: AfterFirst::FillShadow,
             guards: Arc::new(guards),
             reserve,
+            ..SessionOptions::default()
         };
         let alerting = Alerting::start(Arc::clone(&store), alerts, session.runtime.clone())?;
         announce(&bound.to_string(), session.output.format);

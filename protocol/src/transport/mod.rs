@@ -3,6 +3,7 @@
 //! The only module that knows tokio. Both sides get the same [`Channel`], whose calls block: sessions run on
 //! threads of their own, and dropping a channel is what ends the tasks behind it.
 
+mod patience;
 pub mod tcp;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::frame::Frame;
 use crate::lane::{ReceivingLanes, SendingLanes};
 use crate::message::Message;
 use crate::version::{self, Hello};
+use patience::recv_within;
 
 /// Frames in flight per direction: enough to overlap work, few enough to bound memory (about 16 MiB).
 const FRAMES: usize = 16;
@@ -109,6 +111,24 @@ impl Incoming {
             Some(lanes) => lanes.open(frame),
             None => Ok(frame),
         }
+    }
+
+    /// As [`Self::receive_message`], but waits for at most `limit`; `None` if nothing came.
+    pub fn receive_message_within(
+        &mut self,
+        limit: Duration,
+    ) -> Result<Option<Message>, ProtocolError> {
+        if self.at_hand.is_empty() {
+            let began = Instant::now();
+            let next = recv_within(&mut self.frames, limit);
+            self.waited += began.elapsed();
+            match next {
+                None => return Ok(None),
+                Some(None) => return Err(ProtocolError::Cut),
+                Some(Some(frame)) => self.at_hand.push(frame),
+            }
+        }
+        self.receive_message().map(Some)
     }
 
     /// Whether the next frame has come already: [`Incoming::receive`] does not block then.

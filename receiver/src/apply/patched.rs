@@ -130,6 +130,10 @@ impl Transformation<'_> {
                 Some(before) => self.catalog.row(&row.place, before)?,
                 None => None,
             };
+            // What was before was removed, and with it how many patches there are: begun anew, they would never end.
+            if before.is_none() && since > 1 && self.catalog.snapshot(since - 1)?.is_none() {
+                return Ok((RUN, 0));
+            }
             let Some((before, (_, content))) =
                 before.and_then(|row| row.entry.content().map(|content| (row, content)))
             else {

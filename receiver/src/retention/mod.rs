@@ -3,6 +3,7 @@
 //!
 //! Only somebody on the spare can shorten history: nothing here is reached by a message. Must not know how people are told.
 
+mod ballast;
 mod check;
 mod cold;
 mod intent;

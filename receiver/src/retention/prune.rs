@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::intent::{Intent, State};
 use super::removal::Removal;
-use super::{Grace, Mode, Moment, Policies, Pruned, Request, Trust, check, sweep};
+use super::{Grace, Mode, Moment, Policies, Pruned, Request, Trust, ballast, check, sweep};
 use crate::catalog::{Catalog, RetentionChange, Swept};
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
@@ -21,13 +21,17 @@ pub fn prune(
 ) -> Result<Pruned, ReceiverError> {
     let dataset = existing(store, name)?;
     let started = Instant::now();
-    if request.mode == Mode::Act {
-        Removal::make_room_early(store, &dataset)?;
-    }
-    let Some(catalog) = dataset.read_catalog()? else {
+    let read = match read(&dataset) {
+        // On a disk that is full, reading a catalog needs room as well.
+        Err(error) if request.mode == Mode::Act && ballast::may_help(store, &error) => {
+            ballast::drop_from(&dataset)?;
+            read(&dataset)?
+        }
+        read => read?,
+    };
+    let Some((catalog, state)) = read else {
         return Ok(Pruned::nothing(name));
     };
-    let state = State::read(&dataset, &catalog)?;
     if let Some(obstacle) = state.clock_obstacle(request) {
         return Ok(Pruned::stopped(name, obstacle));
     }
@@ -49,6 +53,14 @@ pub fn prune(
             Removal::new(store, &dataset, &request).run()
         }
     }
+}
+
+fn read(dataset: &Dataset) -> Result<Option<(Catalog, State)>, ReceiverError> {
+    let Some(catalog) = dataset.read_catalog()? else {
+        return Ok(None);
+    };
+    let state = State::read(dataset, &catalog)?;
+    Ok(Some((catalog, state)))
 }
 
 /// What would be done.

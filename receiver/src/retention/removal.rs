@@ -5,19 +5,19 @@
 
 use std::time::{Duration, Instant};
 
-use understudy_tree::{content, crash_point};
+use understudy_tree::crash_point;
 
-use super::check;
 use super::intent::{Intent, State};
-use super::sweep::{self, Garbage, Newest, Sweep};
+use super::sweep::{self, Back, Garbage, Newest, Sweep};
 use super::{Obstacle, ObstacleKind, Pruned, Request};
+use super::{ballast, check};
 use crate::catalog::{Catalog, Needed, RetentionChange, Swept};
 use crate::dataset::{Dataset, Locked};
 use crate::error::ReceiverError;
 use crate::history::Objects;
 use crate::housekeeping::Tidying;
 use crate::store::Store;
-use crate::{leftovers, names, recover};
+use crate::{leftovers, recover};
 
 /// How long a batch may hold the lock of the dataset: an upload waits for it for a second.
 const TURN: Duration = Duration::from_millis(200);
@@ -25,10 +25,6 @@ const TURN: Duration = Duration::from_millis(200);
 const ROWS: usize = 1000;
 /// Between two batches whoever waits for the lock gets it.
 const PAUSE: Duration = Duration::from_millis(30);
-/// How often objects are looked at anew because a snapshot was committed meanwhile.
-const TRIES: u32 = 3;
-/// Room for the transaction that makes snapshots go, kept for a disk that is full.
-const BALLAST_BYTES: u64 = 1 << 20;
 
 /// The right to change the dataset for a moment. The lock goes first: whoever interrupted this wants it.
 struct Turn<'a> {
@@ -39,8 +35,6 @@ struct Turn<'a> {
 /// How a phase ended.
 enum End {
     Done,
-    /// A snapshot was committed meanwhile.
-    Outdated,
     Stopped(Obstacle),
 }
 
@@ -66,7 +60,7 @@ impl<'a> Removal<'a> {
             return Ok(Pruned::stopped(&self.dataset.name, busy()));
         };
         let started = match self.begin(&turn) {
-            Err(error) if self.lacks_space(&error) => {
+            Err(error) if ballast::may_help(self.store, &error) => {
                 self.make_room(&turn)?;
                 self.begin(&turn)
             }
@@ -77,7 +71,7 @@ impl<'a> Removal<'a> {
         if pruned.obstacle.is_none() && swept == Swept::Unfinished {
             pruned.obstacle = self.finish(&mut pruned)?;
         }
-        self.keep_ballast()?;
+        ballast::keep(self.store, self.dataset);
         Ok(pruned)
     }
 
@@ -125,19 +119,12 @@ impl<'a> Removal<'a> {
         // Holds whatever is committed meanwhile, which is newer.
         let needed = needed(&catalog)?;
         drop(catalog);
-        let mut end = End::Outdated;
-        for _ in 0..TRIES {
-            end = self.sweep(pruned)?;
-            if !matches!(end, End::Outdated) {
-                break;
-            }
-        }
+        let mut end = self.sweep(pruned)?;
         if matches!(end, End::Done) {
             end = self.remove_rows(&needed)?;
         }
         match end {
             End::Done => Ok(None),
-            End::Outdated => Ok(Some(busy())),
             End::Stopped(obstacle) => Ok(Some(obstacle)),
         }
     }
@@ -150,19 +137,30 @@ impl<'a> Removal<'a> {
             Ok(sweep) => sweep,
             Err(obstacle) => return Ok(End::Stopped(obstacle)),
         };
+        drop(catalog);
+        self.remove_objects(&sweep, pruned)
+    }
+
+    /// Removes what a sweep found, turn by turn, whatever is committed in between.
+    fn remove_objects(&self, sweep: &Sweep, pruned: &mut Pruned) -> Result<End, ReceiverError> {
         let objects = Objects::open(&self.dataset.control)?;
         let mut left = sweep.garbage.iter();
+        let mut back = Back::default();
         while !left.as_slice().is_empty() {
             let Some(turn) = self.turn()? else {
                 return Ok(End::Stopped(busy()));
             };
-            if !self.holds(&sweep)? {
-                return Ok(End::Outdated);
-            }
-            self.remove_some(&objects, &mut left, &turn, pruned)?;
-            drop(turn);
-            // A power cut must not bring back what leads to something that is gone.
+            let Some(catalog) = self.dataset.read_catalog()? else {
+                return Ok(End::Done);
+            };
+            let needed = needed(&catalog)?;
+            let is_outdated = Newest::read(&catalog)? != sweep.newest;
+            let is_back =
+                |garbage: &Garbage| Ok(is_outdated && back.has(&catalog, &needed, garbage)?);
+            self.remove_some(&objects, &mut left, (&turn, is_back), pruned)?;
+            // A power cut must not bring back what leads to something that is gone; nor may anybody build on it before.
             self.dataset.sync()?;
+            drop(turn);
             if !left.as_slice().is_empty() {
                 std::thread::park_timeout(PAUSE);
             }
@@ -175,27 +173,24 @@ impl<'a> Removal<'a> {
         &self,
         objects: &Objects,
         left: &mut std::slice::Iter<'_, Garbage>,
-        turn: &Turn<'_>,
+        (turn, mut is_back): (
+            &Turn<'_>,
+            impl FnMut(&Garbage) -> Result<bool, ReceiverError>,
+        ),
         pruned: &mut Pruned,
     ) -> Result<(), ReceiverError> {
         let started = Instant::now();
         for garbage in left {
-            crash_point!("prune.object");
-            objects.remove(garbage.hash, garbage.form)?;
-            pruned.freed.add(garbage.freed);
+            if !is_back(garbage)? {
+                crash_point!("prune.object");
+                objects.remove(garbage.hash, garbage.form)?;
+                pruned.freed.add(garbage.freed);
+            }
             if started.elapsed() > TURN || turn.tidying.stop.is_asked_for() {
                 break;
             }
         }
         Ok(())
-    }
-
-    /// Whether no snapshot was committed since the objects were looked at.
-    fn holds(&self, sweep: &Sweep) -> Result<bool, ReceiverError> {
-        let Some(catalog) = self.dataset.read_catalog()? else {
-            return Ok(false);
-        };
-        Ok(Newest::read(&catalog)? == sweep.newest)
     }
 
     fn remove_rows(&self, needed: &Needed) -> Result<End, ReceiverError> {
@@ -235,53 +230,14 @@ impl<'a> Removal<'a> {
         }
     }
 
-    /// Whether an error is, or may come of, a full disk. SQLite does not always say so.
-    fn lacks_space(&self, error: &ReceiverError) -> bool {
-        let is_full = || self.store.free_bytes() < BALLAST_BYTES;
-        matches!(error, ReceiverError::NoSpace(_))
-            || matches!(error, ReceiverError::Catalog { .. }) && is_full()
-    }
-
-    /// Gives up everything that nobody will miss.
+    /// Gives up what nobody will miss; the ballast only if that is not enough.
     fn make_room(&self, turn: &Turn<'_>) -> Result<(), ReceiverError> {
-        drop_ballast(self.dataset)?;
         leftovers::drop_all(self.dataset, &turn.locked)?;
-        self.store.drop_all_leftovers()
-    }
-
-    /// On a disk that is full, reading a catalog needs room as well.
-    pub(super) fn make_room_early(store: &Store, dataset: &Dataset) -> Result<(), ReceiverError> {
-        if store.free_bytes() < BALLAST_BYTES {
-            drop_ballast(dataset)?;
+        self.store.drop_all_leftovers()?;
+        if ballast::is_full(self.store) {
+            ballast::drop_from(self.dataset)?;
         }
         Ok(())
-    }
-
-    /// Keeps room for the next time that the disk is full.
-    fn keep_ballast(&self) -> Result<(), ReceiverError> {
-        let control = &self.dataset.control;
-        if self.store.free_bytes() < 16 * BALLAST_BYTES
-            || control.stat_if_present(&names::BALLAST)?.is_some()
-        {
-            return Ok(());
-        }
-        let file = match control.create_file(&names::BALLAST) {
-            // Another process made it at the same moment.
-            Err(error) if error.errno() == Some(rustix::io::Errno::EXIST) => return Ok(()),
-            file => file?,
-        };
-        // No file system makes a hole of it, or compresses it much.
-        let noise: Vec<u8> = (0..BALLAST_BYTES / 32)
-            .flat_map(|block| *blake3::hash(&block.to_le_bytes()).as_bytes())
-            .collect();
-        Ok(content::write_at(&file, 0, &noise)?)
-    }
-}
-
-fn drop_ballast(dataset: &Dataset) -> Result<(), ReceiverError> {
-    match dataset.control.remove_file(&names::BALLAST) {
-        Err(error) if !error.is_gone() => Err(error.into()),
-        _ => Ok(()),
     }
 }
 
@@ -312,3 +268,6 @@ fn busy() -> Obstacle {
         "somebody is working on the dataset, an upload for instance: the rest follows later";
     Obstacle::new(ObstacleKind::Busy, reason)
 }
+
+#[cfg(test)]
+mod tests;

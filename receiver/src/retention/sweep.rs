@@ -22,12 +22,15 @@ use crate::patch::Patch;
 pub(super) struct Garbage {
     pub(super) hash: ContentHash,
     pub(super) form: Form,
+    /// What a patch is applied to.
+    pub(super) base: Option<ContentHash>,
     /// What is gained by removing it.
     pub(super) freed: Freed,
 }
 
-/// Objects that nothing needs, in the order in which they go. It holds as long as no snapshot is committed, or becomes pending:
-/// only that adds rows or patches that lead to anything but the newest snapshots.
+/// Objects that nothing needs, in the order in which they go. All of it holds as long as no snapshot is committed, or becomes
+/// pending: only that adds rows or patches that lead to anything but the newest snapshots. After that a content may be back; what its
+/// patch leads to is then needed as well.
 #[derive(Debug)]
 pub(super) struct Sweep {
     pub(super) newest: Newest,
@@ -48,6 +51,30 @@ impl Newest {
             head: catalog.head()?.map(position),
             pending: catalog.pending()?.map(position),
         })
+    }
+}
+
+/// What of a sweep is needed after all, once snapshots were committed since it was planned.
+#[derive(Debug, Default)]
+pub(super) struct Back(HashSet<ContentHash>);
+
+impl Back {
+    /// Whether an object is; those before it in the sweep must have been asked for.
+    ///
+    /// What a patch that was made since leads to has a row, for it is the content that took the place of another.
+    pub(super) fn has(
+        &mut self,
+        catalog: &Catalog,
+        needed: &Needed,
+        garbage: &Garbage,
+    ) -> Result<bool, ReceiverError> {
+        let is_back =
+            self.0.contains(&garbage.hash) || catalog.needs_content(garbage.hash, needed)?;
+        if is_back {
+            self.0.insert(garbage.hash);
+            self.0.extend(garbage.base);
+        }
+        Ok(is_back)
     }
 }
 
@@ -179,7 +206,13 @@ fn in_order(unwanted: &HashMap<ContentHash, Object>) -> Vec<Garbage> {
         let forms = forms
             .into_iter()
             .filter_map(|(form, freed)| Some((form, freed?)));
-        garbage.extend(forms.map(|(form, freed)| Garbage { hash, form, freed }));
+        let base = object.base;
+        garbage.extend(forms.map(|(form, freed)| Garbage {
+            hash,
+            form,
+            base: base.filter(|_| form == Form::Patch),
+            freed,
+        }));
         if let Some(base) = object.base
             && let Some(count) = leading.get_mut(&base)
         {

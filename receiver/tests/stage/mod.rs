@@ -18,6 +18,7 @@ pub(crate) struct Stage {
     pub(crate) entries: BTreeMap<Place, Entry>,
     pub(crate) position: Option<Position>,
     pub(crate) version: u32,
+    pub(crate) options: SessionOptions,
     scratch: tempfile::TempDir,
 }
 
@@ -80,6 +81,7 @@ impl Stage {
             entries: BTreeMap::new(),
             position: None,
             version: NEWEST,
+            options: SessionOptions::default(),
             scratch,
         }
     }
@@ -92,8 +94,8 @@ impl Stage {
     /// Has a session, after the greeting.
     pub(crate) fn talk<T>(&self, talk: impl FnOnce(&mut Channel) -> T) -> T {
         let (mut ours, theirs) = in_process();
-        let store = Arc::clone(&self.store);
-        let session = std::thread::spawn(move || serve(store, theirs, SessionOptions::default()));
+        let (store, options) = (Arc::clone(&self.store), self.options.clone());
+        let session = std::thread::spawn(move || serve(store, theirs, options));
         let hello = Hello {
             newest: self.version,
             ..Hello::ours()
