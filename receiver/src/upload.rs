@@ -4,9 +4,7 @@ mod guarded;
 
 use std::time::Instant;
 
-use understudy_protocol::message::{
-    Begin, Commit, Committed, Confirm, Confirmed, Ready, SourceRoot,
-};
+use understudy_protocol::message::{Begin, Commit, Committed, Confirm, Confirmed, Ready};
 use understudy_protocol::transport::{Incoming, Outgoing};
 use understudy_protocol::{Frame, Message, Position, ProtocolError, Snapshot, version};
 use understudy_tree::crash_point;
@@ -16,6 +14,7 @@ use crate::catalog::{Catalog, Recorded, Telling, Upload};
 use crate::cycle::{self, Stopwatch};
 use crate::dataset::{Dataset, Locked, now_seconds};
 use crate::error::ReceiverError;
+use crate::guard::root::Root;
 use crate::guard::{self, Held};
 use crate::housekeeping::Tidying;
 use crate::leftovers::{self, Leftovers};
@@ -118,7 +117,7 @@ fn converse(
                 give::manifest(&dataset, &request, Telling::of(spoken), outgoing).map(drop)?;
             }
             Message::SourceRoot(told) if spoken >= version::SOURCE_ROOT && root.is_none() => {
-                root = Some(told);
+                root = Some(told.into());
             }
             Message::Confirm(confirm) => return session.confirm(&confirm, outgoing, &mut tidying),
             Message::Commit(commit) => {
@@ -188,7 +187,7 @@ struct Session<'s, 'a> {
     /// What is held of the dataset, and stays so until this upload is sealed or confirmed.
     held: Option<&'a Held>,
     /// Which directory the source is, if the agent told.
-    root: Option<SourceRoot>,
+    root: Option<Root>,
 }
 
 impl<'s> Session<'s, '_> {
@@ -285,17 +284,7 @@ impl<'s> Session<'s, '_> {
             as_of_seconds: as_of(now, commit.elapsed_milliseconds),
             first_entry: 0,
         };
-        let held = match (verdict, self.held) {
-            // The same again.
-            (Some(_), Some(held)) if held.digest == position.fingerprint => {
-                return Err(guard::tell(&dataset.name, held));
-            }
-            (Some(verdict), former) => {
-                let why = (verdict, self.root);
-                Some(guard::hold(dataset, position, why, former)?)
-            }
-            (None, _) => None,
-        };
+        let held = self.hold(verdict, position)?;
         crash_point!("receiver.held");
         let pending = stopwatch.time("log", || upload.seal(pending, Telling::of(spoken)))?;
         drop(upload);
@@ -307,22 +296,17 @@ impl<'s> Session<'s, '_> {
         }
         leftovers::close(dataset)?;
         self.end_hold()?;
-        match cycle::commit(dataset, catalog, locked, &pending, &mut stopwatch) {
-            Ok(committed) => {
-                self.observed.is_good(committed.as_of_seconds);
-                self.keep_root(position.number);
-                Ok(Committed {
-                    snapshot: committed.snapshot,
-                    timings: stopwatch.into_timings(),
-                })
-            }
-            Err(error) => {
-                if !recover::is_live(dataset, &pending)? {
-                    cycle::abandon(dataset, catalog, &pending)?;
-                }
-                Err(error)
-            }
+        let committed = cycle::commit(dataset, catalog, locked, &pending, &mut stopwatch);
+        if committed.is_err() && !recover::is_live(dataset, &pending)? {
+            cycle::abandon(dataset, catalog, &pending)?;
         }
+        let committed = committed?;
+        self.observed.is_good(committed.as_of_seconds);
+        self.keep_root(position.number);
+        Ok(Committed {
+            snapshot: committed.snapshot,
+            timings: stopwatch.into_timings(),
+        })
     }
 
     /// A sync that failed in another session while this one began may have been for what this one took.

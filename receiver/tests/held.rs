@@ -13,7 +13,9 @@ use std::sync::Arc;
 use understudy_protocol::message::{
     Change, Changes, Confirm, Content, SourceRoot, StreamBase, StreamBlock, StreamCopy, StreamEnd,
 };
-use understudy_protocol::{ContentHash, FailureCode, Message, Node, Position, ProtocolError};
+use understudy_protocol::{
+    ContentHash, FailureCode, Message, Node, Position, ProtocolError, Timestamp,
+};
 use understudy_receiver::guard::{self, Held};
 use understudy_receiver::{ReceiverError, Reserve, Store};
 
@@ -272,7 +274,10 @@ fn a_loss_that_comes_with_another_source_is_told_so_and_held_earlier() {
         Message::SourceRoot(SourceRoot {
             file_system: Some(file_system),
             inode,
-            born: None,
+            born: Some(Timestamp {
+                seconds: 1,
+                nanoseconds: 5,
+            }),
         })
     };
     let mut stage = Stage::new();

@@ -1,12 +1,12 @@
 //! The file `held`: which intent waits for somebody's word, and why. Beside it, what that word does.
 
 use serde::{Deserialize, Serialize};
-use understudy_protocol::message::SourceRoot;
 use understudy_protocol::{DatasetName, Fingerprint, Position};
 use understudy_tree::durable::{self, Durability};
 
+use super::aside;
 use super::judge::Verdict;
-use super::{aside, root};
+use super::root::{self, Root};
 use crate::catalog::{Catalog, Recorded};
 use crate::cycle;
 use crate::dataset::{Dataset, Locked, now_seconds};
@@ -54,7 +54,7 @@ pub struct Held {
     pub renewed_seconds: Option<i64>,
     /// Which directory the source was, if the agent told.
     #[serde(default)]
-    root: Option<SourceRoot>,
+    root: Option<Root>,
     /// What is held as long as the intent of this one is not written.
     #[serde(default)]
     former: Option<Box<Self>>,
@@ -81,7 +81,7 @@ impl Held {
 pub(crate) fn hold(
     dataset: &Dataset,
     position: Position,
-    (verdict, root): (Verdict, Option<SourceRoot>),
+    (verdict, root): (Verdict, Option<Root>),
     former: Option<&Held>,
 ) -> Result<Held, ReceiverError> {
     let pair = |count: super::harm::Count| (count.files, count.bytes);

@@ -19,7 +19,26 @@ struct Kept {
     format: u32,
     /// The first snapshot that was captured of it.
     since: u64,
-    root: SourceRoot,
+    root: Root,
+}
+
+/// A source root as it is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Root {
+    file_system: Option<u64>,
+    inode: u64,
+    /// Seconds since 1970, and nanoseconds.
+    born: Option<(i64, u32)>,
+}
+
+impl From<SourceRoot> for Root {
+    fn from(told: SourceRoot) -> Self {
+        Self {
+            file_system: told.file_system,
+            inode: told.inode,
+            born: told.born.map(|born| (born.seconds, born.nanoseconds)),
+        }
+    }
 }
 
 /// How the source of an upload is another directory than that of the snapshot before.
@@ -40,7 +59,7 @@ impl Moved {
         }
     }
 
-    fn between(before: &SourceRoot, now: &SourceRoot) -> Option<Self> {
+    fn between(before: &Root, now: &Root) -> Option<Self> {
         let differ = |before: Option<u64>, now: Option<u64>| before.zip(now).map(|(a, b)| a != b);
         if differ(before.file_system, now.file_system) == Some(true) {
             return Some(Self::FileSystem);
@@ -51,10 +70,7 @@ impl Moved {
 }
 
 /// Whether the source is another directory than it was; `None` where nobody knows.
-pub(crate) fn moved(
-    dataset: &Dataset,
-    now: Option<&SourceRoot>,
-) -> Result<Option<Moved>, ReceiverError> {
+pub(crate) fn moved(dataset: &Dataset, now: Option<&Root>) -> Result<Option<Moved>, ReceiverError> {
     let kept = read(dataset)?;
     Ok(kept
         .zip(now)
@@ -65,7 +81,7 @@ pub(crate) fn moved(
 pub(crate) fn keep(
     dataset: &Dataset,
     number: u64,
-    root: Option<&SourceRoot>,
+    root: Option<&Root>,
 ) -> Result<(), ReceiverError> {
     let Some(root) = root else {
         return Ok(());
@@ -100,20 +116,18 @@ fn read(dataset: &Dataset) -> Result<Option<Kept>, ReceiverError> {
 
 #[cfg(test)]
 mod tests {
-    use understudy_protocol::Timestamp;
-
     use super::*;
+
+    fn root(file_system: Option<u64>, inode: u64, born: Option<i64>) -> Root {
+        Root {
+            file_system,
+            inode,
+            born: born.map(|seconds| (seconds, 5)),
+        }
+    }
 
     #[test]
     fn only_what_both_sides_know_tells_two_directories_apart() {
-        let root = |file_system, inode, born: Option<i64>| SourceRoot {
-            file_system,
-            inode,
-            born: born.map(|seconds| Timestamp {
-                seconds,
-                nanoseconds: 0,
-            }),
-        };
         let before = root(Some(1), 2, Some(3));
         for (now, expected) in [
             (before, None),
@@ -124,5 +138,17 @@ mod tests {
         ] {
             assert_eq!(Moved::between(&before, &now), expected, "{now:?}");
         }
+    }
+
+    #[test]
+    fn what_is_kept_is_understood_again() {
+        let kept = Kept {
+            format: FORMAT,
+            since: 4,
+            root: root(Some(1), 2, Some(3)),
+        };
+        let content = serde_json::to_vec_pretty(&kept).expect("encode");
+        let read: Kept = serde_json::from_slice(&content).expect("decode");
+        assert_eq!(read.root, kept.root);
     }
 }

@@ -1,9 +1,11 @@
 //! What the guards have to say of an upload, and what they note of it.
 
+use understudy_protocol::Position;
+
 use super::Session;
 use crate::catalog::Upload;
 use crate::error::ReceiverError;
-use crate::guard::{self, Verdict};
+use crate::guard::{self, Held, Verdict};
 use crate::serve::Deletions;
 use crate::workers::Ground;
 
@@ -38,6 +40,25 @@ impl Session<'_, '_> {
                 guard::judge(dataset, catalog, base, upload.first_entry(), how)
             }
             _ => Ok(None),
+        }
+    }
+
+    /// Notes that the upload is held, if it is to be, in the place of what is.
+    pub(super) fn hold(
+        &self,
+        verdict: Option<Verdict>,
+        position: Position,
+    ) -> Result<Option<Held>, ReceiverError> {
+        let dataset = self.ground.dataset;
+        match (verdict, self.held) {
+            // The same again.
+            (Some(_), Some(held)) if held.digest == position.fingerprint => {
+                Err(guard::tell(&dataset.name, held))
+            }
+            (Some(verdict), former) => {
+                guard::hold(dataset, position, (verdict, self.root), former).map(Some)
+            }
+            (None, _) => Ok(None),
         }
     }
 
