@@ -264,6 +264,49 @@ fn a_receiver_that_dies_around_the_decision_holds_or_has_nothing() {
     }
 }
 
+#[test]
+fn a_release_that_dies_leaves_it_held_or_has_applied_it() {
+    let stage = Stage::new(Kind::Tcp);
+    make_site(&stage, &mut Random::new(8));
+    stage.sync_and_judge();
+    let before = facts(&stage.live());
+    remove_pages(&stage);
+    page(&stage.source, "pages/new.html", 1007);
+    assert_held(&stage, &before, &stage.sync().outcome());
+    let shown = held(&stage);
+    let release = |shown: &Value, point: &str| {
+        let digest = shown["digest"].as_str().unwrap();
+        let run = on_spare(&stage, &["release", DATASET, &digest[..12]]);
+        let outcome = run.failing(&format!("{point}=return")).outcome();
+        assert_ne!(outcome.code, Some(0), "{point}");
+    };
+    for point in ["receiver.built", "receiver.synced"] {
+        release(&shown, point);
+        judge::untouched(&before, &stage.live());
+        assert_eq!(held(&stage), shown, "{point}");
+        // Nor does the next cycle make it more or less.
+        assert_held(&stage, &before, &stage.sync().outcome());
+        assert_eq!(held(&stage), shown, "{point}");
+    }
+    release(&shown, "receiver.switched");
+    judge::same(&stage.source, &stage.live());
+    assert_eq!(stage.sync().data()["committed"], false);
+    assert_eq!(
+        on_spare(&stage, &["held"]).data()["held"],
+        serde_json::json!([])
+    );
+
+    fs::remove_dir_all(stage.source.join("releases")).unwrap();
+    assert_eq!(stage.sync().outcome().code, HELD);
+    release(&held(&stage), "receiver.released");
+    judge::same(&stage.source, &stage.live());
+    write(&stage.source, "pages/other.html", b"one more\n");
+    stage.sync_and_judge();
+    assert!(!stage.dataset().join(".understudy/held.staged").exists());
+    let verified = stage.ask("verify").outcome();
+    assert_eq!(verified.code, Some(0), "{}", verified.said());
+}
+
 type Change = (&'static str, fn(&Path, &mut Random));
 
 const ATTACKS: [Change; 14] = [
