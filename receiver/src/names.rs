@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use understudy_protocol::Name;
+use understudy_protocol::{Fingerprint, Name};
 
 fn fixed(text: &str) -> Name {
     #[expect(
@@ -52,6 +52,11 @@ names! {
     COMPRESSING = "compressing";
     ASIDE = "held.staged";
     SOURCE = "source";
+}
+
+/// A digest as a name: what is staged for a held cycle.
+pub(crate) fn digest(digest: Fingerprint) -> Name {
+    fixed(&digest.to_string())
 }
 
 /// A number as a name: directories in limbo, files in staging.

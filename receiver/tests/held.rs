@@ -140,6 +140,16 @@ fn a_later_cycle_takes_the_place_of_the_held_one_and_nothing_is_sent_twice() {
 }
 
 #[test]
+fn what_is_staged_takes_the_place_of_nothing() {
+    let stage = with_files();
+    assert_held(&stage, &removals(0..15));
+    let changes = [removals(0..15), vec![put(101)]].concat();
+    let second = assert_held(&stage, &changes);
+    release(&stage, &second).expect("release");
+    assert_eq!(live(&stage), [15, 16, 17, 18, 19, 101]);
+}
+
+#[test]
 fn a_file_that_is_held_with_other_attributes_is_copied() {
     let stage = with_files();
     let one = put(101);

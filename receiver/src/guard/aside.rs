@@ -1,7 +1,7 @@
 //! Where what was staged for a held cycle waits, so that later cycles can be staged meanwhile.
 //!
-//! It is the staging directory itself, renamed, and named by the first row of the intent: whatever stands there under another
-//! number belongs to a cycle that another one has taken the place of. An intent without such a directory has its files in staging.
+//! It is the staging directory itself, renamed, and named by the digest of the intent: whatever stands there under another name
+//! belongs to a cycle that another one has taken the place of. An intent without such a directory has its files in staging.
 
 use understudy_protocol::Name;
 use understudy_tree::{Directory, Kind, remove};
@@ -12,7 +12,7 @@ use crate::error::ReceiverError;
 use crate::{leftovers, names};
 
 fn name_of(pending: &Recorded) -> Name {
-    names::number(pending.first_entry)
+    names::digest(pending.snapshot.position.fingerprint)
 }
 
 /// What was staged for an intent, if it was put aside.
