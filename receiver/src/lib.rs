@@ -3,6 +3,10 @@
 //! Data flows one way: session -> staging -> intent -> shadow tree -> live tree -> history. Nothing here knows
 //! the agent; both meet only in the protocol. `docs/storage.md` describes what lies on disk.
 
+// Tests of this crate's own modules share the stage of the others.
+#[cfg(test)]
+extern crate self as understudy_receiver;
+
 pub mod alert;
 mod apply;
 mod arriving;

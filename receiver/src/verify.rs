@@ -6,6 +6,8 @@ mod history;
 mod live;
 mod mend;
 mod reading;
+#[cfg(test)]
+mod tests;
 mod twin;
 
 use std::collections::HashSet;
