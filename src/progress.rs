@@ -6,10 +6,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use understudy_agent::{Phase, Progress};
+use understudy_agent::{Outlook, Phase, Progress};
 
 use crate::arguments::Output;
-use crate::remaining::Watch;
 use crate::report;
 use crate::words;
 
@@ -32,10 +31,10 @@ impl Line {
         let (stop, stopped) = sync_channel(1);
         let thread = std::thread::spawn(move || {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            let (mut drawn, mut watch) = (None, Watch::default());
+            let (mut drawn, mut outlook) = (None, Outlook::default());
             while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                watch.look(&progress);
-                draw(&bar, &progress, &watch, &mut drawn);
+                outlook.look(&progress);
+                draw(&bar, &progress, &outlook, &mut drawn);
             }
             bar.finish_and_clear();
         });
@@ -64,11 +63,16 @@ enum Shape {
     Rate,
     /// With rate and estimate.
     Bar,
-    /// With the rate and the estimate of a [`Watch`].
+    /// With the rate and the estimate of a [`Outlook`].
     Remaining,
 }
 
-fn draw(bar: &ProgressBar, progress: &Progress, watch: &Watch, drawn: &mut Option<(Phase, Shape)>) {
+fn draw(
+    bar: &ProgressBar,
+    progress: &Progress,
+    outlook: &Outlook,
+    drawn: &mut Option<(Phase, Shape)>,
+) {
     let phase = progress.phase();
     let (done, total) = (progress.bytes_done(), progress.bytes_total());
     let shape = match phase {
@@ -85,7 +89,7 @@ fn draw(bar: &ProgressBar, progress: &Progress, watch: &Watch, drawn: &mut Optio
         bar.set_length(total);
     }
     if shape == Shape::Remaining {
-        bar.set_prefix(remaining(progress, watch));
+        bar.set_prefix(remaining(progress, outlook));
     }
     bar.set_position(done);
     bar.set_message(message(phase, progress));
@@ -107,11 +111,11 @@ fn style(shape: Shape) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
-fn remaining(progress: &Progress, watch: &Watch) -> String {
-    let rate = watch
+fn remaining(progress: &Progress, outlook: &Outlook) -> String {
+    let rate = outlook
         .bytes_per_second()
         .map_or_else(String::new, |rate| format!("{}/s", words::size(rate)));
-    match watch.seconds(progress) {
+    match outlook.seconds(progress) {
         Some(seconds) => format!("{rate}  {} left", words::span(seconds.round() as i64)),
         None => rate,
     }

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use understudy_protocol::message::{
-    Datasets, Finding, FuzzyFile, Inspect, List, ListFuzzy, Repair, Repaired, Repairing, Trouble,
-    Verified, Verify,
+    Datasets, Finding, FuzzyFile, Inspect, List, ListFuzzy, Oversee, Overseen, Repair, Repaired,
+    Repairing, Trouble, Verified, Verify,
 };
 use understudy_protocol::transport::Channel;
 use understudy_protocol::{DatasetName, Message, RelPath, version};
@@ -91,6 +91,22 @@ fn fuzzy_of(
         all.insert(one.name.clone(), files);
     }
     Ok(all)
+}
+
+/// Which restores run, and how the spare's disk fills; `None` if the spare is too old to tell.
+pub fn oversee(channel: Channel) -> Result<Option<Overseen>, AgentError> {
+    let conversation = Conversation::open(channel, &Cancel::default())?;
+    if conversation.version < version::OVERSEE {
+        return Ok(None);
+    }
+    let ask = || {
+        conversation.tell(&Message::Oversee(Oversee {}))?;
+        match conversation.hear()? {
+            Message::Overseen(overseen) => Ok(Some(overseen)),
+            other => Err(unexpected(&other, "Overseen")),
+        }
+    };
+    ask().map_err(|error| conversation.explain(error))
 }
 
 /// How the spare is to verify.

@@ -41,7 +41,7 @@ impl Costs {
 
 /// Learns from work that is being done.
 #[derive(Debug, Clone, Default)]
-pub struct Estimate {
+pub(crate) struct Estimate {
     /// What was told last: seconds, files and bytes since the beginning.
     last: (f64, u64, u64),
     all: Sums,
@@ -62,7 +62,7 @@ struct Sums {
 
 impl Estimate {
     /// So much was done, in so many seconds: all of it since the beginning.
-    pub fn observe(&mut self, seconds: f64, files: u64, bytes: u64) {
+    pub(crate) fn observe(&mut self, seconds: f64, files: u64, bytes: u64) {
         let (before, files_before, bytes_before) = self.last;
         let took = seconds - before;
         if took <= 0.0 {
@@ -77,7 +77,7 @@ impl Estimate {
     }
 
     /// What files and bytes cost, if there is ground to say.
-    pub fn costs(&self) -> Option<Costs> {
+    pub(crate) fn costs(&self) -> Option<Costs> {
         let usual = self.all.xt + self.all.yt;
         if self.all.t < LEAST_SECONDS || usual <= 0.0 {
             return None;
@@ -98,7 +98,7 @@ impl Estimate {
     }
 
     /// How long the rest takes, in seconds.
-    pub fn remaining(&self, files: u64, bytes: u64) -> Option<f64> {
+    pub(crate) fn remaining(&self, files: u64, bytes: u64) -> Option<f64> {
         self.costs().map(|costs| costs.seconds(files, bytes))
     }
 }

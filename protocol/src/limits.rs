@@ -68,3 +68,5 @@ pub const TEXT_BYTES: usize = 4096;
 
 /// Most lost contents that a receiver asks an agent for in one upload: the agent reads a file for each, before anything else.
 pub const WANTED: usize = 256;
+/// Restores told of at once: with the longest text each they fit a frame.
+pub const RESTORES: usize = 100;

@@ -17,6 +17,7 @@ use crate::cycle;
 use crate::dataset::{Dataset, Reading};
 use crate::error::ReceiverError;
 use crate::library::Library;
+use crate::restores::Running;
 use crate::serve::Lease;
 
 /// Sends all entries of a snapshot, directories before what they hold.
@@ -103,11 +104,20 @@ impl Batch {
     }
 }
 
+/// What contents are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To restore: others may see how far that is.
+    Restore,
+    /// To look at one of them.
+    Look,
+}
+
 /// Answers `Want` and `WantRest` until the other side hangs up. Nothing that is read is removed as long as it goes on asking.
 pub(crate) fn serve(
     (dataset, reading): (&Dataset, Reading),
     snapshot: &Recorded,
-    (spoken, lease): (u32, Lease),
+    (spoken, lease, purpose): (u32, Lease, Purpose),
     incoming: &mut Incoming,
     outgoing: &Outgoing,
 ) -> Result<(), ReceiverError> {
@@ -119,6 +129,7 @@ pub(crate) fn serve(
         encoder: outgoing.encoder(),
         outgoing,
         stream: 0,
+        running: (purpose == Purpose::Restore).then(|| Running::new(dataset, at)),
     };
     loop {
         let message = match &reading {
@@ -138,6 +149,11 @@ pub(crate) fn serve(
             Err(ProtocolError::Cut) => return Ok(()),
             Ok(Message::Want(want)) => giver.give(&want)?,
             Ok(Message::WantRest(rest)) if spoken >= version::REST => giver.give_rest(&rest)?,
+            Ok(Message::Restoring(told)) if spoken >= version::OVERSEE => {
+                if let Some(running) = &mut giver.running {
+                    running.hear(told);
+                }
+            }
             Ok(other) => {
                 return Err(ProtocolError::Unexpected {
                     got: other.name(),
@@ -174,6 +190,7 @@ struct Giver<'a> {
     encoder: Encoder,
     outgoing: &'a Outgoing,
     stream: u64,
+    running: Option<Running<'a>>,
 }
 
 impl Giver<'_> {
@@ -232,8 +249,17 @@ impl Giver<'_> {
             })
     }
 
+    /// Others may see that so much was given.
+    fn gave(&mut self, files: u64, bytes: u64) {
+        if let Some(running) = &mut self.running {
+            running.gave(files, bytes);
+        }
+    }
+
     fn send_small(&mut self, contents: &mut Vec<(Place, Bytes)>) -> Result<(), ReceiverError> {
         if !contents.is_empty() {
+            let bytes = contents.iter().map(|(_, bytes)| bytes.0.len() as u64);
+            self.gave(contents.len() as u64, bytes.sum());
             let given = Given {
                 contents: std::mem::take(contents),
             };
@@ -276,6 +302,7 @@ impl Giver<'_> {
                     data: Bytes(data),
                 };
                 offset += got as u64;
+                self.gave(0, got as u64);
                 self.outgoing
                     .send(self.encoder.encode(&Message::StreamBlock(block))?)?;
             }
@@ -285,6 +312,7 @@ impl Giver<'_> {
         }
         let end = Message::StreamEnd(StreamEnd { stream, size, hash });
         self.outgoing.send(self.encoder.encode(&end)?)?;
+        self.gave(1, 0);
         Ok(())
     }
 }

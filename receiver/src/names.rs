@@ -22,6 +22,7 @@ names! {
     STORE_FORMAT = "understudy.store";
     ALERTS = "understudy.alerts";
     ALERTS_LOCK = "understudy.alerts.lock";
+    SPACE = "understudy.space";
     LIVE = "live";
     SNAPSHOT = "SNAPSHOT";
     CONTROL = ".understudy";
@@ -52,6 +53,8 @@ names! {
     COMPRESSING = "compressing";
     ASIDE = "held.staged";
     SOURCE = "source";
+    RESTORES = "restores";
+    RESTORE = "restore";
 }
 
 /// A digest as a name: what is staged for a held cycle.

@@ -10,11 +10,12 @@ use understudy_protocol::{DatasetName, Message, ProtocolError, version};
 use crate::catalog::Telling;
 use crate::dataset::{Dataset, now_seconds};
 use crate::error::ReceiverError;
+use crate::give::Purpose;
 use crate::guard::{self, Guards};
 use crate::space::Reserve;
 use crate::store::Store;
 use crate::verify::Asked;
-use crate::{browse, fuzzy, give, retention, upload, verify};
+use crate::{browse, filling, fuzzy, give, retention, upload, verify};
 
 /// What the receiver does with a change set that removes everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -101,7 +102,12 @@ fn converse(
         }
         match message {
             Message::Begin(begin) => {
-                return upload::serve(store, &begin, spoken, incoming, outgoing, options);
+                let served = upload::serve(store, &begin, spoken, incoming, outgoing, options);
+                // A store without a receiver that runs all the time learns from its uploads.
+                if let Err(error) = filling::note(store) {
+                    tracing::debug!("cannot note how full the disk is: {error}");
+                }
+                return served;
             }
             Message::List(list) => {
                 outgoing.send_message(&Message::Datasets(datasets(store, &list)?))?;
@@ -121,14 +127,24 @@ fn converse(
                 let dataset = existing(store, &request.dataset)?;
                 let reading = dataset.reading()?;
                 let snapshot = give::manifest(&dataset, &request, telling, outgoing)?;
-                let (read, how) = ((&dataset, reading), (spoken, options.lease));
+                let (read, how) = (
+                    (&dataset, reading),
+                    (spoken, options.lease, Purpose::Restore),
+                );
                 return give::serve(read, &snapshot, how, incoming, outgoing);
             }
             Message::Locate(request) if spoken >= version::BROWSE => {
                 let reading = existing(store, &request.dataset)?.reading()?;
                 let (dataset, snapshot) = browse::locate(store, &request, outgoing)?;
-                let (read, how) = ((&dataset, reading), (spoken, options.lease));
+                let (read, how) = (
+                    (&dataset, reading),
+                    (spoken, options.lease, Purpose::Look),
+                );
                 return give::serve(read, &snapshot, how, incoming, outgoing);
+            }
+            Message::Oversee(_) if spoken >= version::OVERSEE => {
+                let overseen = filling::oversee(store, options.reserve)?;
+                outgoing.send_message(&Message::Overseen(overseen))?;
             }
             other if spoken >= version::BROWSE => browse::serve(store, &other, outgoing)?,
             other => {

@@ -25,36 +25,66 @@ impl Default for Reserve {
 
 /// How much room a file system has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Room {
-    bytes: u64,
-    free_bytes: u64,
+pub(crate) struct Room {
+    pub(crate) bytes: u64,
+    pub(crate) free_bytes: u64,
+    /// What is used by anybody.
+    pub(crate) used_bytes: u64,
     /// Zero where inodes are made as they are needed.
-    inodes: u64,
-    free_inodes: u64,
+    pub(crate) inodes: u64,
+    pub(crate) free_inodes: u64,
+    pub(crate) used_inodes: u64,
+}
+
+impl Room {
+    /// That of the file system of a directory.
+    pub(crate) fn of(directory: &Directory) -> Result<Self, ReceiverError> {
+        let stat = fstatvfs(directory)
+            .map_err(|error| TreeError::new("ask for the free space of", b"the store", error))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(Self {
+            bytes: bytes(stat.f_blocks),
+            free_bytes: bytes(stat.f_bavail),
+            used_bytes: bytes(stat.f_blocks.saturating_sub(stat.f_bfree)),
+            inodes: stat.f_files,
+            free_inodes: stat.f_favail,
+            used_inodes: stat.f_files.saturating_sub(stat.f_ffree),
+        })
+    }
+
+    /// Bytes and inodes in all, each with what is free of them.
+    #[cfg(test)]
+    pub(crate) fn new((bytes, free_bytes): (u64, u64), (inodes, free_inodes): (u64, u64)) -> Self {
+        Self {
+            bytes,
+            free_bytes,
+            used_bytes: bytes - free_bytes,
+            inodes,
+            free_inodes,
+            used_inodes: inodes - free_inodes,
+        }
+    }
 }
 
 impl Reserve {
     /// Fails with [`ReceiverError::NoSpace`] if less is free than must stay so.
     pub(crate) fn check(self, directory: &Directory) -> Result<(), ReceiverError> {
-        let stat = fstatvfs(directory)
-            .map_err(|error| TreeError::new("ask for the free space of", b"the store", error))?;
-        let room = Room {
-            bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
-            free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
-            inodes: stat.f_files,
-            free_inodes: stat.f_favail,
-        };
-        self.judge(room)
+        self.judge(Room::of(directory)?)
             .map_or(Ok(()), |why| Err(ReceiverError::NoSpace(why)))
     }
 
-    /// Why there is not enough room.
-    fn judge(self, room: Room) -> Option<String> {
+    /// How many bytes and inodes are kept.
+    pub(crate) fn of(self, room: Room) -> (u64, u64) {
         let part = |whole: u64| {
             let part = u128::from(whole) * u128::from(self.percent) / 100;
             u64::try_from(part).unwrap_or(u64::MAX)
         };
-        let bytes = part(room.bytes).min(self.enough_bytes);
+        (part(room.bytes).min(self.enough_bytes), part(room.inodes))
+    }
+
+    /// Why there is not enough room.
+    fn judge(self, room: Room) -> Option<String> {
+        let (bytes, inodes) = self.of(room);
         if room.free_bytes < bytes {
             return Some(format!(
                 "{} of {} bytes are free on the store's file system, and {bytes} are kept in reserve: \
@@ -62,7 +92,6 @@ impl Reserve {
                 room.free_bytes, room.bytes
             ));
         }
-        let inodes = part(room.inodes);
         (room.free_inodes < inodes).then(|| {
             format!(
                 "{} of {} inodes are free on the store's file system, and {inodes} are kept in reserve: \
@@ -83,11 +112,8 @@ mod tests {
             percent: 10,
             enough_bytes: 500,
         };
-        let room = |bytes, free_bytes, inodes, free_inodes| Room {
-            bytes,
-            free_bytes,
-            inodes,
-            free_inodes,
+        let room = |bytes, free_bytes, inodes, free_inodes| {
+            Room::new((bytes, free_bytes), (inodes, free_inodes))
         };
         assert_eq!(reserve.judge(room(1000, 100, 50, 5)), None);
         let why = reserve.judge(room(1000, 99, 50, 5)).expect("too little");

@@ -10,6 +10,7 @@ mod find;
 mod health;
 mod held;
 mod ls;
+mod overview;
 mod past;
 mod pin;
 mod policies;

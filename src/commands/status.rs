@@ -6,7 +6,7 @@ use understudy_agent::{FuzzyOf, Survey};
 use understudy_protocol::message::DatasetStatus;
 use understudy_protocol::{RelPath, escape};
 
-use super::{Session, health};
+use super::{Session, health, overview};
 use crate::exit::CommandError;
 use crate::report::Report;
 use crate::{paths, words};
@@ -14,6 +14,8 @@ use crate::{paths, words};
 /// Tells where each dataset stands.
 pub(crate) fn run(session: &Session) -> Result<Report, CommandError> {
     let survey = session.survey(None, FuzzyOf::Newest)?;
+    let spare = session.existing_spare()?;
+    let overseen = spare.talk(understudy_agent::oversee)?;
     let listed = &survey.listed;
     let known = health::ask(&listed.datasets, session)?;
     let known_of = |dataset: &DatasetStatus| known.as_ref()?.get(&dataset.name);
@@ -31,15 +33,24 @@ pub(crate) fn run(session: &Session) -> Result<Report, CommandError> {
             lines.extend(health::lines(&dataset.name, known, listed.now_seconds));
         }
     }
+    if let Some(overseen) = &overseen {
+        lines.extend(overview::lines(overseen, listed.now_seconds));
+    }
     if let Some(agent) = &agent {
         lines.extend(agent_lines(agent, words::now_seconds()));
     }
-    let data = json!({
+    let mut data = json!({
         "agent": agent,
         "datasets": datasets,
         "free_bytes": listed.free_bytes,
         "now": words::time(listed.now_seconds),
     });
+    let now_seconds = listed.now_seconds;
+    data["restores"] = overseen
+        .as_ref()
+        .map(|overseen| overview::restores(overseen, now_seconds))
+        .into();
+    data["disk"] = overseen.as_ref().map(overview::disk).into();
     Ok(Report::done(data, lines))
 }
 

@@ -129,6 +129,11 @@ fn the_spare_answers_questions() {
             status.to_string().contains(&format!("\"{DATASET}\"")),
             "{status}"
         );
+        assert_eq!(status["restores"], serde_json::json!([]), "{status}");
+        assert!(
+            status["disk"]["bytes"]["total"].as_u64() > Some(0),
+            "{status}"
+        );
         assert!(!stage.ask("status").ok().stdout.is_empty());
 
         let marker = std::fs::read_to_string(stage.dataset().join("live/SNAPSHOT")).unwrap();

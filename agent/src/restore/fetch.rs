@@ -15,6 +15,7 @@ use understudy_tree::content::{self, HoleyHasher};
 use super::build::{Build, Held};
 use super::flushing::Flushing;
 use super::large;
+use super::telling::Telling;
 use crate::conversation::{Conversation, unexpected};
 use crate::error::AgentError;
 
@@ -83,6 +84,7 @@ pub(super) fn fetch(
     conversation: &Conversation,
     build: &Build<'_>,
     todo: &mut Todo,
+    telling: &mut Telling,
 ) -> Result<(), AgentError> {
     todo.restart();
     let (batches, waiting) = sync_channel::<Batch>(WAITING);
@@ -106,6 +108,7 @@ pub(super) fn fetch(
             done,
             asked: VecDeque::new(),
             flushing: &flushing,
+            telling,
         };
         let fetched = fetching.run(&batches);
         drop((batches, ending));
@@ -165,6 +168,7 @@ struct Fetching<'a> {
     /// Asked for and not given yet, window by window.
     asked: VecDeque<VecDeque<Asked>>,
     flushing: &'a Flushing,
+    telling: &'a mut Telling,
 }
 
 impl Fetching<'_> {
@@ -181,7 +185,7 @@ impl Fetching<'_> {
                 // The flusher's own error is told instead.
                 return Err(AgentError::Interrupted);
             }
-            match self.conversation.hear()? {
+            match self.hear()? {
                 Message::Given(given) => {
                     let batch = self.expected(given)?;
                     if batches.send(batch).is_err() {
@@ -196,6 +200,13 @@ impl Fetching<'_> {
                 other => return Err(unexpected(&other, "Given")),
             }
         }
+    }
+
+    /// The next answer. The spare is told how far this is now and then.
+    fn hear(&mut self) -> Result<Message, AgentError> {
+        self.telling
+            .tell(self.conversation, &self.build.context.progress)?;
+        self.conversation.hear()
     }
 
     /// Asks for as much as fits a window, or for the rest of one file.
@@ -278,7 +289,7 @@ impl Fetching<'_> {
         self.count_beginning(asked);
         loop {
             self.flushing.wait(self.build)?;
-            match self.conversation.hear()? {
+            match self.hear()? {
                 Message::StreamBlock(block) if block.stream == stream => {
                     self.block(&file, &mut hasher, &block, asked)?;
                 }

@@ -50,6 +50,13 @@ impl<'a> Line<'a> {
         self.conversation.version
     }
 
+    /// Does something without which it goes on as well: if the connection is cut, whoever needs it next finds out.
+    pub(super) fn attempt(&self, attempt: impl FnOnce(&Conversation) -> Result<(), AgentError>) {
+        if let Err(error) = attempt(&self.conversation) {
+            tracing::debug!("the spare is not told how far the restore is: {error}");
+        }
+    }
+
     /// Does something that needs the connection, again if that is cut; `attempt` must be able to carry on.
     pub(super) fn persist<T>(
         &mut self,

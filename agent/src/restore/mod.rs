@@ -12,6 +12,7 @@ mod plan;
 mod progressive;
 mod reuse;
 mod switch;
+mod telling;
 mod which;
 
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ use landing::Landing;
 use line::Line;
 use plan::Plan;
 use switch::{Site, Work};
+use telling::Telling;
 
 pub use line::Reconnect;
 pub use pick::Order;
@@ -200,14 +202,17 @@ fn fill(
         Resuming::Whole
     };
     let build = Build::new(plan, work, site, privileges, resuming, landing, context);
+    let mut telling = Telling::new(&site.target());
+    line.attempt(|conversation| telling.tell(conversation, &context.progress));
     build.make_directories()?;
     let mut needed = build.reuse(request.announced)?;
     report.files_reused = build.contents() - needed.len() as u64;
     pick::arrange(plan, &mut needed, &request.first, request.order);
     context.progress.enter(Phase::Restoring);
-    let todo = fetch_all(line, &build, &request.dataset, needed)?;
+    let todo = fetch_all(line, &build, &request.dataset, needed, &mut telling)?;
     (report.files_fetched, report.bytes_fetched) = (todo.files, todo.bytes);
     context.progress.enter(Phase::Finishing);
+    line.attempt(|conversation| telling.tell(conversation, &context.progress));
     build.make_others()?;
     if let Some(landing) = landing
         && request.existing == Existing::Replace
@@ -225,6 +230,7 @@ fn fetch_all(
     build: &Build<'_>,
     dataset: &DatasetName,
     needed: Vec<usize>,
+    telling: &mut Telling,
 ) -> Result<Todo, AgentError> {
     let mut todo = Todo::new(needed, build.plan.leaves.len());
     let mut is_first = true;
@@ -233,7 +239,7 @@ fn fetch_all(
         if !std::mem::take(&mut is_first) {
             plan::read_again(conversation, dataset, &build.plan.snapshot)?;
         }
-        fetch::fetch(conversation, build, &mut todo)
+        fetch::fetch(conversation, build, &mut todo, telling)
     })?;
     Ok(todo)
 }

@@ -8,6 +8,7 @@ mod fuzzy;
 mod give;
 mod health;
 mod leftover;
+mod oversee;
 mod report;
 mod retention;
 mod stream;
@@ -30,6 +31,7 @@ pub use health::{
     ScrubState, Wanted, WantedContent,
 };
 pub use leftover::{Leftover, LeftoverEnd};
+pub use oversee::{Filling, Oversee, Overseen, RestorePhase, Restoring, RunningRestore};
 pub use report::{
     DatasetStatus, Datasets, Finding, List, Noted, Repair, Repaired, Trouble, Verified, Verify,
     VerifyEnd,
@@ -154,6 +156,9 @@ messages! {
     63 Health(Health) from receiver: "What verifications and scrubs know of damage in a dataset.";
     64 Inspect(Inspect) from agent: "Asks the receiver to verify at a pace.";
     65 SourceRoot(SourceRoot) from agent: "Which directory the source of the upload is.";
+    69 Restoring(Restoring) from agent: "Tells how far a restore is.";
+    70 Oversee(Oversee) from agent: "Asks which restores run and how the disk fills.";
+    71 Overseen(Overseen) from receiver: "Answers `Oversee`.";
 }
 
 fn decode_all<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, ProtocolError> {
@@ -324,14 +329,6 @@ impl Check for StreamResume {
     }
 }
 
-impl Check for Retention {
-    fn check(&self) -> Result<(), ProtocolError> {
-        bounded("a list of snapshots", self.snapshots.len(), limits::RECORDS)?;
-        let mut pins = self.snapshots.iter().filter_map(|one| one.pin.as_ref());
-        pins.try_for_each(|pin| bounded("a pin", pin.reason.len(), limits::TEXT_BYTES))
-    }
-}
-
 impl Check for Want {
     fn check(&self) -> Result<(), ProtocolError> {
         bounded("a wish list", self.places.len(), limits::RECORDS)
@@ -430,7 +427,8 @@ unlimited_by_type!(
     ListRetention,
     RetentionEnd,
     Returned,
-    SourceRoot
+    SourceRoot,
+    Oversee
 );
 
 #[cfg(test)]

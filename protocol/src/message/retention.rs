@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-#[cfg(doc)]
+use super::{Check, bounded};
+use crate::error::ProtocolError;
 use crate::limits;
 use crate::name::DatasetName;
 
@@ -63,4 +64,12 @@ pub struct LastVerified {
 pub struct RetentionEnd {
     /// The last verification, if there was one.
     pub verified: Option<LastVerified>,
+}
+
+impl Check for Retention {
+    fn check(&self) -> Result<(), ProtocolError> {
+        bounded("a list of snapshots", self.snapshots.len(), limits::RECORDS)?;
+        let mut pins = self.snapshots.iter().filter_map(|one| one.pin.as_ref());
+        pins.try_for_each(|pin| bounded("a pin", pin.reason.len(), limits::TEXT_BYTES))
+    }
 }

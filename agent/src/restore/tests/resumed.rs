@@ -1,6 +1,7 @@
 //! Large files that are carried on with.
 
 use understudy_protocol::ProtocolError;
+use understudy_protocol::message::RestorePhase;
 use understudy_protocol::transport::Channel;
 
 use super::*;
@@ -103,4 +104,35 @@ fn what_is_no_cut_is_told_at_once() {
         matches!(result, Err(AgentError::Spare(ProtocolError::Failed(_)))),
         "{result:?}"
     );
+}
+
+#[test]
+fn the_spare_is_told_how_far_it_is_without_what_was_here() {
+    let stage = filled();
+    let target = stage.beside("target");
+    let cut = stage.channel_cut_after(20);
+    restore(cut, &request(&stage, &target), &stage.context(), None).expect_err("cut");
+    stage.spare().restoring.clear();
+    try_restore(&stage, &request(&stage, &target)).expect("restore");
+    let told = std::mem::take(&mut stage.spare().restoring);
+    let phases: Vec<_> = told.iter().map(|told| told.phase).collect();
+    assert_eq!(phases.first(), Some(&RestorePhase::Checking), "{told:?}");
+    let last = told.last().expect("told");
+    assert_eq!(last.phase, RestorePhase::Finishing);
+    assert!(
+        last.who.ends_with(target.to_str().expect("text")),
+        "{last:?}"
+    );
+    assert_eq!(
+        (last.files_done, last.bytes_done),
+        (last.files_total, last.bytes_total)
+    );
+    assert!(
+        last.bytes_found > 0 && last.bytes_found < last.bytes_done,
+        "{last:?}"
+    );
+    // A spare that is older is told nothing.
+    stage.spare().newest = Some(4);
+    try_restore(&stage, &request(&stage, &stage.beside("other"))).expect("restore");
+    assert_eq!(stage.spare().restoring, []);
 }

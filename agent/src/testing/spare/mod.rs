@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use understudy_protocol::message::{
     Change, Changes, Commit, Committed, Confirmed, Content, Fuzzy, Given, GivenStream, Leftover,
-    LeftoverEnd, Manifest, ManifestEnd, Ready, StreamBlock, StreamEnd, Touch, Wanted,
+    LeftoverEnd, Manifest, ManifestEnd, Ready, Restoring, StreamBlock, StreamEnd, Touch, Wanted,
     WantedContent,
 };
 use understudy_protocol::transport::Channel;
@@ -53,6 +53,8 @@ pub(crate) struct Spare {
     pub(crate) returned: Vec<(ContentHash, Option<Vec<u8>>)>,
     /// The stream that is the last of them.
     giving: Option<u64>,
+    /// What it was told of restores.
+    pub(crate) restoring: Vec<Restoring>,
     /// Told instead of committing.
     pub(crate) refuse: Option<Failure>,
     /// Told after committing, as if what was held had been released at once.
@@ -231,6 +233,11 @@ impl Spare {
             Message::WantRest(rest) => {
                 assert_eq!(self.newest, None, "an older version does not know it");
                 self.give(&rest.place, rest.from)
+            }
+            Message::Restoring(restoring) => {
+                assert_eq!(self.newest, None, "an older version does not know it");
+                self.restoring.push(restoring);
+                vec![]
             }
             other => self.take_stream(other, upload),
         }
