@@ -35,7 +35,7 @@ const DEFAULT: &str = "/etc/understudy/receiver.toml";
 /// How often the receiver's own heartbeat is fetched.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
-const KEYS: [&str; 33] = [
+const KEYS: [&str; 34] = [
     "reserve_percent",
     "bytes_least",
     "store",
@@ -69,6 +69,7 @@ const KEYS: [&str; 33] = [
     "most",
     "repair",
     "compress_after",
+    "space",
 ];
 
 /// What the file says.
@@ -153,6 +154,7 @@ struct RawAlerts {
     heartbeat_fail: bool,
     #[serde(default)]
     dataset: BTreeMap<Spanned<String>, RawDataset>,
+    space: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -250,6 +252,9 @@ impl File<'_> {
         }
         if let Some(repeat) = &raw.repeat {
             policy.repeat = self.duration(repeat)?;
+        }
+        if let Some(space) = &raw.space {
+            policy.space = self.duration(space)?;
         }
         if let Some(failures) = &raw.failures {
             if *failures.get_ref() == 0 {
@@ -458,6 +463,7 @@ mod tests {
             lag = "1d"
             failures = 5
             repeat = "1h30m"
+            space = "3d"
             command = ["/usr/local/bin/page", "--urgent"]
             webhook = "https://chat.example/hook"
             heartbeat = "http://[::1]:8000/uuid"
@@ -473,6 +479,7 @@ mod tests {
         assert_eq!(alerts.policy.lag, Duration::from_secs(86_400));
         assert_eq!(alerts.policy.repeat, Duration::from_secs(5_400));
         assert_eq!(alerts.policy.failures, 5);
+        assert_eq!(alerts.policy.space, Duration::from_secs(3 * 86_400));
         assert_eq!(alerts.policy.lag_limit_seconds(&name), 1_800);
         assert_eq!(alerts.command.expect("command").len(), 2);
         assert_eq!(alerts.heartbeat_interval, Duration::from_secs(90));

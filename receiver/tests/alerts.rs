@@ -381,15 +381,15 @@ fn what_is_acknowledged_is_silent_and_a_later_alert_is_not() {
     only(told(&mut watch));
     assert_eq!(watch.look(&impatient).notices[0].event, Event::Repeated);
     assert_eq!(
-        acknowledge(&scratch.store, &name(), Some(Kind::Lag)).expect("done"),
+        acknowledge(&scratch.store, Some(&name()), Some(Kind::Lag)).expect("done"),
         []
     );
-    let done = acknowledge(&scratch.store, &name(), None).expect("done");
+    let done = acknowledge(&scratch.store, Some(&name()), None).expect("done");
     assert_eq!(
         (done[0].kind, done[0].before_seconds),
         (Kind::Failures, None)
     );
-    let again = acknowledge(&scratch.store, &name(), None).expect("done");
+    let again = acknowledge(&scratch.store, Some(&name()), None).expect("done");
     assert!(again[0].before_seconds.is_some());
     let look = watch.look(&impatient);
     assert_eq!(look.notices, []);
@@ -404,7 +404,7 @@ fn what_is_acknowledged_is_silent_and_a_later_alert_is_not() {
     scratch.trouble(3);
     assert_eq!(only(told(&mut watch)).1, Event::Raised);
     let unknown = DatasetName::fit(b"other");
-    let error = acknowledge(&scratch.store, &unknown, None).expect_err("unknown");
+    let error = acknowledge(&scratch.store, Some(&unknown), None).expect_err("unknown");
     assert!(matches!(error, ReceiverError::NotFound(_)), "{error}");
 }
 
@@ -434,10 +434,10 @@ fn a_dataset_that_vanishes_is_missed_until_it_is_let_go() {
     let (kind, _, reason) = only(told(&mut watch));
     assert_eq!(kind, Kind::Trouble);
     assert!(reason.contains("gone from the store"), "{reason}");
-    acknowledge(&scratch.store, &name(), None).expect("done");
+    acknowledge(&scratch.store, Some(&name()), None).expect("done");
     assert_eq!(told(&mut watch), []);
     assert_eq!(told(&mut scratch.watch()), []);
-    let error = acknowledge(&scratch.store, &name(), None).expect_err("let go");
+    let error = acknowledge(&scratch.store, Some(&name()), None).expect_err("let go");
     assert!(matches!(error, ReceiverError::NotFound(_)), "{error}");
 }
 
@@ -487,7 +487,7 @@ fn what_root_acknowledges_stays_the_receivers() {
     std::os::unix::fs::chown(&scratch.path, Some(nobody), Some(nobody)).expect("owner");
     scratch.trouble(3);
     only(told(&mut scratch.watch()));
-    acknowledge(&scratch.store, &name(), None).expect("done");
+    acknowledge(&scratch.store, Some(&name()), None).expect("done");
     for file in ["understudy.alerts", "understudy.alerts.lock"] {
         let metadata = std::fs::metadata(scratch.path.join(file)).expect(file);
         assert_eq!(

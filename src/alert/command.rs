@@ -89,7 +89,7 @@ mod tests {
 
     fn document() -> Document {
         let notice = Notice {
-            dataset: DatasetName::fit(b"site"),
+            dataset: Some(DatasetName::fit(b"site")),
             kind: Kind::Lag,
             event: Event::Raised,
             reason: "it is late".to_owned(),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
+use understudy_protocol::DatasetName;
 use understudy_receiver::alert::Notice;
 
 use crate::words;
@@ -25,7 +26,7 @@ impl Document {
             "schema": SCHEMA,
             "event": notice.event.as_str(),
             "kind": notice.kind.as_str(),
-            "dataset": notice.dataset.as_str(),
+            "dataset": notice.dataset.as_ref().map(DatasetName::as_str),
             "text": notice.text(),
             "reason": notice.reason,
             "since": words::time(notice.since_seconds),
@@ -65,7 +66,6 @@ impl Document {
 
 #[cfg(test)]
 mod tests {
-    use understudy_protocol::DatasetName;
     use understudy_receiver::alert::{Event, Kind};
 
     use super::*;
@@ -76,7 +76,7 @@ mod tests {
         for kind in Kind::ALL {
             assert!(runbook.contains(&format!("\n### {kind}: ")), "{kind}");
             let notice = Notice {
-                dataset: DatasetName::fit(b"site"),
+                dataset: Some(DatasetName::fit(b"site")),
                 kind,
                 event: Event::Raised,
                 reason: "why".to_owned(),

@@ -13,7 +13,7 @@ use reqwest::Url;
 use tokio::runtime::Handle;
 use tokio::task;
 use understudy_receiver::alert::{Delivery, Event, Look, Notice, Summary, Watch};
-use understudy_receiver::{ReceiverError, Store};
+use understudy_receiver::{ReceiverError, Reserve, Store};
 
 use self::document::Document;
 use self::http::Http;
@@ -50,12 +50,12 @@ impl Settings {
 impl Alerting {
     /// Begins to watch a store, on a thread of its own.
     pub(crate) fn start(
-        store: Arc<Store>,
+        (store, reserve): (Arc<Store>, Reserve),
         alerts: Alerts,
         runtime: Handle,
     ) -> Result<Self, ReceiverError> {
         let watcher = Watcher {
-            watch: Watch::open(Arc::clone(&store))?,
+            watch: Watch::open(Arc::clone(&store))?.reserving(reserve),
             store,
             messenger: Messenger {
                 runtime,
@@ -142,7 +142,8 @@ impl Watcher {
             Event::Raised | Event::Repeated => tracing::error!("ALERT: {}", notice.text()),
             Event::Over => tracing::warn!("{}", notice.text()),
         }
-        let heartbeat = alerts.dataset_heartbeats.get(&notice.dataset);
+        let dataset = notice.dataset.as_ref();
+        let heartbeat = dataset.and_then(|dataset| alerts.dataset_heartbeats.get(dataset));
         if let Some(url) =
             heartbeat.filter(|_| alerts.heartbeat_fail && notice.event != Event::Over)
         {

@@ -81,6 +81,7 @@ A configuration:
   lag = \"1h\"                            # a dataset that is further behind is an alert
   failures = 3                          # so are so many failed cycles in a row
   repeat = \"4h\"                         # told again until `understudy acknowledge`
+  space = \"7d\"                          # the disk will take nothing more in less than this
   command = [\"/usr/local/bin/page\"]     # run for each alert: UNDERSTUDY_* variables, JSON on stdin
   webhook = \"https://chat.example/hook\" # the same JSON is posted there
   heartbeat = \"https://hc.example/uuid\" # fetched each heartbeat_interval (60s): it lives

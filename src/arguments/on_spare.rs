@@ -15,12 +15,17 @@ use understudy_receiver::alert::Kind;
 #[command(after_long_help = "\
 Examples:
   understudy acknowledge photos               the store of /etc/understudy/receiver.toml
-  understudy acknowledge photos lag --store /srv/spare")]
+  understudy acknowledge photos lag --store /srv/spare
+  understudy acknowledge --disk               that the disk fills: an alert of no dataset")]
 pub(crate) struct Acknowledge {
     /// The dataset
-    pub(crate) dataset: DatasetName,
+    #[arg(required_unless_present = "disk")]
+    pub(crate) dataset: Option<DatasetName>,
     /// Only this one: lag, failures, guard, trouble or damage [default: all there are]
     pub(crate) kind: Option<Kind>,
+    /// The alert that the store's disk fills
+    #[arg(long, conflicts_with_all = ["dataset", "kind"])]
+    pub(crate) disk: bool,
     #[command(flatten)]
     pub(crate) on_spare: OnSpare,
 }

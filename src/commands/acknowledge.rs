@@ -15,13 +15,15 @@ pub(crate) fn run(arguments: Acknowledge, session: &Session) -> Result<Report, C
     let Acknowledge {
         dataset,
         kind,
+        disk: _,
         on_spare,
     } = arguments;
     let store = session.store_on_this_host(on_spare)?;
-    let found = alert::acknowledge(&store, &dataset, kind)?;
+    let found = alert::acknowledge(&store, dataset.as_ref(), kind)?;
     let values: Vec<Value> = found.iter().map(value).collect();
-    let data = json!({ "dataset": dataset.as_str(), "acknowledged": values });
-    Ok(Report::done(data, lines(&dataset, kind, &found)))
+    let data =
+        json!({ "dataset": dataset.as_ref().map(DatasetName::as_str), "acknowledged": values });
+    Ok(Report::done(data, lines(dataset.as_ref(), kind, &found)))
 }
 
 fn value(alert: &Acknowledged) -> Value {
@@ -33,13 +35,15 @@ fn value(alert: &Acknowledged) -> Value {
     })
 }
 
-fn lines(dataset: &DatasetName, kind: Option<Kind>, found: &[Acknowledged]) -> Vec<String> {
+fn lines(dataset: Option<&DatasetName>, kind: Option<Kind>, found: &[Acknowledged]) -> Vec<String> {
+    let whose = dataset.map_or_else(|| "the store".to_owned(), |name| format!("dataset {name}"));
     if found.is_empty() {
         let kind = kind.map_or(String::new(), |kind| format!(" of the kind `{kind}`"));
         return vec![format!(
-            "dataset {dataset} has no alert{kind}: nothing to acknowledge"
+            "{whose} has no alert{kind}: nothing to acknowledge"
         )];
     }
+    let name = dataset.map_or("the store", DatasetName::as_str);
     let line = |alert: &Acknowledged| {
         let Acknowledged {
             kind,
@@ -52,7 +56,7 @@ fn lines(dataset: &DatasetName, kind: Option<Kind>, found: &[Acknowledged]) -> V
             Some(before) => format!("acknowledged before, {}", words::time(*before)),
         };
         format!(
-            "{done}: {dataset}: {kind} since {}: {reason}",
+            "{done}: {name}: {kind} since {}: {reason}",
             words::time(*since_seconds)
         )
     };

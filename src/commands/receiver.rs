@@ -118,7 +118,8 @@ pub(crate) fn run(arguments: Receiver, session: &Session) -> Result<Report, Comm
             reserve,
             ..SessionOptions::default()
         };
-        let alerting = Alerting::start(Arc::clone(&store), alerts, session.runtime.clone())?;
+        let watched = (Arc::clone(&store), reserve);
+        let alerting = Alerting::start(watched, alerts, session.runtime.clone())?;
         announce(&bound.to_string(), session.output.format);
         let scrubbed = Arc::clone(&store);
         // It ends with the process: what it was at is begun again.

@@ -33,6 +33,19 @@ pub(super) enum Soundness {
     Gone,
 }
 
+/// When the store takes nothing more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Full {
+    /// When.
+    pub(super) seconds: i64,
+    /// What is used up then, in bytes or in inodes.
+    pub(super) of: &'static str,
+    /// How much of it is free.
+    pub(super) free: u64,
+    /// How much more is used each day, if that is known.
+    pub(super) each_day: Option<i64>,
+}
+
 /// Whether something is an alert.
 enum Condition {
     Holds(String),
@@ -44,6 +57,8 @@ enum Condition {
 /// What all datasets are judged by.
 pub(super) struct Bench<'a> {
     pub(super) policy: &'a Policy,
+    /// When the disk will be full, and of what; `None` if nobody can say.
+    pub(super) full: Option<Full>,
     /// The receiver's clock.
     pub(super) now_seconds: i64,
 }
@@ -62,11 +77,24 @@ pub(super) fn decide(
             continue;
         }
         let known = record.datasets.entry(name.clone()).or_default();
-        for kind in Kind::ALL {
+        for kind in Kind::OF_DATASETS {
             let condition = bench.condition(kind, name, known, facts);
-            notices.extend(bench.step(kind, name, known, facts, condition));
+            let about = About {
+                kind,
+                dataset: Some(name),
+                lag_seconds: bench.lag_seconds(facts),
+                lag_limit_seconds: bench.policy.lag_limit_seconds(name),
+            };
+            notices.extend(bench.step(&about, known, condition));
         }
     }
+    let about = About {
+        kind: Kind::Space,
+        dataset: None,
+        lag_seconds: None,
+        lag_limit_seconds: seconds(bench.policy.lag),
+    };
+    notices.extend(bench.step(&about, &mut record.store, bench.space()));
     notices
 }
 
@@ -78,7 +106,7 @@ fn is_let_go(known: &Known) -> bool {
 
 /// Somebody was told.
 pub(super) fn told(record: &mut Record, notice: &Notice, now_seconds: i64) {
-    let Some(known) = record.datasets.get_mut(&notice.dataset) else {
+    let Some(known) = record.known(notice.dataset.as_ref()) else {
         return;
     };
     if notice.event == Event::Over {
@@ -87,6 +115,14 @@ pub(super) fn told(record: &mut Record, notice: &Notice, now_seconds: i64) {
         alert.told_seconds = Some(now_seconds);
         alert.reason.clone_from(&notice.reason);
     }
+}
+
+/// What may be told.
+struct About<'a> {
+    kind: Kind,
+    dataset: Option<&'a DatasetName>,
+    lag_seconds: Option<i64>,
+    lag_limit_seconds: i64,
 }
 
 impl Bench<'_> {
@@ -127,6 +163,8 @@ impl Bench<'_> {
             // Nobody looked.
             Kind::Damage if facts.soundness != Soundness::Sound => return Condition::Unknown,
             Kind::Damage => facts.damage.clone(),
+            // That of the store itself.
+            Kind::Space => None,
         };
         holds.map_or(Condition::Ends, Condition::Holds)
     }
@@ -156,15 +194,35 @@ impl Bench<'_> {
         })
     }
 
-    fn step(
-        &self,
-        kind: Kind,
-        name: &DatasetName,
-        known: &mut Known,
-        facts: &Facts,
-        condition: Condition,
-    ) -> Option<Notice> {
-        let now = self.now_seconds;
+    /// Whether the disk will be full before long.
+    fn space(&self) -> Condition {
+        let Some(full) = self.full else {
+            return Condition::Ends;
+        };
+        let limit = seconds(self.policy.space);
+        let left = full.seconds.saturating_sub(self.now_seconds).max(0);
+        if left >= limit {
+            // Forecasts waver: what was told is over when it is over by half.
+            let is_over = left >= limit.saturating_add(limit / 2);
+            return if is_over {
+                Condition::Ends
+            } else {
+                Condition::Unknown
+            };
+        }
+        let Full { of, free, .. } = full;
+        let reason = match (left, full.each_day) {
+            (1.., Some(each_day)) => format!(
+                "the disk takes nothing more in {}, if {each_day} more {of} are used each day as of late; {free} {of} are free",
+                span(left)
+            ),
+            _ => format!("uploads are refused: {free} {of} are free, which are kept in reserve"),
+        };
+        Condition::Holds(reason)
+    }
+
+    fn step(&self, about: &About<'_>, known: &mut Known, condition: Condition) -> Option<Notice> {
+        let (now, kind) = (self.now_seconds, about.kind);
         let (event, reason) = match (condition, known.alerts.get(&kind)) {
             (Condition::Unknown, _) | (Condition::Ends, None) => return None,
             (Condition::Ends, Some(alert)) if alert.told_seconds.is_none() => {
@@ -196,14 +254,14 @@ impl Bench<'_> {
             acknowledged_seconds: None,
         });
         Some(Notice {
-            dataset: name.clone(),
+            dataset: about.dataset.cloned(),
             kind,
             event,
             reason,
             since_seconds: alert.since_seconds,
             time_seconds: now,
-            lag_seconds: self.lag_seconds(facts),
-            lag_limit_seconds: self.policy.lag_limit_seconds(name),
+            lag_seconds: about.lag_seconds,
+            lag_limit_seconds: about.lag_limit_seconds,
             failures: known.failures,
         })
     }
@@ -222,6 +280,7 @@ mod tests {
         policy: Policy,
         record: Record,
         facts: Facts,
+        full: Option<Full>,
     }
 
     impl Scene {
@@ -236,6 +295,7 @@ mod tests {
                     soundness: Soundness::Sound,
                     damage: None,
                 },
+                full: None,
             }
         }
 
@@ -243,6 +303,7 @@ mod tests {
         fn judge(&mut self, now_seconds: i64) -> Vec<Notice> {
             let bench = Bench {
                 policy: &self.policy,
+                full: self.full,
                 now_seconds,
             };
             let facts = BTreeMap::from([(name(), self.facts.clone())]);
@@ -414,5 +475,38 @@ mod tests {
             Some(&(Kind::Trouble, Event::Repeated))
         );
         assert_eq!(scene.tell(2 * HOUR).len(), 1, "only the lag that is new");
+    }
+    #[test]
+    fn a_disk_that_fills_is_told_once_for_the_store_and_wavering_changes_nothing() {
+        const DAY: i64 = 24 * HOUR;
+        let mut scene = Scene::new();
+        let full = |seconds| {
+            Some(Full {
+                seconds,
+                of: "bytes",
+                free: 500,
+                each_day: Some(70),
+            })
+        };
+        scene.full = full(8 * DAY);
+        assert_eq!(scene.tell(1), []);
+        scene.full = full(7 * DAY);
+        let raised = scene.judge(1).remove(0);
+        assert_eq!((raised.dataset.clone(), raised.kind), (None, Kind::Space));
+        let text = raised.text();
+        assert!(
+            text.contains("the store: space:") && text.contains("500 bytes are free"),
+            "{text}"
+        );
+        assert_eq!(scene.tell(1), [(Kind::Space, Event::Raised)]);
+        scene.full = full(10 * DAY);
+        assert_eq!(scene.tell(2), [], "it is neither over nor new");
+        scene.full = full(11 * DAY);
+        assert_eq!(scene.tell(2), [(Kind::Space, Event::Over)]);
+        scene.full = full(2);
+        let raised = scene.judge(2).remove(0);
+        assert!(raised.reason.contains("refused"), "{}", raised.reason);
+        scene.full = None;
+        assert_eq!(scene.judge(3), []);
     }
 }

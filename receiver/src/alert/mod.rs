@@ -35,11 +35,22 @@ pub enum Kind {
     Trouble,
     /// A verification or a scrub found something that is not as the main sent it.
     Damage,
+    /// The disk of the store will be full before long. No dataset has this, but the store itself.
+    Space,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
+        Self::Lag,
+        Self::Failures,
+        Self::Guard,
+        Self::Trouble,
+        Self::Damage,
+        Self::Space,
+    ];
+    /// Those of datasets.
+    const OF_DATASETS: [Self; 5] = [
         Self::Lag,
         Self::Failures,
         Self::Guard,
@@ -55,6 +66,7 @@ impl Kind {
             Self::Guard => "guard",
             Self::Trouble => "trouble",
             Self::Damage => "damage",
+            Self::Space => "space",
         }
     }
 }
@@ -70,7 +82,9 @@ impl FromStr for Kind {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|kind| kind.as_str() == text);
-        found.ok_or_else(|| format!("`{text}` is none of lag, failures, guard, trouble and damage"))
+        found.ok_or_else(|| {
+            format!("`{text}` is none of lag, failures, guard, trouble, damage and space")
+        })
     }
 }
 
@@ -83,6 +97,8 @@ pub struct Policy {
     pub failures: u32,
     /// Time after which an alert that nobody acknowledged is told again.
     pub repeat: Duration,
+    /// The disk will be full in less than this.
+    pub space: Duration,
     /// Limits of single datasets.
     pub datasets: BTreeMap<DatasetName, Duration>,
 }
@@ -94,6 +110,7 @@ impl Default for Policy {
             lag: Duration::from_secs(60 * 60),
             failures: 3,
             repeat: Duration::from_secs(4 * 60 * 60),
+            space: Duration::from_secs(7 * 24 * 60 * 60),
             datasets: BTreeMap::new(),
         }
     }
@@ -131,8 +148,8 @@ impl Event {
 /// Something that people are to be told now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
-    /// Whose.
-    pub dataset: DatasetName,
+    /// Whose; `None`: that of the store itself.
+    pub dataset: Option<DatasetName>,
     /// What is wrong, or was.
     pub kind: Kind,
     /// Why it is told.
@@ -160,12 +177,16 @@ impl Notice {
             reason,
             ..
         } = self;
+        let whose = match dataset {
+            Some(dataset) => format!("dataset {dataset}"),
+            None => "the store".to_owned(),
+        };
         let lasted = span(self.time_seconds.saturating_sub(self.since_seconds));
         match self.event {
-            Event::Raised => format!("dataset {dataset}: {kind}: {reason}"),
-            Event::Repeated => format!("dataset {dataset}: still {kind}, for {lasted}: {reason}"),
+            Event::Raised => format!("{whose}: {kind}: {reason}"),
+            Event::Repeated => format!("{whose}: still {kind}, for {lasted}: {reason}"),
             Event::Over => {
-                format!("dataset {dataset}: {kind} is over after {lasted}; it was: {reason}")
+                format!("{whose}: {kind} is over after {lasted}; it was: {reason}")
             }
         }
     }

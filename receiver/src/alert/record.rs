@@ -30,6 +30,9 @@ pub(super) struct Record {
     format: i64,
     /// Every dataset that the store ever had, so that one that vanishes is missed.
     pub(super) datasets: BTreeMap<DatasetName, Known>,
+    /// The store itself.
+    #[serde(default)]
+    pub(super) store: Known,
 }
 
 impl Default for Record {
@@ -37,11 +40,12 @@ impl Default for Record {
         Self {
             format: FORMAT,
             datasets: BTreeMap::new(),
+            store: Known::default(),
         }
     }
 }
 
-/// One dataset.
+/// One dataset, or the store itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Known {
     /// Failed cycles since the last good one.
@@ -75,16 +79,36 @@ pub(super) struct Alert {
 impl Record {
     /// Takes over what was acknowledged in `other`: this very alert, and no later one of its kind.
     pub(super) fn acknowledge_as(&mut self, other: &Self) {
+        self.store.acknowledge_as(&other.store);
         for (name, known) in &mut self.datasets {
-            let Some(other) = other.datasets.get(name) else {
-                continue;
-            };
-            for (kind, alert) in &mut known.alerts {
-                let same = other.alerts.get(kind);
-                if let Some(same) = same.filter(|same| same.since_seconds == alert.since_seconds) {
-                    alert.acknowledged_seconds =
-                        alert.acknowledged_seconds.or(same.acknowledged_seconds);
-                }
+            if let Some(other) = other.datasets.get(name) {
+                known.acknowledge_as(other);
+            }
+        }
+    }
+
+    /// What is known of a dataset, or of the store itself.
+    pub(super) fn known(&mut self, dataset: Option<&DatasetName>) -> Option<&mut Known> {
+        match dataset {
+            Some(name) => self.datasets.get_mut(name),
+            None => Some(&mut self.store),
+        }
+    }
+
+    /// All alerts.
+    pub(super) fn alerts(&self) -> impl Iterator<Item = &Alert> {
+        let known = self.datasets.values().chain([&self.store]);
+        known.flat_map(|known| known.alerts.values())
+    }
+}
+
+impl Known {
+    fn acknowledge_as(&mut self, other: &Self) {
+        for (kind, alert) in &mut self.alerts {
+            let same = other.alerts.get(kind);
+            if let Some(same) = same.filter(|same| same.since_seconds == alert.since_seconds) {
+                alert.acknowledged_seconds =
+                    alert.acknowledged_seconds.or(same.acknowledged_seconds);
             }
         }
     }
@@ -207,17 +231,18 @@ pub struct Acknowledged {
     pub before_seconds: Option<i64>,
 }
 
-/// Acknowledges the present alerts of a dataset, or the one of this kind: they are not repeated. Returns them; durable
+/// Acknowledges the present alerts of a dataset, or of the store itself, or the one of this kind: they are not repeated. Returns them; durable
 /// when it returns. Alerts that are raised later are told as ever.
 pub fn acknowledge(
     store: &Store,
-    dataset: &DatasetName,
+    dataset: Option<&DatasetName>,
     kind: Option<Kind>,
 ) -> Result<Vec<Acknowledged>, ReceiverError> {
     let locked = Locked::take(store)?;
     let mut record = locked.load()?;
-    let Some(known) = record.datasets.get_mut(dataset) else {
-        return existing(store, dataset).map(|_| Vec::new());
+    let Some(known) = record.known(dataset) else {
+        let there = dataset.map(|name| existing(store, name)).transpose();
+        return there.map(|_| Vec::new());
     };
     let now = now_seconds();
     let meant = |found: &Kind| kind.is_none_or(|kind| kind == *found);

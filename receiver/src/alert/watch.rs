@@ -5,17 +5,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use understudy_protocol::message::Filling;
 use understudy_protocol::{DatasetName, escape};
 
 use super::cycles::News;
-use super::decide::{self, Bench, Facts, Soundness};
+use super::decide::{self, Bench, Facts, Full, Soundness};
 use super::record::{Locked, Record};
 use super::{Kind, Notice, Policy};
 use crate::dataset::now_seconds;
 use crate::error::ReceiverError;
-use crate::health;
-use crate::names;
+use crate::space::Reserve;
 use crate::store::Store;
+use crate::{filling, health, names};
 
 /// How often all catalogs are opened: for trouble, and for what other processes did.
 const POLL: Duration = Duration::from_secs(15);
@@ -27,6 +28,7 @@ const RETRY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Watch {
     store: Arc<Store>,
+    reserve: Reserve,
     record: Record,
     /// The record as it was last written.
     saved: Record,
@@ -35,7 +37,9 @@ pub struct Watch {
     polled: Option<Instant>,
     /// Why the store could not be read at the last poll.
     unreadable: Option<String>,
-    held: HashMap<(DatasetName, Kind), Hold>,
+    /// When the disk will be full, as of the last poll.
+    full: Option<Full>,
+    held: HashMap<(Option<DatasetName>, Kind), Hold>,
 }
 
 /// Why an alert is not told just now.
@@ -89,14 +93,23 @@ impl Watch {
         let record = Locked::take(&store)?.load()?;
         Ok(Self {
             store,
+            reserve: Reserve::default(),
             saved: record.clone(),
             record,
             is_write_broken: false,
             facts: BTreeMap::new(),
             polled: None,
             unreadable: None,
+            full: None,
             held: HashMap::new(),
         })
+    }
+
+    /// Watches a store of which uploads leave this free.
+    #[must_use]
+    pub fn reserving(mut self, reserve: Reserve) -> Self {
+        self.reserve = reserve;
+        self
     }
 
     /// Looks at everything; cheap enough for every second.
@@ -105,6 +118,7 @@ impl Watch {
         if self.polled.is_none_or(|polled| polled.elapsed() >= POLL) {
             let polled = self.poll(&mut fresh);
             self.unreadable = polled.err().map(|error| error.to_string());
+            self.full = self.foresee();
             self.polled = Some(Instant::now());
         }
         let running = self.store.cycles.running();
@@ -114,6 +128,7 @@ impl Watch {
         self.take_over_acknowledgements();
         let bench = Bench {
             policy,
+            full: self.full,
             now_seconds: now_seconds(),
         };
         let mut notices = decide::decide(&bench, &mut self.record, &self.facts);
@@ -203,6 +218,26 @@ impl Watch {
         Ok(())
     }
 
+    /// Notes how full the disk is, and tells when it will be full: of bytes or of inodes, whichever comes first.
+    fn foresee(&self) -> Option<Full> {
+        if let Err(error) = filling::note(&self.store) {
+            tracing::debug!("cannot note how full the disk is: {error}");
+        }
+        let (bytes, inodes, _) = filling::filling(&self.store, self.reserve).ok()?;
+        let full = |of, filling: Filling| {
+            filling.full_seconds.map(|seconds| Full {
+                seconds,
+                of,
+                free: filling.free,
+                each_day: filling.each_day,
+            })
+        };
+        let all = full("bytes", bytes)
+            .into_iter()
+            .chain(full("inodes", inodes));
+        all.min_by_key(|full| full.seconds)
+    }
+
     /// Opens one catalog.
     fn observe(&mut self, name: &DatasetName) {
         let before = self.facts.get(name);
@@ -228,10 +263,7 @@ impl Watch {
     /// Reads what `acknowledge` wrote, if there is something that it may have been about.
     fn take_over_acknowledgements(&mut self) {
         let is_open = |record: &Record| {
-            let mut alerts = record
-                .datasets
-                .values()
-                .flat_map(|known| known.alerts.values());
+            let mut alerts = record.alerts();
             alerts.any(|alert| alert.acknowledged_seconds.is_none())
         };
         if !is_open(&self.saved) {
@@ -286,8 +318,7 @@ impl Watch {
             facts.filter(|(_, facts)| facts.soundness != Soundness::Gone)
         };
         let behind = there().filter_map(|(name, facts)| Some((name, bench.lag_seconds(facts)?)));
-        let known = self.record.datasets.values();
-        let alerts: Vec<_> = known.flat_map(|known| known.alerts.values()).collect();
+        let alerts: Vec<_> = self.record.alerts().collect();
         let acknowledged = alerts
             .iter()
             .filter(|alert| alert.acknowledged_seconds.is_some());
@@ -302,7 +333,7 @@ impl Watch {
     }
 }
 
-fn key(notice: &Notice) -> (DatasetName, Kind) {
+fn key(notice: &Notice) -> (Option<DatasetName>, Kind) {
     (notice.dataset.clone(), notice.kind)
 }
 
