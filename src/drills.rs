@@ -28,6 +28,9 @@ pub(crate) struct Drill {
     pub(crate) files: u64,
     /// Their bytes.
     pub(crate) bytes: u64,
+    /// Seconds that each file took, and each byte, if that could be told apart.
+    #[serde(default)]
+    pub(crate) costs: Option<(f64, f64)>,
 }
 
 /// The last drill of each dataset, by the name of the spare.
@@ -41,6 +44,7 @@ struct Drills {
 #[derive(Debug, Clone)]
 pub(crate) struct Expectation {
     costs: Costs,
+    is_known: bool,
     because: String,
 }
 
@@ -48,6 +52,7 @@ impl Default for Expectation {
     fn default() -> Self {
         Self {
             costs: Costs::usual(),
+            is_known: false,
             because: "if 5,000 files and 100 MB come in a second".to_owned(),
         }
     }
@@ -59,6 +64,11 @@ impl Expectation {
         self.costs.seconds(files, bytes)
     }
 
+    /// What files and bytes cost in a drill, if there was one.
+    pub(crate) fn known(&self) -> Option<Costs> {
+        self.is_known.then_some(self.costs)
+    }
+
     /// The same for people.
     pub(crate) fn guess(&self, files: u64, bytes: u64) -> String {
         let seconds = self.seconds(files, bytes).ceil() as i64;
@@ -67,12 +77,15 @@ impl Expectation {
 
     fn of(drill: &Drill) -> Self {
         let usual = Costs::usual();
-        let factor = drill.seconds / usual.seconds(drill.files, drill.bytes).max(f64::EPSILON);
+        let (file, byte) = drill.costs.unwrap_or((usual.file, usual.byte));
+        let costs = Costs { file, byte };
+        let factor = drill.seconds / costs.seconds(drill.files, drill.bytes).max(f64::EPSILON);
         Self {
             costs: Costs {
-                file: usual.file * factor,
-                byte: usual.byte * factor,
+                file: file * factor,
+                byte: byte * factor,
             },
+            is_known: true,
             because: format!("as in the drill of {}", words::time(drill.ended_seconds)),
         }
     }
@@ -141,11 +154,19 @@ mod tests {
             seconds: 90.0,
             files: 1000,
             bytes: 1 << 30,
+            costs: None,
         };
         remember(&directory, state.path(), "spare", &name, drill).expect("written");
         let known = expectation(state.path(), "spare", Some(&name));
         assert!((known.seconds(1000, 1 << 30) - 90.0).abs() < 1e-6);
         assert!(known.guess(1000, 1 << 30).contains("drill"));
+        // What is known of either cost alone is kept apart.
+        let apart = Drill {
+            costs: Some((0.01, 0.0)),
+            ..drill
+        };
+        assert!(Expectation::of(&apart).seconds(0, 1 << 30) < 1e-6);
+        assert!((Expectation::of(&apart).seconds(500, 0) - 45.0).abs() < 1e-6);
         // Another dataset of this spare is likely to be as fast; of another spare nothing is known.
         let other = DatasetName::fit(b"other");
         assert!(

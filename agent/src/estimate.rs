@@ -2,7 +2,9 @@
 //!
 //! Both costs are fitted to what was done so far (least squares of `seconds = a * files + b * bytes`), so a thousand small files
 //! say little wrong about a large one. A second fit to what was done last, which the first one is the ground of, follows a speed
-//! that changes. Knows neither clocks nor what the work is.
+//! that changes. Where such work was done here before, what it cost then is believed until what is observed says something else: the
+//! first seconds of a restore are those of empty caches and of a disk that only gathers what it has to write.
+//! Knows neither clocks nor what the work is.
 
 /// Where there is nothing to tell the two costs apart they are taken to be as these: seconds for a file, and for a byte.
 const USUAL: Costs = Costs {
@@ -15,6 +17,12 @@ const MEMORY_SECONDS: f64 = 10.0;
 const DOUBT: f64 = 1e-4;
 /// How much everything that was observed weighs against what was observed last.
 const RECENT_DOUBT: f64 = 0.05;
+/// How much of the whole work, done at the costs that are known from before, weighs as much as what is observed.
+const BELIEF: f64 = 0.7;
+/// At a difference of so much (of the logarithms) the former costs are believed half as much.
+const DISBELIEF: f64 = 0.5;
+/// How much the share of either cost is in doubt where the whole is known.
+const SHARE_DOUBT: f64 = 0.01;
 /// Less is no ground for an estimate.
 const LEAST_SECONDS: f64 = 0.5;
 
@@ -97,9 +105,45 @@ impl Estimate {
         })
     }
 
-    /// How long the rest takes, in seconds.
-    pub(crate) fn remaining(&self, files: u64, bytes: u64) -> Option<f64> {
-        self.costs().map(|costs| costs.seconds(files, bytes))
+    /// How long the rest takes, in seconds; `known` is what such work cost before.
+    pub(crate) fn remaining(&self, files: u64, bytes: u64, known: Option<Costs>) -> Option<f64> {
+        match known {
+            Some(known) => Some(known.seconds(files, bytes) * self.factor(files, bytes, known)),
+            None => self.costs().map(|costs| costs.seconds(files, bytes)),
+        }
+    }
+
+    /// How many times as long as at the known costs it takes, if so much is left.
+    fn factor(&self, files: u64, bytes: u64, known: Costs) -> f64 {
+        let (seconds, files_done, bytes_done) = self.last;
+        let expected = known.seconds(files_done, bytes_done);
+        if seconds <= 0.0 || expected <= 0.0 {
+            return 1.0;
+        }
+        let apart = (seconds / expected).ln() / DISBELIEF;
+        let whole = expected + known.seconds(files, bytes);
+        let belief = BELIEF * whole / (1.0 + apart * apart);
+        let factor = (seconds + belief) / (expected + belief);
+        // What is true of everything need not be true of late.
+        let recently =
+            (self.recent.xt / USUAL.file) * known.file + (self.recent.yt / USUAL.byte) * known.byte;
+        let belief = belief.clamp(1.0, MEMORY_SECONDS);
+        factor * (self.recent.t + belief) / (recently * factor + belief)
+    }
+
+    /// What files and bytes cost when all of it, which was observed, took so many seconds with what comes before and after.
+    pub(crate) fn whole(&self, seconds: f64) -> Option<Costs> {
+        let usual = self.all.xt + self.all.yt;
+        if self.all.t < LEAST_SECONDS || usual <= 0.0 {
+            return None;
+        }
+        let scale = self.all.t / usual;
+        let (file, byte) = self.all.fit((scale, scale), SHARE_DOUBT);
+        let factor = seconds / (self.all.xt * file + self.all.yt * byte);
+        Some(Costs {
+            file: file * USUAL.file * factor,
+            byte: byte * USUAL.byte * factor,
+        })
     }
 }
 
@@ -188,7 +232,7 @@ mod tests {
         }
 
         /// By how much the estimate is wrong when this part of the time has passed, as a part of what remains.
-        fn error_at(&self, part: f64) -> f64 {
+        fn error_at(&self, part: f64, known: Option<Costs>) -> f64 {
             let ticks = self.ticks();
             let at = (ticks.len() as f64 * part) as usize;
             let mut estimate = Estimate::default();
@@ -197,14 +241,15 @@ mod tests {
             }
             let (files, bytes) = ticks[at - 1];
             let total: u64 = self.sizes.iter().sum();
-            let told = estimate.remaining(self.sizes.len() as u64 - files, total - bytes);
+            let left = (self.sizes.len() as u64 - files, total - bytes);
+            let told = estimate.remaining(left.0, left.1, known);
             let remains = (ticks.len() - at) as f64 * 0.1;
             (told.expect("an estimate") - remains).abs() / remains
         }
 
-        fn assert_near(&self, what: &str) {
+        fn assert_near(&self, what: &str, known: Option<Costs>) {
             for (part, allowed) in [(0.1, 0.25), (0.25, 0.15), (0.5, 0.1)] {
-                let error = self.error_at(part);
+                let error = self.error_at(part, known);
                 assert!(error <= allowed, "{what}: {error:.3} at {part}");
             }
         }
@@ -246,7 +291,8 @@ mod tests {
         for (speed, costs) in speeds {
             for at in [0, 20_000, 40_000, 60_000] {
                 let sizes = with_one_huge(at);
-                Trace { sizes, costs }.assert_near(&format!("{speed}, the huge file at {at}"));
+                Trace { sizes, costs }
+                    .assert_near(&format!("{speed}, the huge file at {at}"), None);
             }
             let mut sorted = small(60_000);
             sorted.sort_unstable();
@@ -254,7 +300,7 @@ mod tests {
                 sizes: sorted,
                 costs,
             };
-            trace.assert_near(&format!("{speed}, sorted"));
+            trace.assert_near(&format!("{speed}, sorted"), None);
         }
     }
 
@@ -276,16 +322,68 @@ mod tests {
         };
         let duration = trace.ticks().len() as f64 * 0.1;
         assert!(duration > 60.0, "{duration}");
-        let error = trace.error_at(0.75);
+        let error = trace.error_at(0.75, None);
         assert!(error < 0.2, "{error}");
+    }
+
+    /// Large files are fast as long as the disk only gathers what it has to write, and small ones slow while caches are empty.
+    fn uneven(now: f64) -> Costs {
+        if now < 3.0 {
+            Costs {
+                file: 4e-4,
+                byte: 6e-9,
+            }
+        } else {
+            USUAL
+        }
+    }
+
+    #[test]
+    fn what_such_work_cost_before_tells_of_what_is_to_come() {
+        let listed = Trace {
+            sizes: with_one_huge(0),
+            costs: uneven,
+        };
+        let mut estimate = Estimate::default();
+        let ticks = listed.ticks();
+        for (number, &(files, bytes)) in ticks.iter().enumerate() {
+            estimate.observe((number + 1) as f64 * 0.1, files, bytes);
+        }
+        let known = estimate.whole(ticks.len() as f64 * 0.1);
+        let mut smallest = with_one_huge(0);
+        smallest.sort_unstable();
+        for (order, sizes) in [("listed", listed.sizes), ("smallest", smallest)] {
+            let trace = Trace {
+                sizes,
+                costs: uneven,
+            };
+            trace.assert_near(order, known);
+        }
+    }
+
+    #[test]
+    fn what_is_observed_wins_over_what_was_known() {
+        let trace = Trace {
+            sizes: with_one_huge(20_000),
+            costs: |_| USUAL,
+        };
+        for factor in [0.25, 4.0] {
+            let known = Costs {
+                file: USUAL.file * factor,
+                byte: USUAL.byte * factor,
+            };
+            let error = trace.error_at(0.5, Some(known));
+            assert!(error < 0.2, "{factor}: {error}");
+        }
     }
 
     #[test]
     fn what_was_not_seen_gives_no_estimate() {
         let mut estimate = Estimate::default();
-        assert_eq!(estimate.remaining(1, 1), None);
+        assert_eq!(estimate.remaining(1, 1, None), None);
+        assert_eq!(estimate.remaining(2, 0, Some(USUAL)), Some(4e-4));
         estimate.observe(10.0, 0, 0);
-        assert_eq!(estimate.remaining(1, 1), None);
+        assert_eq!(estimate.remaining(1, 1, None), None);
         estimate.observe(11.0, 0, 100_000_000);
         // Only bytes were seen: files cost something all the same.
         let costs = estimate.costs().expect("costs");

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::estimate::Estimate;
+use crate::estimate::{Costs, Estimate};
 use crate::progress::{Phase, Progress};
 
 /// The rate that is told is that of about so many seconds.
@@ -53,8 +53,18 @@ impl Outlook {
     pub fn seconds(&self, progress: &Progress) -> Option<f64> {
         let files = progress.files_total().saturating_sub(progress.files_done());
         let bytes = progress.bytes_total().saturating_sub(progress.bytes_done());
-        let finishing = progress.finishing().as_secs_f64();
-        let coming = self.estimate.remaining(files, bytes);
-        coming.map(|seconds| seconds + finishing)
+        let known = progress.known_costs();
+        let coming = self.estimate.remaining(files, bytes, known)?;
+        // What is known is what the whole took, the end included.
+        let finishing = match known {
+            Some(_) => 0.0,
+            None => progress.finishing().as_secs_f64(),
+        };
+        Some(coming + finishing)
+    }
+
+    /// What files and bytes cost when all of it took so many seconds.
+    pub(crate) fn costs(&self, seconds: f64) -> Option<Costs> {
+        self.estimate.whole(seconds)
     }
 }

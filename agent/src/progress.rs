@@ -1,7 +1,10 @@
 //! How far a call is, as numbers that any thread may read at any time.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
+
+use crate::estimate::Costs;
 
 /// What a call is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +50,7 @@ pub struct Progress {
     files_found: AtomicU64,
     bytes_found: AtomicU64,
     finishing_milliseconds: AtomicU64,
+    known_costs: OnceLock<Costs>,
 }
 
 impl Progress {
@@ -91,6 +95,16 @@ impl Progress {
     /// How long it is likely to take in the end to make durable what was written last.
     pub fn finishing(&self) -> Duration {
         Duration::from_millis(self.finishing_milliseconds.load(Ordering::Relaxed))
+    }
+
+    /// Such work cost so much before; what is told first counts.
+    pub fn expect_costs(&self, costs: Costs) {
+        let _ = self.known_costs.set(costs);
+    }
+
+    /// What such work cost before, if anybody said so.
+    pub fn known_costs(&self) -> Option<Costs> {
+        self.known_costs.get().copied()
     }
 
     /// Entries of every kind looked at.

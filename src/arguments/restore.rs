@@ -77,7 +77,7 @@ pub(crate) enum Order {
 /// Restore for practice: into a scratch directory, with everything read again, and removed afterwards
 ///
 /// Tells how long a restore takes on this host and whether all of it is right: every content is hashed once more from the disk, and every
-/// SQLite database is opened and checked. Later estimates (`restore --dry-run`) use what it took.
+/// SQLite database is opened and checked. Later estimates (`restore --dry-run`, and of what is left while a restore runs) use what it took.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:

@@ -37,6 +37,7 @@ pub(crate) fn run(arguments: &Drill, session: &Session) -> Result<Report, Comman
             seconds: restored.seconds,
             files: restored.files,
             bytes: restored.bytes,
+            costs: restored.costs.map(|costs| (costs.file, costs.byte)),
         };
         Directory::open(&state, Mounts::Cross)
             .and_then(|directory| {

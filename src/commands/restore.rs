@@ -40,6 +40,9 @@ pub(crate) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
     let spare = session.existing_spare()?;
     // A restore needs no index: it works on a host that never was a main.
     let context = session.context(Path::new("").to_owned(), &spare);
+    if let Some(costs) = session.expectation(&spare, Some(&request.dataset)).known() {
+        context.progress.expect_costs(costs);
+    }
     let shown = show(&context, session.output);
     let result = bring_back(&spare, &request, &context);
     drop(shown);

@@ -44,6 +44,9 @@ pub(super) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
             context.progress.announce(request.announced);
         }
     }
+    if let Some(costs) = session.expectation(&spare, None).known() {
+        context.progress.expect_costs(costs);
+    }
     let shown = show(&context, session.output);
     let mut whole = Whole::default();
     for request in &requests {

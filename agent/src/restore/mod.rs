@@ -24,6 +24,7 @@ use understudy_tree::{Glob, Lacking, Privileges};
 use crate::Context;
 use crate::clock::Moment;
 use crate::error::AgentError;
+use crate::estimate::Costs;
 use crate::past::Which;
 use crate::progress::Phase;
 
@@ -121,6 +122,8 @@ pub struct RestoreReport {
     pub lacking: Lacking,
     /// How long it took.
     pub seconds: f64,
+    /// What each file and each byte took of that, if there was enough to say so.
+    pub costs: Option<Costs>,
 }
 
 /// Restores a dataset's file tree.
@@ -139,8 +142,10 @@ pub fn restore(
     context.progress.enter(Phase::Connecting);
     let site = Site::find(request)?;
     let mut line = Line::open(channel, reconnect, context)?;
-    let mut report = bring_back(&mut line, request, &site, context)?;
+    let mut telling = Telling::new(&site.target());
+    let mut report = bring_back(&mut line, request, &site, context, &mut telling)?;
     report.seconds = started.elapsed().as_secs_f64();
+    report.costs = telling.costs(report.seconds);
     Ok(report)
 }
 
@@ -149,6 +154,7 @@ fn bring_back(
     request: &RestoreRequest,
     site: &Site,
     context: &Context,
+    telling: &mut Telling,
 ) -> Result<RestoreReport, AgentError> {
     let mut plan = line.persist(|conversation| {
         let number = which::number(conversation, &request.dataset, request.which)?;
@@ -169,7 +175,7 @@ fn bring_back(
                 &plan,
                 (site, &work, None),
                 context,
-                &mut report,
+                (&mut report, telling),
             )?;
             work.directory.sync_file_system()?;
             report.kept = site.switch()?;
@@ -178,7 +184,7 @@ fn bring_back(
             let landing = Landing::new(site)?;
             let work = site.open_in_place()?;
             let place = (site, &work, Some(&landing));
-            fill(line, request, &plan, place, context, &mut report)?;
+            fill(line, request, &plan, place, context, (&mut report, telling))?;
             work.directory.sync_file_system()?;
             report.kept = landing.finish()?;
         }
@@ -193,7 +199,7 @@ fn fill(
     plan: &Plan,
     (site, work, landing): (&Site, &Work, Option<&Landing<'_>>),
     context: &Context,
-    report: &mut RestoreReport,
+    (report, telling): (&mut RestoreReport, &mut Telling),
 ) -> Result<(), AgentError> {
     let privileges = Privileges::current();
     let resuming = if line.version() >= version::REST {
@@ -202,14 +208,13 @@ fn fill(
         Resuming::Whole
     };
     let build = Build::new(plan, work, site, privileges, resuming, landing, context);
-    let mut telling = Telling::new(&site.target());
     line.attempt(|conversation| telling.tell(conversation, &context.progress));
     build.make_directories()?;
     let mut needed = build.reuse(request.announced)?;
     report.files_reused = build.contents() - needed.len() as u64;
     pick::arrange(plan, &mut needed, &request.first, request.order);
     context.progress.enter(Phase::Restoring);
-    let todo = fetch_all(line, &build, &request.dataset, needed, &mut telling)?;
+    let todo = fetch_all(line, &build, &request.dataset, needed, telling)?;
     (report.files_fetched, report.bytes_fetched) = (todo.files, todo.bytes);
     context.progress.enter(Phase::Finishing);
     line.attempt(|conversation| telling.tell(conversation, &context.progress));
@@ -262,6 +267,7 @@ impl RestoreReport {
             kept: None,
             lacking: Lacking::default(),
             seconds: 0.0,
+            costs: None,
         }
     }
 }

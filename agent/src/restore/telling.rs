@@ -8,6 +8,7 @@ use understudy_protocol::{Message, limits, version};
 use crate::clock::Moment;
 use crate::conversation::Conversation;
 use crate::error::AgentError;
+use crate::estimate::Costs;
 use crate::outlook::Outlook;
 use crate::progress::{Phase, Progress};
 
@@ -65,6 +66,11 @@ impl Telling {
         }
         self.told = Some((now, phase));
         conversation.tell(&Message::Restoring(self.report(progress)))
+    }
+
+    /// What files and bytes cost when the whole took so many seconds.
+    pub(super) fn costs(&self, seconds: f64) -> Option<Costs> {
+        self.outlook.costs(seconds)
     }
 
     fn report(&self, progress: &Progress) -> Restoring {
