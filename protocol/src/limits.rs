@@ -68,5 +68,9 @@ pub const TEXT_BYTES: usize = 4096;
 
 /// Most lost contents that a receiver asks an agent for in one upload: the agent reads a file for each, before anything else.
 pub const WANTED: usize = 256;
+/// Sums of a signature that is sent: 1 MiB of them, which fit a frame.
+pub const SIGNATURE_SUMS: u64 = 131_072;
+/// Bytes of a signature that is sent: its sums of 8 bytes each, and what it says of itself.
+pub const SIGNATURE_BYTES: usize = SIGNATURE_SUMS as usize * 8 + 11;
 /// Restores told of at once: with the longest text each they fit a frame.
 pub const RESTORES: usize = 100;

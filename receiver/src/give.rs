@@ -2,9 +2,10 @@
 
 use std::fs::File;
 
+use understudy_protocol::delta::{LARGEST_SENT_GROUP, Signature};
 use understudy_protocol::message::{
     Fuzzy, Given, GivenStream, Manifest, ManifestEnd, ReadManifest, StreamBlock, StreamEnd, Want,
-    WantRest,
+    WantChanged, WantRest,
 };
 use understudy_protocol::transport::{Incoming, Outgoing};
 use understudy_protocol::{
@@ -15,6 +16,7 @@ use understudy_tree::content::{self, HoleyHasher};
 use crate::catalog::{Recorded, Row, Telling};
 use crate::cycle;
 use crate::dataset::{Dataset, Reading};
+use crate::differing::Differing;
 use crate::error::ReceiverError;
 use crate::library::Library;
 use crate::restores::Running;
@@ -149,6 +151,9 @@ pub(crate) fn serve(
             Err(ProtocolError::Cut) => return Ok(()),
             Ok(Message::Want(want)) => giver.give(&want)?,
             Ok(Message::WantRest(rest)) if spoken >= version::REST => giver.give_rest(&rest)?,
+            Ok(Message::WantChanged(changed)) if spoken >= version::CHANGED => {
+                giver.give_changed(&changed)?;
+            }
             Ok(Message::Restoring(told)) if spoken >= version::OVERSEE => {
                 if let Some(running) = &mut giver.running {
                     running.hear(told);
@@ -236,6 +241,70 @@ impl Giver<'_> {
         self.send_large(&rest.place, &file, rest.from, content)
     }
 
+    fn give_changed(&mut self, wanted: &WantChanged) -> Result<(), ReceiverError> {
+        let refused = |why: &dyn std::fmt::Display| {
+            ReceiverError::Misbehaved(format!(
+                "{:?} cannot be compared from byte {} on: {why}",
+                wanted.place, wanted.from
+            ))
+        };
+        let base =
+            Signature::from_bytes(&wanted.signature.0).map_err(|damaged| refused(&damaged))?;
+        if base.group_size() > LARGEST_SENT_GROUP {
+            return Err(refused(&"its groups are too large"));
+        }
+        let library = Library::open(self.dataset)?;
+        let (row, content) = self.row(&library, &wanted.place)?;
+        if content.0 <= limits::INLINE_BYTES as u64 || wanted.from >= content.0 {
+            return Err(refused(&"there is nothing to compare"));
+        }
+        let file = library.finder().find(&row)?;
+        let differing = Differing {
+            stream: self.announce(&wanted.place)?,
+            file: &file,
+            base: &base,
+            from: wanted.from,
+        };
+        let mut hasher = HoleyHasher::default();
+        let (encoder, outgoing, running) = (&mut self.encoder, self.outgoing, &mut self.running);
+        differing.tell(content.0, &mut hasher, |message, given| {
+            outgoing.send(encoder.encode(&message)?)?;
+            if let Some(running) = running {
+                running.gave(0, given);
+            }
+            Ok(())
+        })?;
+        self.end_large(differing.stream, hasher, wanted.from, content)
+    }
+
+    /// Says that the content of a place follows; returns the number of its stream.
+    fn announce(&mut self, place: &Place) -> Result<u64, ReceiverError> {
+        self.stream += 1;
+        let announce = Message::GivenStream(GivenStream {
+            place: place.clone(),
+            stream: self.stream,
+        });
+        self.outgoing.send(self.encoder.encode(&announce)?)?;
+        Ok(self.stream)
+    }
+
+    /// Ends a content of which everything from an offset on was given.
+    fn end_large(
+        &mut self,
+        stream: u64,
+        hasher: HoleyHasher,
+        from: u64,
+        (size, hash): (u64, ContentHash),
+    ) -> Result<(), ReceiverError> {
+        if from == 0 && hasher.finish(size) != hash {
+            return Err(damaged(hash));
+        }
+        let end = Message::StreamEnd(StreamEnd { stream, size, hash });
+        self.outgoing.send(self.encoder.encode(&end)?)?;
+        self.gave(1, 0);
+        Ok(())
+    }
+
     /// The row of a regular file, with its content.
     fn row(
         &self,
@@ -277,13 +346,7 @@ impl Giver<'_> {
         from: u64,
         (size, hash): (u64, ContentHash),
     ) -> Result<(), ReceiverError> {
-        self.stream += 1;
-        let stream = self.stream;
-        let announce = Message::GivenStream(GivenStream {
-            place: place.clone(),
-            stream,
-        });
-        self.outgoing.send(self.encoder.encode(&announce)?)?;
+        let stream = self.announce(place)?;
         let mut hasher = HoleyHasher::default();
         for (start, length) in content::data_extents(file, size)? {
             let mut offset = start.max(from);
@@ -307,13 +370,7 @@ impl Giver<'_> {
                     .send(self.encoder.encode(&Message::StreamBlock(block))?)?;
             }
         }
-        if from == 0 && hasher.finish(size) != hash {
-            return Err(damaged(hash));
-        }
-        let end = Message::StreamEnd(StreamEnd { stream, size, hash });
-        self.outgoing.send(self.encoder.encode(&end)?)?;
-        self.gave(1, 0);
-        Ok(())
+        self.end_large(stream, hasher, from, (size, hash))
     }
 }
 

@@ -15,6 +15,7 @@ mod catalog;
 mod committing;
 mod cycle;
 mod dataset;
+mod differing;
 mod error;
 mod filling;
 mod findings;

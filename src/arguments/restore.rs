@@ -11,8 +11,8 @@ use super::Selection;
 /// Bring a dataset back from the spare
 ///
 /// Writes a snapshot's files as TARGET, which appears whole or not at all. TARGET must be absent or an empty
-/// directory; with --replace it may hold files: those that are right are used, and everything that stood
-/// there is kept beside it as TARGET.before-restore-TIME.
+/// directory; with --replace it may hold files: those that are right are used, of large ones that differ only the
+/// difference is fetched, and everything that stood there is kept beside it as TARGET.before-restore-TIME.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:

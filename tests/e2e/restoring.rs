@@ -65,6 +65,28 @@ fn the_snapshot_of_a_moment_comes_back() {
 }
 
 #[test]
+fn of_a_large_file_that_stands_there_only_what_differs_is_fetched() {
+    needs!("of_a_large_file_that_stands_there_only_what_differs_is_fetched": "rsync");
+    for kind in Kind::BOTH {
+        let stage = Stage::new(kind);
+        let mut content = Random::new(5).noise(8 << 20);
+        std::fs::write(stage.source.join("large"), &content).unwrap();
+        stage.sync().ok();
+        let target = stage.path().join("restored");
+        std::fs::create_dir(&target).unwrap();
+        for at in [7, 4_000_000, 8_000_000] {
+            content[at] ^= 1;
+        }
+        std::fs::write(target.join("large"), &content).unwrap();
+        let data = stage.restore(&target).arg("--replace").data();
+        assert_eq!(data["bytes_fetched"], 3 * 4096, "{data}");
+        judge::same(&stage.source, &target);
+        let kept = data["kept"].as_str().unwrap();
+        assert!(std::fs::read(Path::new(kept).join("large")).unwrap() == content);
+    }
+}
+
+#[test]
 fn a_part_comes_back_with_the_directories_above_it() {
     needs!("a_part_comes_back_with_the_directories_above_it": "rsync");
     let stage = Stage::new(Kind::Tcp);

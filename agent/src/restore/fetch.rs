@@ -10,9 +10,11 @@ use std::thread;
 
 use understudy_protocol::message::{Given, StreamBlock, StreamEnd, Want, WantRest};
 use understudy_protocol::{Bytes, Message, Place, ProtocolError};
+use understudy_tree::Directory;
 use understudy_tree::content::{self, HoleyHasher};
 
 use super::build::{Build, Held};
+use super::changed::{self, Gain};
 use super::flushing::Flushing;
 use super::large;
 use super::telling::Telling;
@@ -40,8 +42,12 @@ pub(super) struct Todo {
     next: usize,
     /// Which leaves are complete.
     done: Vec<AtomicBool>,
-    /// Leaves whose beginning, which was here, was wrong.
+    /// Leaves of which what was here was wrong.
     torn: HashSet<usize>,
+    /// A tree that may have other versions of what is needed.
+    base: Option<Directory>,
+    /// How useful that was.
+    gain: Gain,
     /// The large file that came last, and how much of it counts as done.
     counted: (usize, u64),
     /// Files that came.
@@ -52,12 +58,14 @@ pub(super) struct Todo {
 
 impl Todo {
     /// All of `needed`, of a plan with so many leaves.
-    pub(super) fn new(needed: Vec<usize>, leaves: usize) -> Self {
+    pub(super) fn new(needed: Vec<usize>, leaves: usize, base: Option<Directory>) -> Self {
         Self {
             needed,
             next: 0,
             done: (0..leaves).map(|_| AtomicBool::new(false)).collect(),
             torn: HashSet::new(),
+            base,
+            gain: Gain::default(),
             counted: (usize::MAX, 0),
             files: 0,
             bytes: 0,
@@ -157,6 +165,17 @@ struct Asked {
     number: usize,
     /// How much of it is here already.
     from: u64,
+    /// As what it comes.
+    form: Form,
+}
+
+/// As what a content comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// All that is not here.
+    Full,
+    /// What differs from another version of it.
+    Changed,
 }
 
 /// The way through the list of what is needed.
@@ -221,14 +240,16 @@ impl Fetching<'_> {
             } else {
                 large::here(self.build, number)?
             };
-            if from > 0 && !window.is_empty() {
+            let is_alone = from > 0 || self.may_be_changed(number);
+            if is_alone && !window.is_empty() {
                 break;
             }
             self.todo.next += 1;
-            window.push_back(Asked { number, from });
-            if from > 0 {
-                return self.ask_rest(window, number, from);
+            if is_alone {
+                return self.ask_alone(number, from);
             }
+            let form = Form::Full;
+            window.push_back(Asked { number, from, form });
             bytes += self.build.plan.leaves[number].entry.size_bytes();
         }
         let places = window
@@ -239,16 +260,38 @@ impl Fetching<'_> {
         self.conversation.tell(&Message::Want(Want { places }))
     }
 
-    fn ask_rest(
-        &mut self,
-        window: VecDeque<Asked>,
-        number: usize,
-        from: u64,
-    ) -> Result<(), AgentError> {
-        self.asked.push_back(window);
-        let place = self.build.plan.leaves[number].place.clone();
-        self.conversation
-            .tell(&Message::WantRest(WantRest { place, from }))
+    /// Whether there may be another version of a leaf.
+    fn may_be_changed(&self, number: usize) -> bool {
+        let leaf = &self.build.plan.leaves[number];
+        let base = self.todo.base.as_ref();
+        !self.todo.torn.contains(&number)
+            && base.is_some_and(|base| changed::is_there(self.build, base, leaf, &self.todo.gain))
+    }
+
+    /// Asks for the rest of one file, or for what differs in it.
+    fn ask_alone(&mut self, number: usize, from: u64) -> Result<(), AgentError> {
+        let leaf = &self.build.plan.leaves[number];
+        let wish = match &self.todo.base {
+            Some(base) if self.may_be_changed(number) => {
+                changed::wish(self.build, base, leaf, from, &mut self.todo.gain)?
+            }
+            _ => None,
+        };
+        let form = match &wish {
+            Some(_) => Form::Changed,
+            None => Form::Full,
+        };
+        self.asked
+            .push_back(VecDeque::from([Asked { number, from, form }]));
+        let place = leaf.place.clone();
+        let message = match wish {
+            Some(wish) => Message::WantChanged(wish),
+            None if from > 0 => Message::WantRest(WantRest { place, from }),
+            None => Message::Want(Want {
+                places: vec![place],
+            }),
+        };
+        self.conversation.tell(&message)
     }
 
     fn expected(&mut self, given: Given) -> Result<Batch, AgentError> {
@@ -287,11 +330,27 @@ impl Fetching<'_> {
         let mut held = Held::default();
         let (file, mut hasher) = large::open(self.build, &mut held, leaf, asked.from)?;
         self.count_beginning(asked);
+        let base = match (&self.todo.base, asked.form) {
+            (Some(base), Form::Changed) => changed::open(self.build, base, leaf),
+            _ => None,
+        };
+        let mut is_lost = false;
         loop {
             self.flushing.wait(self.build)?;
             match self.hear()? {
                 Message::StreamBlock(block) if block.stream == stream => {
                     self.block(&file, &mut hasher, &block, asked)?;
+                }
+                Message::StreamCopy(copy)
+                    if copy.stream == stream && asked.form == Form::Changed =>
+                {
+                    changed::check(&copy, &hasher)?;
+                    // What cannot be copied any more is fetched in the end.
+                    is_lost |= base.as_ref().is_none_or(|(base, _)| {
+                        changed::copy(base, &file, &mut hasher, &copy).is_err()
+                    });
+                    hasher.zeros_until(copy.offset + copy.length);
+                    self.count_copied(asked, hasher.position());
                 }
                 Message::StreamEnd(StreamEnd {
                     stream: ended,
@@ -303,7 +362,7 @@ impl Fetching<'_> {
                     }
                     self.count(asked, size);
                     content::set_size(&file, size)?;
-                    if leaf.entry.content() != Some((size, hasher.finish(size))) {
+                    if is_lost || leaf.entry.content() != Some((size, hasher.finish(size))) {
                         return self.wrong(asked, size);
                     }
                     large::finish(self.build, &mut held, &file, leaf)?;
@@ -320,11 +379,11 @@ impl Fetching<'_> {
     /// The hash is not right. If a part was here already that may be why, and the whole is fetched.
     fn wrong(&mut self, asked: Asked, size: u64) -> Result<(), AgentError> {
         let leaf = &self.build.plan.leaves[asked.number];
-        if asked.from == 0 {
+        if asked.from == 0 && asked.form == Form::Full {
             return Err(self.build.damaged(leaf));
         }
         tracing::info!(
-            "what was here of `{}` is not its beginning: it is fetched whole",
+            "what was here of `{}` is not what it seemed to be: it is fetched whole",
             self.build.plan.path(leaf)
         );
         self.todo.torn.insert(asked.number);
@@ -345,6 +404,14 @@ impl Fetching<'_> {
             None => progress.expect(0, counted - asked.from),
         }
         self.todo.counted = (asked.number, asked.from);
+    }
+
+    /// The content is copied up to `position`: it was here, and did not come.
+    fn count_copied(&mut self, asked: Asked, position: u64) {
+        let copied = position.saturating_sub(self.todo.counted.1);
+        self.todo.counted = (asked.number, position);
+        self.todo.gain.found_same(copied);
+        self.build.context.progress.found(0, copied);
     }
 
     /// The content came up to `position`, holes included.

@@ -2,6 +2,7 @@
 //! in its place.
 
 mod build;
+mod changed;
 mod fetch;
 mod flushing;
 mod landing;
@@ -214,7 +215,14 @@ fn fill(
     report.files_reused = build.contents() - needed.len() as u64;
     pick::arrange(plan, &mut needed, &request.first, request.order);
     context.progress.enter(Phase::Restoring);
-    let todo = fetch_all(line, &build, &request.dataset, needed, telling)?;
+    // What stands at the target may have another version of what is wanted.
+    let base = match landing {
+        _ if line.version() < version::CHANGED => None,
+        Some(_) => Some(work.directory.try_clone()?),
+        None => site.open_target()?,
+    };
+    let todo = Todo::new(needed, plan.leaves.len(), base);
+    let todo = fetch_all(line, &build, &request.dataset, todo, telling)?;
     (report.files_fetched, report.bytes_fetched) = (todo.files, todo.bytes);
     context.progress.enter(Phase::Finishing);
     line.attempt(|conversation| telling.tell(conversation, &context.progress));
@@ -234,10 +242,9 @@ fn fetch_all(
     line: &mut Line<'_>,
     build: &Build<'_>,
     dataset: &DatasetName,
-    needed: Vec<usize>,
+    mut todo: Todo,
     telling: &mut Telling,
 ) -> Result<Todo, AgentError> {
-    let mut todo = Todo::new(needed, build.plan.leaves.len());
     let mut is_first = true;
     line.persist(|conversation| {
         // Contents are given to whoever has read the manifest in the same session.

@@ -9,6 +9,7 @@ use understudy_protocol::Node;
 use super::*;
 use crate::testing::{Stage, Tree, tree_of};
 
+mod changed;
 mod chosen;
 mod progressive;
 mod resumed;

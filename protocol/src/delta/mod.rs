@@ -23,7 +23,7 @@ pub use compare::differing;
 pub use search::{Budget, Op, Search};
 pub use signature::Signature;
 pub use small::{SMALLEST, SmallSignature, assemble};
-pub use sums::{BlockSummer, GroupSummer, Summed, Summer};
+pub use sums::{BlockSummer, GroupSummer, LARGEST_SENT_GROUP, Summed, Summer};
 
 /// Bytes from storage are not what their writer says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

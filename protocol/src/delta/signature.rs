@@ -189,6 +189,13 @@ fn count(size: u64, piece: u64, each: usize) -> Option<usize> {
         .checked_mul(each)
 }
 
+/// The smallest groups of which a content of `size` bytes has at most so many.
+pub(super) fn group_size_within(size: u64, most: u64) -> u64 {
+    size.div_ceil(most.max(1))
+        .max(SMALLEST_GROUP)
+        .next_power_of_two()
+}
+
 fn group_size(size: u64) -> u64 {
     size.div_ceil(MOST_SUMS)
         .max(SMALLEST_GROUP)

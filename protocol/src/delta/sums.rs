@@ -3,13 +3,15 @@
 use blake3::Hasher;
 use blake3::hazmat::HasherExt;
 
-use super::signature::{ENTRY, SUM, Signature};
+use super::signature::{ENTRY, SUM, Signature, group_size_within};
 use super::subtrees::Subtrees;
 use super::weak::append_entries;
 use crate::ContentHash;
 
 /// Whole blocks are given to fast_rsync this many bytes at a time, or one by one where they are larger.
 const WINDOW: usize = 512 * 1024;
+/// Whoever compares a signature that was sent holds a group in memory.
+pub const LARGEST_SENT_GROUP: u64 = 8 << 20;
 /// A content with more entries than this (6 MiB), because it turned out much larger than was said, gets none.
 const MOST_ENTRIES: usize = 524_288;
 /// What holes are hashed as.
@@ -137,6 +139,26 @@ fn each_zeros(length: u64, mut update: impl FnMut(&[u8])) {
 }
 
 impl GroupSummer {
+    /// For a content of `size` bytes whose signature is to have at most so many sums and no blocks; `None` if groups would be larger than
+    /// [`LARGEST_SENT_GROUP`].
+    pub fn fitting(size: u64, most_sums: u64) -> Option<Self> {
+        let group_size = group_size_within(size, most_sums);
+        (group_size <= LARGEST_SENT_GROUP).then(|| Self {
+            size: 0,
+            group_size,
+            sums: Vec::new(),
+            group: Hasher::new(),
+            filled: 0,
+            subtrees: Subtrees::default(),
+        })
+    }
+
+    /// Hash and signature of everything taken; the signature has no blocks.
+    pub fn sum(self) -> Summed {
+        let (hash, signature) = self.finish();
+        Summed { hash, signature }
+    }
+
     /// Bytes taken so far.
     pub fn length(&self) -> u64 {
         self.size

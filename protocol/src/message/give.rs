@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{Check, bounded};
 use crate::bytes::Bytes;
 use crate::entry::Entry;
-#[cfg(doc)]
+use crate::error::ProtocolError;
 use crate::limits;
 use crate::name::DatasetName;
 use crate::place::Place;
@@ -63,4 +64,34 @@ pub struct WantRest {
     pub place: Place,
     /// How much is there already: at least one byte, and less than the whole.
     pub from: u64,
+}
+
+/// Asks for a content of which the agent has another version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantChanged {
+    /// A regular file of the snapshot with more than [`limits::INLINE_BYTES`].
+    pub place: Place,
+    /// How much of the wanted version is there already: less than the whole.
+    pub from: u64,
+    /// The [`Signature`](crate::delta::Signature) of the other version, without blocks; at most [`limits::SIGNATURE_BYTES`].
+    pub signature: Bytes,
+}
+
+impl Check for WantRest {
+    fn check(&self) -> Result<(), ProtocolError> {
+        if (1..=limits::FILE_BYTES).contains(&self.from) {
+            return Ok(());
+        }
+        Err(ProtocolError::malformed(
+            "WantRest",
+            "it begins at the beginning or beyond the largest file",
+        ))
+    }
+}
+
+impl Check for WantChanged {
+    fn check(&self) -> Result<(), ProtocolError> {
+        let length = self.signature.0.len();
+        bounded("a signature", length, limits::SIGNATURE_BYTES)
+    }
 }

@@ -25,7 +25,9 @@ pub use browse::{
     Located, Summaries, Summarise, Summary, Tally, Told, Version,
 };
 pub use fuzzy::{Fuzzy, FuzzyEnd, FuzzyFile, FuzzyFiles, ListFuzzy};
-pub use give::{Given, GivenStream, Manifest, ManifestEnd, ReadManifest, Want, WantRest};
+pub use give::{
+    Given, GivenStream, Manifest, ManifestEnd, ReadManifest, Want, WantChanged, WantRest,
+};
 pub use health::{
     FindingState, Health, Inspect, KnownFinding, Repairing, Returned, ScrubEnd, ScrubRun,
     ScrubState, Wanted, WantedContent,
@@ -105,7 +107,7 @@ messages! {
     5 StreamAbort(StreamAbort) from both: "The content of a stream is given up and forgotten.";
     6 Fuzzy(Fuzzy) from both: "Places of the snapshot whose files may be mixtures of several states.";
     7 StreamBase(StreamBase) from agent: "A stream is a new version of a file of the base snapshot.";
-    8 StreamCopy(StreamCopy) from agent: "A stretch of a stream that its base has.";
+    8 StreamCopy(StreamCopy) from both: "A stretch of a stream that its base has.";
     9 StreamResume(StreamResume) from agent: "A stream begins with what the receiver has left over.";
     10 Begin(Begin) from agent: "Opens an upload and locks the dataset.";
     11 Changes(Changes) from agent: "Entries put and removed.";
@@ -159,6 +161,7 @@ messages! {
     69 Restoring(Restoring) from agent: "Tells how far a restore is.";
     70 Oversee(Oversee) from agent: "Asks which restores run and how the disk fills.";
     71 Overseen(Overseen) from receiver: "Answers `Oversee`.";
+    72 WantChanged(WantChanged) from agent: "Asks for a content as what differs from another.";
 }
 
 fn decode_all<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, ProtocolError> {
@@ -332,18 +335,6 @@ impl Check for StreamResume {
 impl Check for Want {
     fn check(&self) -> Result<(), ProtocolError> {
         bounded("a wish list", self.places.len(), limits::RECORDS)
-    }
-}
-
-impl Check for WantRest {
-    fn check(&self) -> Result<(), ProtocolError> {
-        if (1..=limits::FILE_BYTES).contains(&self.from) {
-            return Ok(());
-        }
-        Err(ProtocolError::malformed(
-            "WantRest",
-            "it begins at the beginning or beyond the largest file",
-        ))
     }
 }
 

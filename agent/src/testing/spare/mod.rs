@@ -234,6 +234,10 @@ impl Spare {
                 assert_eq!(self.newest, None, "an older version does not know it");
                 self.give(&rest.place, rest.from)
             }
+            Message::WantChanged(changed) => {
+                assert_eq!(self.newest, None, "an older version does not know it");
+                self.give_changed(&changed)
+            }
             Message::Restoring(restoring) => {
                 assert_eq!(self.newest, None, "an older version does not know it");
                 self.restoring.push(restoring);

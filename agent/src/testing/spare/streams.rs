@@ -1,11 +1,50 @@
 //! Streams of an upload, as the spare in memory takes them.
 
+use understudy_protocol::delta::Signature;
+use understudy_protocol::message::{GivenStream, WantChanged};
 use understudy_protocol::message::{StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume};
 use understudy_protocol::{ContentHash, Failure, FailureCode, Message};
 
 use super::{Spare, Upload, bad_leftover};
 
 impl Spare {
+    /// A content as what differs, group by group; one that boasts takes everything for the same.
+    pub(super) fn give_changed(&self, wanted: &WantChanged) -> Vec<Message> {
+        let (entry, file) = &self.entries[&wanted.place];
+        let (size, hash) = entry.content().expect("a file");
+        let base = Signature::from_bytes(&wanted.signature.0).expect("a signature");
+        assert!(base.block_size().is_none() && wanted.from < size);
+        let stream = *file;
+        let place = wanted.place.clone();
+        let mut messages = vec![Message::GivenStream(GivenStream { place, stream })];
+        let mut start = 0;
+        for group in self.contents[file].chunks(base.group_size() as usize) {
+            let is_same = self.is_boasting || base.has_at(start, group);
+            let end = start + group.len() as u64;
+            let offset = start.max(wanted.from);
+            if offset < end {
+                let data = &group[(offset - start) as usize..];
+                messages.push(if is_same {
+                    Message::StreamCopy(StreamCopy {
+                        stream,
+                        offset,
+                        from: offset,
+                        length: end - offset,
+                    })
+                } else {
+                    Message::StreamBlock(StreamBlock {
+                        stream,
+                        offset,
+                        data: data.into(),
+                    })
+                });
+            }
+            start = end;
+        }
+        messages.push(Message::StreamEnd(StreamEnd { stream, size, hash }));
+        messages
+    }
+
     pub(super) fn take_stream(&mut self, message: Message, upload: &mut Upload) -> Vec<Message> {
         match message {
             Message::StreamResume(StreamResume {
