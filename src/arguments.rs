@@ -18,7 +18,7 @@ use crate::report;
 pub(crate) use daemons::{Agent, Receiver};
 pub(crate) use on_spare::{Accept, Acknowledge, Decide, Held, OnSpare, Pin, Prune, Unpin};
 pub(crate) use past::{Cat, Diff, Find, Ls, Point, Selection};
-pub(crate) use restore::{Drill, Order, Restore};
+pub(crate) use restore::{Drill, Order, Owners, Restore};
 
 /// Keeps a spare server minutes behind its main, ready to serve.
 #[derive(Debug, Parser)]

@@ -264,6 +264,7 @@ impl From<&AgentError> for CommandError {
                 "`understudy snapshots` lists what the spare has",
             ),
             AgentError::SpareTooOld { .. } => (Code::Failed, "upgrade understudy on the spare"),
+            AgentError::NoOwners => (Code::Failed, "restore with --owners number"),
             AgentError::NoSnapshot { .. } => (
                 Code::Failed,
                 "`understudy snapshots` lists what the spare has",

@@ -176,6 +176,11 @@ pub enum AgentError {
         /// The first version that knows it.
         needed: u32,
     },
+    /// The spare was not told what the owners of a snapshot are called.
+    #[error(
+        "the spare does not know the names of the owners of this snapshot: it is older than them, or the main is"
+    )]
+    NoOwners,
     /// There is no snapshot that could be meant.
     #[error("dataset `{dataset}` has no snapshot {}", meant(*which))]
     NoSnapshot {

@@ -20,6 +20,7 @@ mod lost;
 mod opening;
 mod outbox;
 mod outlook;
+mod owners;
 pub mod pace;
 mod past;
 mod progress;
@@ -48,7 +49,7 @@ pub use pace::Pace;
 pub use past::{Past, Which};
 pub use progress::{Phase, Progress};
 pub use restore::{
-    Action, Existing, Manner, Order, Reconnect, RestoreReport, RestoreRequest, restore,
+    Action, Existing, Manner, Order, OwnedBy, Reconnect, RestoreReport, RestoreRequest, restore,
 };
 pub use retention::{RetentionOf, retention};
 pub use scan::Trust;

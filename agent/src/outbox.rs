@@ -1,7 +1,7 @@
 //! What one worker sends: changes in batches, large contents in blocks.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use understudy_protocol::message::{
@@ -14,6 +14,7 @@ use understudy_tree::crash_point;
 
 use crate::effort::Effort;
 use crate::error::AgentError;
+use crate::owners::Numbers;
 use crate::{Cancel, Pace};
 
 /// About what a record takes beside content and attributes.
@@ -24,6 +25,7 @@ const RECORD_BYTES: usize = 120;
 pub(crate) struct Shared {
     next_stream: AtomicU64,
     records: AtomicU64,
+    owners: Mutex<Numbers>,
     pace: Arc<Pace>,
     effort: Arc<Effort>,
     cancel: Cancel,
@@ -38,6 +40,14 @@ impl Shared {
             cancel,
             ..Self::default()
         }
+    }
+
+    /// Who owns what was handed to any outbox so far.
+    pub(crate) fn owners(&self) -> Numbers {
+        self.owners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Changes handed to any outbox so far.
@@ -56,6 +66,8 @@ pub(crate) struct Outbox {
     batch_bytes: usize,
     /// When the last frame was gone.
     sent: Instant,
+    /// Who owns the last entry: mostly that of the next one.
+    owner: Option<(u32, u32)>,
 }
 
 impl Outbox {
@@ -68,6 +80,7 @@ impl Outbox {
             batch: Vec::new(),
             batch_bytes: 0,
             sent: Instant::now(),
+            owner: None,
         }
     }
 
@@ -84,6 +97,7 @@ impl Outbox {
             _ => 0,
         };
         let xattrs = xattrs_bytes(&entry.attributes);
+        self.note_owner(&entry.attributes);
         self.add(
             Change::Put {
                 place,
@@ -102,6 +116,7 @@ impl Outbox {
         touch: Touch,
     ) -> Result<(), AgentError> {
         let xattrs = xattrs_bytes(&attributes);
+        self.note_owner(&attributes);
         self.add(
             Change::Touch {
                 place,
@@ -115,6 +130,18 @@ impl Outbox {
     /// Adds a removal to the batch.
     pub(crate) fn remove(&mut self, place: Place) -> Result<(), AgentError> {
         self.add(Change::Remove { place }, 0)
+    }
+
+    fn note_owner(&mut self, attributes: &Attributes) {
+        let owner = (attributes.uid, attributes.gid);
+        if self.owner == Some(owner) {
+            return;
+        }
+        self.owner = Some(owner);
+        let owners = &self.shared.owners;
+        let mut owners = owners.lock().unwrap_or_else(PoisonError::into_inner);
+        owners.users.insert(owner.0);
+        owners.groups.insert(owner.1);
     }
 
     fn add(&mut self, change: Change, bytes: usize) -> Result<(), AgentError> {

@@ -72,5 +72,7 @@ pub const WANTED: usize = 256;
 pub const SIGNATURE_SUMS: u64 = 131_072;
 /// Bytes of a signature that is sent: its sums of 8 bytes each, and what it says of itself.
 pub const SIGNATURE_BYTES: usize = SIGNATURE_SUMS as usize * 8 + 11;
+/// Longest name of a user or a group; Linux has 32, directories of users more.
+pub const OWNER_BYTES: usize = 256;
 /// Restores told of at once: with the longest text each they fit a frame.
 pub const RESTORES: usize = 100;

@@ -45,9 +45,8 @@ pub const SOURCE_ROOT: u32 = 5;
 /// The version from which on restores are told of, and the filling of the disk; see
 /// [`Overseen`](crate::message::Overseen).
 pub const OVERSEE: u32 = 5;
-/// The version from which on a content is given as what differs from another; see
-/// [`WantChanged`](crate::message::WantChanged).
-pub const CHANGED: u32 = 5;
+/// The version in which the agent tells what owners are called; see [`Owners`](crate::message::Owners).
+pub const OWNERS: u32 = 5;
 /// Opens every greeting, so that a stray connection is recognised at once.
 pub const MAGIC: [u8; 4] = *b"USTY";
 

@@ -4,8 +4,8 @@ use std::fs::File;
 
 use understudy_protocol::delta::{LARGEST_SENT_GROUP, Signature};
 use understudy_protocol::message::{
-    Fuzzy, Given, GivenStream, Manifest, ManifestEnd, ReadManifest, StreamBlock, StreamEnd, Want,
-    WantChanged, WantRest,
+    Fuzzy, Given, GivenStream, Manifest, ManifestEnd, Owners, ReadManifest, StreamBlock, StreamEnd,
+    Want, WantRest,
 };
 use understudy_protocol::transport::{Incoming, Outgoing};
 use understudy_protocol::{
@@ -26,7 +26,7 @@ use crate::serve::Lease;
 pub(crate) fn manifest(
     dataset: &Dataset,
     request: &ReadManifest,
-    telling: Telling,
+    spoken: u32,
     outgoing: &Outgoing,
 ) -> Result<Recorded, ReceiverError> {
     let nothing =
@@ -56,11 +56,17 @@ pub(crate) fn manifest(
         }
     }
     batch.send(&mut encoder, outgoing)?;
-    if telling == Telling::All {
+    if Telling::of(spoken) == Telling::All {
         let ranges = catalog.fuzzy_at(at)?;
         for part in ranges.chunks(limits::BATCH_RECORDS) {
             let places = part.iter().map(|range| range.place.clone()).collect();
             outgoing.send(encoder.encode(&Message::Fuzzy(Fuzzy { places }))?)?;
+        }
+    }
+    if spoken >= version::OWNERS {
+        let owners = catalog.owners(at)?;
+        if owners != Owners::default() {
+            outgoing.send(encoder.encode(&Message::Owners(owners))?)?;
         }
     }
     outgoing.send_message(&Message::ManifestEnd(ManifestEnd {
@@ -151,9 +157,6 @@ pub(crate) fn serve(
             Err(ProtocolError::Cut) => return Ok(()),
             Ok(Message::Want(want)) => giver.give(&want)?,
             Ok(Message::WantRest(rest)) if spoken >= version::REST => giver.give_rest(&rest)?,
-            Ok(Message::WantChanged(changed)) if spoken >= version::CHANGED => {
-                giver.give_changed(&changed)?;
-            }
             Ok(Message::Restoring(told)) if spoken >= version::OVERSEE => {
                 if let Some(running) = &mut giver.running {
                     running.hear(told);
@@ -229,6 +232,9 @@ impl Giver<'_> {
     }
 
     fn give_rest(&mut self, rest: &WantRest) -> Result<(), ReceiverError> {
+        if let Some(signature) = &rest.other {
+            return self.give_changed(rest, signature);
+        }
         let library = Library::open(self.dataset)?;
         let (row, content) = self.row(&library, &rest.place)?;
         if content.0 <= limits::INLINE_BYTES as u64 || rest.from >= content.0 {
@@ -241,15 +247,14 @@ impl Giver<'_> {
         self.send_large(&rest.place, &file, rest.from, content)
     }
 
-    fn give_changed(&mut self, wanted: &WantChanged) -> Result<(), ReceiverError> {
+    fn give_changed(&mut self, wanted: &WantRest, signature: &Bytes) -> Result<(), ReceiverError> {
         let refused = |why: &dyn std::fmt::Display| {
             ReceiverError::Misbehaved(format!(
                 "{:?} cannot be compared from byte {} on: {why}",
                 wanted.place, wanted.from
             ))
         };
-        let base =
-            Signature::from_bytes(&wanted.signature.0).map_err(|damaged| refused(&damaged))?;
+        let base = Signature::from_bytes(&signature.0).map_err(|damaged| refused(&damaged))?;
         if base.group_size() > LARGEST_SENT_GROUP {
             return Err(refused(&"its groups are too large"));
         }

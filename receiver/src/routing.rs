@@ -12,12 +12,13 @@ use crate::streams::Streams;
 use crate::waiting::Waiting;
 use crate::workers::Trouble;
 
-/// Numbers of the messages that are handed to workers: streams, those with a base, what is fuzzy, and changes.
+/// Numbers of the messages that are handed to workers: streams, those with a base, what is fuzzy, changes, and what owners are called.
 const STREAM_NUMBERS: std::ops::RangeInclusive<u8> = 3..=5;
 const FUZZY: u8 = 6;
 const DELTA_NUMBERS: std::ops::RangeInclusive<u8> = 7..=8;
 const RESUME: u8 = 9;
 const CHANGES: u8 = 11;
+const OWNERS: u8 = 72;
 
 /// What is handed over together: small pieces of a large file cost less than waking a worker for each.
 const RUN_JOBS: usize = 64;
@@ -41,7 +42,12 @@ pub(crate) fn is_change(frame: &Frame, spoken: u32) -> bool {
 
 /// Whether a frame becomes rows.
 fn is_staged(frame: &Frame, spoken: u32) -> bool {
-    frame.number() == CHANGES || frame.number() == FUZZY && Telling::of(spoken) == Telling::All
+    match frame.number() {
+        CHANGES => true,
+        FUZZY => Telling::of(spoken) == Telling::All,
+        OWNERS => spoken >= version::OWNERS,
+        _ => false,
+    }
 }
 
 /// Hands frames to workers until the commit; returns it.

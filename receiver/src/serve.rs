@@ -7,7 +7,6 @@ use understudy_protocol::message::{DatasetStatus, Datasets, List, Noted};
 use understudy_protocol::transport::{Channel, Outgoing};
 use understudy_protocol::{DatasetName, Message, ProtocolError, version};
 
-use crate::catalog::Telling;
 use crate::dataset::{Dataset, now_seconds};
 use crate::error::ReceiverError;
 use crate::give::Purpose;
@@ -89,7 +88,6 @@ fn converse(
     options: &SessionOptions,
 ) -> Result<(), ReceiverError> {
     let spoken = channel.greet()?;
-    let telling = Telling::of(spoken);
     let Channel { outgoing, incoming } = channel;
     loop {
         let message = match incoming.receive_message() {
@@ -126,7 +124,7 @@ fn converse(
             Message::ReadManifest(request) => {
                 let dataset = existing(store, &request.dataset)?;
                 let reading = dataset.reading()?;
-                let snapshot = give::manifest(&dataset, &request, telling, outgoing)?;
+                let snapshot = give::manifest(&dataset, &request, spoken, outgoing)?;
                 let (read, how) = (
                     (&dataset, reading),
                     (spoken, options.lease, Purpose::Restore),

@@ -114,7 +114,7 @@ fn converse(
                 lost.take(returned, incoming)?;
             }
             Message::ReadManifest(request) => {
-                give::manifest(&dataset, &request, Telling::of(spoken), outgoing).map(drop)?;
+                give::manifest(&dataset, &request, spoken, outgoing).map(drop)?;
             }
             Message::SourceRoot(told) if spoken >= version::SOURCE_ROOT && root.is_none() => {
                 root = Some(told.into());

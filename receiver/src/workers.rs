@@ -258,7 +258,8 @@ fn write_rows(
             batch
                 .fuzzy
                 .iter()
-                .try_for_each(|place| upload.tell_fuzzy(place))
+                .try_for_each(|place| upload.tell_fuzzy(place))?;
+            upload.tell_owners(&batch.owners)
         })();
         if let Err(error) = written {
             trouble.report(error, streams);

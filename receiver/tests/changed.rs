@@ -7,7 +7,7 @@ mod stage;
 
 use understudy_protocol::delta::GroupSummer;
 use understudy_protocol::message::{
-    Change, Content, ReadManifest, StreamBlock, StreamEnd, WantChanged,
+    Change, Content, ReadManifest, StreamBlock, StreamEnd, WantRest,
 };
 use understudy_protocol::transport::Channel;
 use understudy_protocol::{ContentHash, FailureCode, Message, Node, ProtocolError};
@@ -75,10 +75,10 @@ fn ask(channel: &mut Channel, from: u64, signature: Vec<u8>) {
     while !matches!(hear(channel).expect("manifest"), Message::ManifestEnd(_)) {}
     send(
         channel,
-        &Message::WantChanged(WantChanged {
+        &Message::WantRest(WantRest {
             place: place(1, "large"),
             from,
-            signature: signature.into(),
+            other: Some(signature.into()),
         }),
     );
 }

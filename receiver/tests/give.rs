@@ -65,7 +65,14 @@ fn rest(stage: &Stage, place: Place, from: u64) -> Result<Vec<u8>, ProtocolError
             }),
         );
         while !matches!(hear(channel)?, Message::ManifestEnd(_)) {}
-        send(channel, &Message::WantRest(WantRest { place, from }));
+        send(
+            channel,
+            &Message::WantRest(WantRest {
+                place,
+                from,
+                other: None,
+            }),
+        );
         let mut came = Vec::new();
         loop {
             match hear(channel)? {

@@ -49,6 +49,12 @@ pub(crate) struct Restore {
     /// In which order the other files come
     #[arg(long, value_enum, default_value = "listed", value_name = "ORDER")]
     pub(crate) order: Order,
+    /// Whose the files become: users and groups with the numbers or with the names that they had on the main
+    ///
+    /// By name it is told which names are not known here; their files keep the numbers, and so do access control lists. Names are those of
+    /// /etc/passwd and /etc/group.
+    #[arg(long, value_enum, default_value = "number", value_name = "HOW")]
+    pub(crate) owners: Owners,
     /// Take the place of what stands at TARGET, which is kept beside it
     #[arg(long)]
     pub(crate) replace: bool,
@@ -61,6 +67,15 @@ pub(crate) struct Restore {
     /// Write nothing, only say what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// Whose files become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Owners {
+    /// The same numbers
+    Number,
+    /// The same names
+    Name,
 }
 
 /// In which order files come.

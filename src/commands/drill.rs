@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use understudy_agent::{
-    Action, Context, Existing, Manner, Opened, Order, RestoreReport, RestoreRequest, Which,
+    Action, Context, Existing, Manner, Opened, Order, OwnedBy, RestoreReport, RestoreRequest, Which,
 };
 use understudy_protocol::{DatasetName, Name, escape};
 use understudy_tree::{Directory, Mounts, TreeError, remove};
@@ -65,6 +65,7 @@ fn practise(
         order: Order::Listed,
         existing,
         manner: Manner::Switch,
+        owners: OwnedBy::Number,
         announced: (0, 0),
         action,
     };

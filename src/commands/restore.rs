@@ -1,7 +1,9 @@
 //! `understudy restore`: a dataset comes back.
 
 use serde_json::{Value, json};
-use understudy_agent::{Action, Context, Existing, Manner, Order, RestoreReport, RestoreRequest};
+use understudy_agent::{
+    Action, Context, Existing, Manner, Order, OwnedBy, RestoreReport, RestoreRequest,
+};
 use understudy_protocol::{DatasetName, escape};
 use understudy_tree::Lacking;
 
@@ -85,6 +87,10 @@ pub(super) fn request(
         } else {
             Manner::Switch
         },
+        owners: match arguments.owners {
+            arguments::Owners::Number => OwnedBy::Number,
+            arguments::Owners::Name => OwnedBy::Name,
+        },
         announced: (0, 0),
         action: if arguments.dry_run {
             Action::DryRun
@@ -130,6 +136,10 @@ pub(super) fn tell(
         );
     }
     report.notes.extend(lacks(restored.lacking));
+    report.note_all(
+        "some owners have no such name here and keep their numbers:",
+        restored.unknown_owners.iter().cloned(),
+    );
     let torn = words::counted(restored.fuzzy.len() as u64, "file");
     report.note_all(
         &format!("{torn} may be torn, for the main sent what never stood still:"),
@@ -162,6 +172,7 @@ pub(super) fn value(restored: &RestoreReport, action: Action, expected: &Expecta
             "xattrs": lacking.xattrs,
             "device": lacking.device,
         },
+        "unknown_owners": restored.unknown_owners,
         "seconds": restored.seconds,
     });
     if action == Action::DryRun {

@@ -5,7 +5,7 @@
 use std::fs::File;
 
 use understudy_protocol::delta::{GroupSummer, Signature};
-use understudy_protocol::message::{StreamCopy, WantChanged};
+use understudy_protocol::message::{StreamCopy, WantRest};
 use understudy_protocol::{ProtocolError, limits};
 use understudy_tree::content::{self, Extents, HoleyHasher};
 use understudy_tree::{Directory, Kind};
@@ -55,7 +55,7 @@ pub(super) fn wish(
     leaf: &Leaf,
     from: u64,
     gain: &mut Gain,
-) -> Result<Option<WantChanged>, AgentError> {
+) -> Result<Option<WantRest>, AgentError> {
     let Some((file, base_size)) = open(build, base, leaf) else {
         return Ok(None);
     };
@@ -63,10 +63,10 @@ pub(super) fn wish(
         return Ok(None);
     };
     gain.compared_bytes += base_size.min(leaf.entry.size_bytes());
-    Ok(Some(WantChanged {
+    Ok(Some(WantRest {
         place: leaf.place.clone(),
         from,
-        signature: signature.to_bytes().into(),
+        other: Some(signature.to_bytes().into()),
     }))
 }
 

@@ -285,8 +285,12 @@ impl Fetching<'_> {
             .push_back(VecDeque::from([Asked { number, from, form }]));
         let place = leaf.place.clone();
         let message = match wish {
-            Some(wish) => Message::WantChanged(wish),
-            None if from > 0 => Message::WantRest(WantRest { place, from }),
+            Some(wish) => Message::WantRest(wish),
+            None if from > 0 => Message::WantRest(WantRest {
+                place,
+                from,
+                other: None,
+            }),
             None => Message::Want(Want {
                 places: vec![place],
             }),

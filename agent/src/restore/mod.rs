@@ -59,6 +59,8 @@ pub struct RestoreRequest {
     pub existing: Existing,
     /// How the target comes to be.
     pub manner: Manner,
+    /// Whose the files become.
+    pub owners: OwnedBy,
     /// What was [announced](crate::Progress::announce) of it: files and bytes.
     pub announced: (u64, u64),
     /// Whether to do it.
@@ -83,6 +85,16 @@ pub enum Manner {
     /// File by file, for a target that is in use meanwhile. With [`Existing::Replace`] everything that is not in the snapshot is
     /// moved away in the end; what is replaced is kept in any case.
     Progressive,
+}
+
+/// Whose files become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OwnedBy {
+    /// The users and groups of the same numbers as on the main.
+    #[default]
+    Number,
+    /// Those of the same names, where the spare was told them and they are known here. Numbers in access control lists stay.
+    Name,
 }
 
 /// Whether to write.
@@ -121,6 +133,8 @@ pub struct RestoreReport {
     pub kept: Option<PathBuf>,
     /// What could not be set here.
     pub lacking: Lacking,
+    /// Users and groups that have no such name here.
+    pub unknown_owners: Vec<String>,
     /// How long it took.
     pub seconds: f64,
     /// What each file and each byte took of that, if there was enough to say so.
@@ -162,7 +176,12 @@ fn bring_back(
         Plan::read(conversation, &request.dataset, number)
     })?;
     pick::restrict(&mut plan, &request.paths)?;
+    let unknown_owners = match request.owners {
+        OwnedBy::Number => Vec::new(),
+        OwnedBy::Name => plan.own_by_name()?,
+    };
     let mut report = RestoreReport::of(&plan, request, site);
+    report.unknown_owners = unknown_owners;
     if request.action == Action::DryRun {
         return Ok(report);
     }
@@ -217,7 +236,7 @@ fn fill(
     context.progress.enter(Phase::Restoring);
     // What stands at the target may have another version of what is wanted.
     let base = match landing {
-        _ if line.version() < version::CHANGED => None,
+        _ if line.version() < version::REST => None,
         Some(_) => Some(work.directory.try_clone()?),
         None => site.open_target()?,
     };
@@ -273,6 +292,7 @@ impl RestoreReport {
             fuzzy: plan.fuzzy.clone(),
             kept: None,
             lacking: Lacking::default(),
+            unknown_owners: Vec::new(),
             seconds: 0.0,
             costs: None,
         }

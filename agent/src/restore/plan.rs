@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 
-use understudy_protocol::message::ReadManifest;
+use understudy_protocol::message::{Owners, ReadManifest};
 use understudy_protocol::{
     DatasetName, DirectoryId, Entry, Message, Name, Place, ProtocolError, RelPath, Snapshot,
 };
 
 use crate::conversation::{Conversation, unexpected};
 use crate::error::AgentError;
+use crate::owners::{Names, Translation};
 use crate::scan::ROOT_NAME;
 
 /// A directory to make.
@@ -43,6 +44,8 @@ pub(super) struct Plan {
     pub(super) leaves: Vec<Leaf>,
     /// Paths of files that may be torn.
     pub(super) fuzzy: Vec<RelPath>,
+    /// What the main called the owners.
+    owners: Owners,
 }
 
 impl Plan {
@@ -64,6 +67,7 @@ impl Plan {
                         .try_for_each(|(place, entry)| gathered.add(place, entry))?;
                 }
                 Message::Fuzzy(fuzzy) => gathered.fuzzy.extend(fuzzy.places),
+                Message::Owners(owners) => gathered.owners = owners,
                 Message::ManifestEnd(end) => break end.snapshot,
                 other => return Err(unexpected(&other, "Manifest")),
             }
@@ -73,6 +77,7 @@ impl Plan {
             numbers,
             mut leaves,
             fuzzy,
+            owners,
         } = gathered;
         if branches.is_empty() {
             return Err(malformed("it has no file tree"));
@@ -83,6 +88,7 @@ impl Plan {
             branches,
             leaves,
             fuzzy: Vec::new(),
+            owners,
         };
         for place in fuzzy {
             let branch = numbers.get(&place.parent);
@@ -94,6 +100,21 @@ impl Plan {
         }
         plan.fuzzy.sort_unstable();
         Ok(plan)
+    }
+
+    /// Gives all entries the owners that are called here as on the main. Returns what keeps its
+    /// number: names that nobody has here, and numbers that had none there.
+    pub(super) fn own_by_name(&mut self) -> Result<Vec<String>, AgentError> {
+        if self.owners == Owners::default() {
+            return Err(AgentError::NoOwners);
+        }
+        let mut translation = Translation::new(&self.owners, &Names::of_this_host());
+        let branches = self.branches.iter_mut().map(|branch| &mut branch.entry);
+        let leaves = self.leaves.iter_mut().map(|leaf| &mut leaf.entry);
+        branches
+            .chain(leaves)
+            .for_each(|entry| translation.apply(entry));
+        Ok(translation.unknown())
     }
 
     /// Entries of every kind.
@@ -155,7 +176,7 @@ pub(super) fn read_again(
     }))?;
     loop {
         match conversation.hear()? {
-            Message::Manifest(_) | Message::Fuzzy(_) => {}
+            Message::Manifest(_) | Message::Fuzzy(_) | Message::Owners(_) => {}
             Message::ManifestEnd(end) if end.snapshot.position == known.position => return Ok(()),
             Message::ManifestEnd(_) => {
                 return Err(malformed(
@@ -174,6 +195,7 @@ struct Gathered {
     numbers: HashMap<DirectoryId, usize>,
     leaves: Vec<Leaf>,
     fuzzy: Vec<Place>,
+    owners: Owners,
 }
 
 impl Gathered {

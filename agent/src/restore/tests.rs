@@ -11,6 +11,7 @@ use crate::testing::{Stage, Tree, tree_of};
 
 mod changed;
 mod chosen;
+mod owners;
 mod progressive;
 mod resumed;
 
@@ -48,6 +49,7 @@ fn request(stage: &Stage, target: &Path) -> RestoreRequest {
         order: Order::Listed,
         existing: Existing::Refuse,
         manner: Manner::Switch,
+        owners: OwnedBy::Number,
         announced: (0, 0),
         action: Action::Write,
     }

@@ -46,6 +46,7 @@ use crate::index::Index;
 use crate::journal::{Doubt, Journal, Marked, Taken};
 use crate::leftovers::Leftovers;
 use crate::outbox::{Outbox, Shared};
+use crate::owners::Numbers;
 use crate::progress::Phase;
 use crate::{Context, Source};
 
@@ -200,6 +201,8 @@ pub(crate) struct Outcome {
     pub(crate) next_directory: u64,
     /// Changes sent.
     pub(crate) records: u64,
+    /// Who owns what was sent.
+    pub(crate) owners: Numbers,
     pub(crate) tally: Tally,
     pub(crate) unreadable: Vec<Problem>,
     pub(crate) unsettled: Vec<Problem>,
@@ -338,6 +341,7 @@ impl Scan<'_> {
                 .unwrap_or_else(PoisonError::into_inner),
             next_directory: self.next_directory.into_inner(),
             records: self.shared.records(),
+            owners: self.shared.owners(),
             tally: findings.tally,
             unreadable: findings.unreadable,
             unsettled: findings.unsettled,

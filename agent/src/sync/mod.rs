@@ -5,7 +5,7 @@ mod prepare;
 mod reconcile;
 mod report;
 
-use understudy_protocol::message::{Begin, Commit, Committed, Confirm, Fuzzy};
+use understudy_protocol::message::{Begin, Commit, Committed, Confirm, Fuzzy, Owners};
 use understudy_protocol::transport::Channel;
 use understudy_protocol::{Message, Place, Position, Snapshot, limits, version};
 use understudy_tree::{Directory, Stat, crash_point};
@@ -16,6 +16,7 @@ use crate::error::AgentError;
 use crate::index::{Attended, Index, Meta, Reason};
 use crate::journal::Covered;
 use crate::leftovers::Leftovers;
+use crate::owners::Names;
 use crate::progress::Phase;
 use crate::scan::{self, Outcome, Scope, Spot, Start, Told, Trust};
 use crate::{Context, Source, ask, lost};
@@ -229,6 +230,18 @@ impl Cycle<'_> {
         Ok(())
     }
 
+    /// Tells what the owners of what was sent are called here.
+    fn tell_owners(&self, outcome: &Outcome) -> Result<(), AgentError> {
+        if self.conversation.version < version::OWNERS {
+            return Ok(());
+        }
+        let owners = Names::of_this_host().called(&outcome.owners);
+        if owners == Owners::default() {
+            return Ok(());
+        }
+        self.conversation.tell(&Message::Owners(owners))
+    }
+
     fn confirm(&self, position: Position, capture: Moment) -> Result<Committed, AgentError> {
         let elapsed_milliseconds = capture.elapsed_milliseconds();
         self.conversation.tell(&Message::Confirm(Confirm {
@@ -257,6 +270,7 @@ impl Cycle<'_> {
         crate::testing::assert_digest(self.index, &digest);
         let fingerprint = digest.fingerprint();
         self.tell_fuzzy(outcome)?;
+        self.tell_owners(outcome)?;
         let elapsed_milliseconds = capture.elapsed_milliseconds();
         self.conversation.tell(&Message::Commit(Commit {
             base,

@@ -76,6 +76,7 @@ impl Cycle<'_> {
                     }
                 }
                 Message::Fuzzy(fuzzy) => adoption.add_fuzzy(fuzzy.places)?,
+                Message::Owners(_) => {}
                 Message::ManifestEnd(end) => return adoption.finish(&end.snapshot, former),
                 other => return Err(unexpected(&other, "Manifest")),
             }

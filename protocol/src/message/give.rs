@@ -57,41 +57,29 @@ pub struct GivenStream {
     pub stream: u64,
 }
 
-/// Asks for the rest of a content of which the beginning has arrived.
+/// Asks for the rest of a content of which the beginning has arrived, or for what differs from another version of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WantRest {
     /// A regular file of the snapshot with more than [`limits::INLINE_BYTES`].
     pub place: Place,
-    /// How much is there already: at least one byte, and less than the whole.
+    /// How much is there already: less than the whole, and at least one byte where there is no other version.
     pub from: u64,
-}
-
-/// Asks for a content of which the agent has another version.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WantChanged {
-    /// A regular file of the snapshot with more than [`limits::INLINE_BYTES`].
-    pub place: Place,
-    /// How much of the wanted version is there already: less than the whole.
-    pub from: u64,
-    /// The [`Signature`](crate::delta::Signature) of the other version, without blocks; at most [`limits::SIGNATURE_BYTES`].
-    pub signature: Bytes,
+    /// The [`Signature`](crate::delta::Signature) of another version, without blocks; at most [`limits::SIGNATURE_BYTES`].
+    pub other: Option<Bytes>,
 }
 
 impl Check for WantRest {
     fn check(&self) -> Result<(), ProtocolError> {
-        if (1..=limits::FILE_BYTES).contains(&self.from) {
+        if let Some(signature) = &self.other {
+            bounded("a signature", signature.0.len(), limits::SIGNATURE_BYTES)?;
+        }
+        let least = u64::from(self.other.is_none());
+        if (least..=limits::FILE_BYTES).contains(&self.from) {
             return Ok(());
         }
         Err(ProtocolError::malformed(
             "WantRest",
             "it begins at the beginning or beyond the largest file",
         ))
-    }
-}
-
-impl Check for WantChanged {
-    fn check(&self) -> Result<(), ProtocolError> {
-        let length = self.signature.0.len();
-        bounded("a signature", length, limits::SIGNATURE_BYTES)
     }
 }

@@ -9,6 +9,7 @@ mod give;
 mod health;
 mod leftover;
 mod oversee;
+mod owners;
 mod report;
 mod retention;
 mod stream;
@@ -25,15 +26,14 @@ pub use browse::{
     Located, Summaries, Summarise, Summary, Tally, Told, Version,
 };
 pub use fuzzy::{Fuzzy, FuzzyEnd, FuzzyFile, FuzzyFiles, ListFuzzy};
-pub use give::{
-    Given, GivenStream, Manifest, ManifestEnd, ReadManifest, Want, WantChanged, WantRest,
-};
+pub use give::{Given, GivenStream, Manifest, ManifestEnd, ReadManifest, Want, WantRest};
 pub use health::{
     FindingState, Health, Inspect, KnownFinding, Repairing, Returned, ScrubEnd, ScrubRun,
     ScrubState, Wanted, WantedContent,
 };
 pub use leftover::{Leftover, LeftoverEnd};
 pub use oversee::{Filling, Oversee, Overseen, RestorePhase, Restoring, RunningRestore};
+pub use owners::Owners;
 pub use report::{
     DatasetStatus, Datasets, Finding, List, Noted, Repair, Repaired, Trouble, Verified, Verify,
     VerifyEnd,
@@ -119,7 +119,7 @@ messages! {
     17 Verify(Verify) from agent: "Asks the receiver to read everything again and compare.";
     18 Trouble(Trouble) from agent: "Tells that a cycle failed before or outside an upload.";
     19 ListFuzzy(ListFuzzy) from agent: "Asks which files may be mixtures of several states.";
-    20 WantRest(WantRest) from agent: "Asks for a content from an offset on.";
+    20 WantRest(WantRest) from agent: "Asks for a content from an offset on, or for what differs in it.";
     21 ListRetention(ListRetention) from agent: "Asks what retention has noted of a dataset's snapshots.";
     24 Locate(Locate) from agent: "Asks what stands at a path of a snapshot.";
     25 ListTree(ListTree) from agent: "Asks what a directory of a snapshot holds.";
@@ -161,7 +161,7 @@ messages! {
     69 Restoring(Restoring) from agent: "Tells how far a restore is.";
     70 Oversee(Oversee) from agent: "Asks which restores run and how the disk fills.";
     71 Overseen(Overseen) from receiver: "Answers `Oversee`.";
-    72 WantChanged(WantChanged) from agent: "Asks for a content as what differs from another.";
+    72 Owners(Owners) from both: "Names of users and groups of the snapshot.";
 }
 
 fn decode_all<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, ProtocolError> {

@@ -7,6 +7,7 @@
 mod browse;
 mod fuzzy;
 mod harmed;
+mod owners;
 mod prove;
 mod read;
 mod retention;
@@ -115,6 +116,7 @@ impl Catalog {
             )
         })?;
         catalog.upgrade()?;
+        catalog.run(|connection| connection.execute_batch(owners::TABLE))?;
         Ok(catalog)
     }
 
@@ -326,6 +328,7 @@ impl Catalog {
             connection.execute("UPDATE entry SET until = NULL WHERE until = ?1", [number])?;
             connection.execute("DELETE FROM fuzzy WHERE since = ?1", [number])?;
             connection.execute("UPDATE fuzzy SET until = NULL WHERE until = ?1", [number])?;
+            connection.execute("DELETE FROM owner WHERE since = ?1", [number])?;
             connection
                 .execute(
                     "DELETE FROM snapshot WHERE number = ?1 AND committed = 0",

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
-use understudy_protocol::message::{Change, Content};
+use understudy_protocol::message::{Change, Content, Owners};
 use understudy_protocol::{
     ContentHash, Entry, Frame, Message, Name, Node, Place, StateDigest, version,
 };
@@ -54,6 +54,8 @@ pub(crate) struct Staged {
     pub(crate) removals: Vec<Place>,
     /// Files that are fuzzy, put now or not.
     pub(crate) fuzzy: Vec<Place>,
+    /// What owners are called.
+    pub(crate) owners: Owners,
     /// Sum over `puts`.
     pub(crate) digest: StateDigest,
 }
@@ -121,17 +123,20 @@ impl<'a> Stager<'a> {
         self.lacking
     }
 
-    /// Stages everything that a `Changes` or `Fuzzy` frame carries; `number` counts the frames of the upload.
+    /// Stages everything that a `Changes`, `Fuzzy` or `Owners` frame carries; `number` counts the frames of the upload.
     pub(crate) fn stage(&mut self, frame: &Frame, number: u64) -> Result<Staged, ReceiverError> {
-        let (records, fuzzy) = match frame.decode()? {
-            Message::Changes(changes) => (changes.records, Vec::new()),
-            Message::Fuzzy(fuzzy) => (Vec::new(), fuzzy.places),
+        let (mut records, mut fuzzy, mut owners) = (Vec::new(), Vec::new(), Owners::default());
+        match frame.decode()? {
+            Message::Changes(changes) => records = changes.records,
+            Message::Fuzzy(told) => fuzzy = told.places,
+            Message::Owners(told) => owners = told,
             _ => return Err(ReceiverError::Worker),
-        };
+        }
         let mut staged = Staged {
             puts: Vec::with_capacity(records.len()),
             removals: Vec::new(),
             fuzzy,
+            owners,
             digest: StateDigest::empty(),
         };
         for record in records {

@@ -8,8 +8,8 @@ use std::sync::Mutex;
 
 use understudy_protocol::message::{
     Change, Changes, Commit, Committed, Confirmed, Content, Fuzzy, Given, GivenStream, Leftover,
-    LeftoverEnd, Manifest, ManifestEnd, Ready, Restoring, StreamBlock, StreamEnd, Touch, Wanted,
-    WantedContent,
+    LeftoverEnd, Manifest, ManifestEnd, Owners, Ready, Restoring, StreamBlock, StreamEnd, Touch,
+    Wanted, WantedContent,
 };
 use understudy_protocol::transport::Channel;
 use understudy_protocol::version::{self, Hello};
@@ -53,6 +53,8 @@ pub(crate) struct Spare {
     pub(crate) returned: Vec<(ContentHash, Option<Vec<u8>>)>,
     /// The stream that is the last of them.
     giving: Option<u64>,
+    /// What it was told last of owners.
+    pub(crate) owners: Owners,
     /// What it was told of restores.
     pub(crate) restoring: Vec<Restoring>,
     /// Told instead of committing.
@@ -232,11 +234,18 @@ impl Spare {
                 .collect(),
             Message::WantRest(rest) => {
                 assert_eq!(self.newest, None, "an older version does not know it");
-                self.give(&rest.place, rest.from)
+                match &rest.other {
+                    Some(signature) => self.give_changed(&rest, signature),
+                    None => self.give(&rest.place, rest.from),
+                }
             }
-            Message::WantChanged(changed) => {
-                assert_eq!(self.newest, None, "an older version does not know it");
-                self.give_changed(&changed)
+            Message::Owners(owners) => {
+                assert!(
+                    self.speaks(version::OWNERS),
+                    "an older version does not know it"
+                );
+                self.owners = owners;
+                vec![]
             }
             Message::Restoring(restoring) => {
                 assert_eq!(self.newest, None, "an older version does not know it");
@@ -366,6 +375,8 @@ impl Spare {
                 entries: part.to_vec(),
             })
         });
+        let owners = (self.newest.is_none() && self.owners != Owners::default())
+            .then(|| Message::Owners(self.owners.clone()));
         let end = Message::ManifestEnd(ManifestEnd {
             snapshot: self.snapshot(),
         });
@@ -373,7 +384,7 @@ impl Spare {
             places: self.fuzzy.iter().cloned().collect(),
         });
         let fuzzy = self.speaks(version::FUZZY).then_some(fuzzy);
-        parts.chain(fuzzy).chain([end]).collect()
+        parts.chain(fuzzy).chain(owners).chain([end]).collect()
     }
 
     fn give(&self, place: &Place, from: u64) -> Vec<Message> {

@@ -1,18 +1,18 @@
 //! Streams of an upload, as the spare in memory takes them.
 
 use understudy_protocol::delta::Signature;
-use understudy_protocol::message::{GivenStream, WantChanged};
+use understudy_protocol::message::{GivenStream, WantRest};
 use understudy_protocol::message::{StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume};
-use understudy_protocol::{ContentHash, Failure, FailureCode, Message};
+use understudy_protocol::{Bytes, ContentHash, Failure, FailureCode, Message};
 
 use super::{Spare, Upload, bad_leftover};
 
 impl Spare {
     /// A content as what differs, group by group; one that boasts takes everything for the same.
-    pub(super) fn give_changed(&self, wanted: &WantChanged) -> Vec<Message> {
+    pub(super) fn give_changed(&self, wanted: &WantRest, signature: &Bytes) -> Vec<Message> {
         let (entry, file) = &self.entries[&wanted.place];
         let (size, hash) = entry.content().expect("a file");
-        let base = Signature::from_bytes(&wanted.signature.0).expect("a signature");
+        let base = Signature::from_bytes(&signature.0).expect("a signature");
         assert!(base.block_size().is_none() && wanted.from < size);
         let stream = *file;
         let place = wanted.place.clone();

@@ -1,0 +1,29 @@
+//! Names of users and groups, for restores on hosts that number them otherwise.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Check, bounded};
+use crate::bytes::Bytes;
+use crate::error::ProtocolError;
+use crate::limits;
+
+/// What the main calls users and groups of the snapshot. Numbers that have no name there are left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owners {
+    /// Numbers and names of users; at most [`limits::RECORDS`], of at most [`limits::OWNER_BYTES`] each.
+    pub users: Vec<(u32, Bytes)>,
+    /// The same of groups.
+    pub groups: Vec<(u32, Bytes)>,
+}
+
+impl Check for Owners {
+    fn check(&self) -> Result<(), ProtocolError> {
+        for owners in [&self.users, &self.groups] {
+            bounded("a list of owners", owners.len(), limits::RECORDS)?;
+            for (_, name) in owners {
+                bounded("the name of an owner", name.0.len(), limits::OWNER_BYTES)?;
+            }
+        }
+        Ok(())
+    }
+}
