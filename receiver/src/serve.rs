@@ -134,10 +134,7 @@ fn converse(
             Message::Locate(request) if spoken >= version::BROWSE => {
                 let reading = existing(store, &request.dataset)?.reading()?;
                 let (dataset, snapshot) = browse::locate(store, &request, outgoing)?;
-                let (read, how) = (
-                    (&dataset, reading),
-                    (spoken, options.lease, Purpose::Look),
-                );
+                let (read, how) = ((&dataset, reading), (spoken, options.lease, Purpose::Look));
                 return give::serve(read, &snapshot, how, incoming, outgoing);
             }
             Message::Oversee(_) if spoken >= version::OVERSEE => {

@@ -8,11 +8,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use understudy_protocol::message::{Given, StreamBlock, StreamEnd, Want, WantRest};
+use understudy_protocol::message::{Given, StreamBlock, StreamEnd};
 use understudy_protocol::{Bytes, Message, Place, ProtocolError};
 use understudy_tree::Directory;
 use understudy_tree::content::{self, HoleyHasher};
 
+use super::asking::{Asked, Form};
 use super::build::{Build, Held};
 use super::changed::{self, Gain};
 use super::flushing::Flushing;
@@ -21,10 +22,6 @@ use super::telling::Telling;
 use crate::conversation::{Conversation, unexpected};
 use crate::error::AgentError;
 
-/// Files asked for at once.
-const WINDOW_FILES: usize = 2000;
-/// Bytes asked for at once; one file may be larger.
-const WINDOW_BYTES: u64 = 32 << 20;
 /// Windows asked for and not yet answered.
 const WINDOWS: usize = 2;
 /// Batches of small files waiting to be written.
@@ -37,17 +34,17 @@ type Batch = Vec<(usize, Bytes)>;
 #[derive(Debug)]
 pub(super) struct Todo {
     /// Leaves in the order in which they are fetched.
-    needed: Vec<usize>,
+    pub(super) needed: Vec<usize>,
     /// How much of `needed` was asked for in this connection.
-    next: usize,
+    pub(super) next: usize,
     /// Which leaves are complete.
     done: Vec<AtomicBool>,
     /// Leaves of which what was here was wrong.
-    torn: HashSet<usize>,
+    pub(super) torn: HashSet<usize>,
     /// A tree that may have other versions of what is needed.
-    base: Option<Directory>,
+    pub(super) base: Option<Directory>,
     /// How useful that was.
-    gain: Gain,
+    pub(super) gain: Gain,
     /// The large file that came last, and how much of it counts as done.
     counted: (usize, u64),
     /// Files that came.
@@ -159,33 +156,14 @@ fn write_all(
     }
 }
 
-/// A content that was asked for.
-#[derive(Debug, Clone, Copy)]
-struct Asked {
-    number: usize,
-    /// How much of it is here already.
-    from: u64,
-    /// As what it comes.
-    form: Form,
-}
-
-/// As what a content comes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    /// All that is not here.
-    Full,
-    /// What differs from another version of it.
-    Changed,
-}
-
 /// The way through the list of what is needed.
-struct Fetching<'a> {
-    conversation: &'a Conversation,
-    build: &'a Build<'a>,
-    todo: &'a mut Todo,
+pub(super) struct Fetching<'a> {
+    pub(super) conversation: &'a Conversation,
+    pub(super) build: &'a Build<'a>,
+    pub(super) todo: &'a mut Todo,
     done: &'a [AtomicBool],
     /// Asked for and not given yet, window by window.
-    asked: VecDeque<VecDeque<Asked>>,
+    pub(super) asked: VecDeque<VecDeque<Asked>>,
     flushing: &'a Flushing,
     telling: &'a mut Telling,
 }
@@ -226,76 +204,6 @@ impl Fetching<'_> {
         self.telling
             .tell(self.conversation, &self.build.context.progress)?;
         self.conversation.hear()
-    }
-
-    /// Asks for as much as fits a window, or for the rest of one file.
-    fn ask(&mut self) -> Result<(), AgentError> {
-        let (mut window, mut bytes) = (VecDeque::new(), 0);
-        while let Some(&number) = self.todo.needed.get(self.todo.next) {
-            if window.len() >= WINDOW_FILES || bytes >= WINDOW_BYTES {
-                break;
-            }
-            let from = if self.todo.torn.contains(&number) {
-                0
-            } else {
-                large::here(self.build, number)?
-            };
-            let is_alone = from > 0 || self.may_be_changed(number);
-            if is_alone && !window.is_empty() {
-                break;
-            }
-            self.todo.next += 1;
-            if is_alone {
-                return self.ask_alone(number, from);
-            }
-            let form = Form::Full;
-            window.push_back(Asked { number, from, form });
-            bytes += self.build.plan.leaves[number].entry.size_bytes();
-        }
-        let places = window
-            .iter()
-            .map(|asked| self.build.plan.leaves[asked.number].place.clone())
-            .collect();
-        self.asked.push_back(window);
-        self.conversation.tell(&Message::Want(Want { places }))
-    }
-
-    /// Whether there may be another version of a leaf.
-    fn may_be_changed(&self, number: usize) -> bool {
-        let leaf = &self.build.plan.leaves[number];
-        let base = self.todo.base.as_ref();
-        !self.todo.torn.contains(&number)
-            && base.is_some_and(|base| changed::is_there(self.build, base, leaf, &self.todo.gain))
-    }
-
-    /// Asks for the rest of one file, or for what differs in it.
-    fn ask_alone(&mut self, number: usize, from: u64) -> Result<(), AgentError> {
-        let leaf = &self.build.plan.leaves[number];
-        let wish = match &self.todo.base {
-            Some(base) if self.may_be_changed(number) => {
-                changed::wish(self.build, base, leaf, from, &mut self.todo.gain)?
-            }
-            _ => None,
-        };
-        let form = match &wish {
-            Some(_) => Form::Changed,
-            None => Form::Full,
-        };
-        self.asked
-            .push_back(VecDeque::from([Asked { number, from, form }]));
-        let place = leaf.place.clone();
-        let message = match wish {
-            Some(wish) => Message::WantRest(wish),
-            None if from > 0 => Message::WantRest(WantRest {
-                place,
-                from,
-                other: None,
-            }),
-            None => Message::Want(Want {
-                places: vec![place],
-            }),
-        };
-        self.conversation.tell(&message)
     }
 
     fn expected(&mut self, given: Given) -> Result<Batch, AgentError> {

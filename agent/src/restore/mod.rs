@@ -1,6 +1,7 @@
 //! Bringing a snapshot back: a whole tree is written beside the target, verified, made durable, and only then put
 //! in its place.
 
+mod asking;
 mod build;
 mod changed;
 mod fetch;

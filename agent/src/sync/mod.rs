@@ -4,10 +4,11 @@ mod again;
 mod prepare;
 mod reconcile;
 mod report;
+mod testimony;
 
-use understudy_protocol::message::{Begin, Commit, Committed, Confirm, Fuzzy, Owners};
+use understudy_protocol::message::{Begin, Commit, Committed, Confirm};
 use understudy_protocol::transport::Channel;
-use understudy_protocol::{Message, Place, Position, Snapshot, limits, version};
+use understudy_protocol::{Message, Position, Snapshot};
 use understudy_tree::{Directory, Stat, crash_point};
 
 use crate::clock::{self, Moment};
@@ -16,7 +17,6 @@ use crate::error::AgentError;
 use crate::index::{Attended, Index, Meta, Reason};
 use crate::journal::Covered;
 use crate::leftovers::Leftovers;
-use crate::owners::Names;
 use crate::progress::Phase;
 use crate::scan::{self, Outcome, Scope, Spot, Start, Told, Trust};
 use crate::{Context, Source, ask, lost};
@@ -209,37 +209,6 @@ impl Cycle<'_> {
             journal.gap("directories moved while they were looked at, or too much is in doubt");
         }
         journal.keep_in_doubt(&outcome.in_doubt, &outcome.nowhere);
-    }
-
-    /// Whether the spare has to be told that files are fuzzy, or are no longer, though nothing else changed.
-    fn is_fuzzy_news(&self, outcome: &Outcome) -> Result<bool, AgentError> {
-        Ok(self.conversation.version >= version::FUZZY
-            && self.index.fuzzy()? != outcome.fuzzy_places)
-    }
-
-    /// Names the fuzzy files of the snapshot to be.
-    fn tell_fuzzy(&self, outcome: &Outcome) -> Result<(), AgentError> {
-        if self.conversation.version < version::FUZZY {
-            return Ok(());
-        }
-        let all: Vec<Place> = outcome.fuzzy_places.iter().cloned().collect();
-        for places in all.chunks(limits::BATCH_RECORDS) {
-            let places = places.to_vec();
-            self.conversation.tell(&Message::Fuzzy(Fuzzy { places }))?;
-        }
-        Ok(())
-    }
-
-    /// Tells what the owners of what was sent are called here.
-    fn tell_owners(&self, outcome: &Outcome) -> Result<(), AgentError> {
-        if self.conversation.version < version::OWNERS {
-            return Ok(());
-        }
-        let owners = Names::of_this_host().called(&outcome.owners);
-        if owners == Owners::default() {
-            return Ok(());
-        }
-        self.conversation.tell(&Message::Owners(owners))
     }
 
     fn confirm(&self, position: Position, capture: Moment) -> Result<Committed, AgentError> {

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{Check, bounded};
 use crate::bytes::Bytes;
+use crate::error::ProtocolError;
 use crate::hash::ContentHash;
-#[cfg(doc)]
 use crate::limits;
 use crate::place::Place;
 
@@ -68,4 +69,57 @@ pub struct StreamEnd {
 pub struct StreamAbort {
     /// Which stream.
     pub stream: u64,
+}
+
+impl Check for StreamBlock {
+    fn check(&self) -> Result<(), ProtocolError> {
+        bounded("a block", self.data.len(), limits::BLOCK_BYTES)?;
+        match self.offset.checked_add(self.data.len() as u64) {
+            Some(end) if end <= limits::FILE_BYTES && !self.data.is_empty() => Ok(()),
+            _ => Err(ProtocolError::malformed(
+                "StreamBlock",
+                "it is empty or ends beyond the largest file",
+            )),
+        }
+    }
+}
+
+impl Check for StreamCopy {
+    fn check(&self) -> Result<(), ProtocolError> {
+        let ends_within = |start: u64| {
+            let end = start.checked_add(self.length);
+            end.is_some_and(|end| end <= limits::FILE_BYTES)
+        };
+        if self.length > 0 && ends_within(self.offset) && ends_within(self.from) {
+            return Ok(());
+        }
+        Err(ProtocolError::malformed(
+            "StreamCopy",
+            "it is empty or ends beyond the largest file",
+        ))
+    }
+}
+
+impl Check for StreamEnd {
+    fn check(&self) -> Result<(), ProtocolError> {
+        if self.size <= limits::FILE_BYTES {
+            return Ok(());
+        }
+        Err(ProtocolError::malformed(
+            "StreamEnd",
+            "the size is beyond the largest file",
+        ))
+    }
+}
+
+impl Check for StreamResume {
+    fn check(&self) -> Result<(), ProtocolError> {
+        if (1..=limits::FILE_BYTES).contains(&self.length) {
+            return Ok(());
+        }
+        Err(ProtocolError::malformed(
+            "StreamResume",
+            "it is empty or ends beyond the largest file",
+        ))
+    }
 }

@@ -87,7 +87,7 @@ fn names_that_nobody_has_here_are_told_and_without_any_it_fails() {
     let report = try_restore(&stage, &by_name(&stage, &target)).expect("restore");
     assert_restored(&stage, &target);
     let [group, user] = report.unknown_owners.as_slice() else {
-        panic!("{report:?}");
+        unreachable!("{report:?}");
     };
     assert!(group.starts_with("group no one") && user.starts_with("user no one"));
     assert!(!user.contains('\x1b'), "{user}");

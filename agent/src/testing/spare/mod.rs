@@ -7,9 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Mutex;
 
 use understudy_protocol::message::{
-    Change, Changes, Commit, Committed, Confirmed, Content, Fuzzy, Given, GivenStream, Leftover,
-    LeftoverEnd, Manifest, ManifestEnd, Owners, Ready, Restoring, StreamBlock, StreamEnd, Touch,
-    Wanted, WantedContent,
+    Change, Changes, Commit, Committed, Confirmed, Content, Fuzzy, Leftover, LeftoverEnd, Manifest,
+    ManifestEnd, Owners, Ready, Restoring, Touch, Wanted, WantedContent,
 };
 use understudy_protocol::transport::Channel;
 use understudy_protocol::version::{self, Hello};
@@ -385,36 +384,6 @@ impl Spare {
         });
         let fuzzy = self.speaks(version::FUZZY).then_some(fuzzy);
         parts.chain(fuzzy).chain(owners).chain([end]).collect()
-    }
-
-    fn give(&self, place: &Place, from: u64) -> Vec<Message> {
-        let (entry, file) = &self.entries[place];
-        let content = &self.contents[file];
-        let (size, hash) = entry.content().expect("a file");
-        if size < 64 * 1024 {
-            let contents = vec![(place.clone(), content.clone().into())];
-            return vec![Message::Given(Given { contents })];
-        }
-        let stream = *file;
-        let mut messages = vec![Message::GivenStream(GivenStream {
-            place: place.clone(),
-            stream,
-        })];
-        assert!(from < size, "nothing would come");
-        let mut offset = from;
-        for data in content[from as usize..].chunks(64 * 1024) {
-            let block = StreamBlock {
-                stream,
-                offset,
-                data: data.into(),
-            };
-            offset += data.len() as u64;
-            if data.iter().any(|&byte| byte != 0) {
-                messages.push(Message::StreamBlock(block));
-            }
-        }
-        messages.push(Message::StreamEnd(StreamEnd { stream, size, hash }));
-        messages
     }
 
     /// Entries by path; the numbers of directories are left out.

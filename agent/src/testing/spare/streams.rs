@@ -1,13 +1,43 @@
 //! Streams of an upload, as the spare in memory takes them.
 
 use understudy_protocol::delta::Signature;
-use understudy_protocol::message::{GivenStream, WantRest};
+use understudy_protocol::message::{Given, GivenStream, WantRest};
 use understudy_protocol::message::{StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume};
-use understudy_protocol::{Bytes, ContentHash, Failure, FailureCode, Message};
+use understudy_protocol::{Bytes, ContentHash, Failure, FailureCode, Message, Place};
 
 use super::{Spare, Upload, bad_leftover};
 
 impl Spare {
+    pub(super) fn give(&self, place: &Place, from: u64) -> Vec<Message> {
+        let (entry, file) = &self.entries[place];
+        let content = &self.contents[file];
+        let (size, hash) = entry.content().expect("a file");
+        if size < 64 * 1024 {
+            let contents = vec![(place.clone(), content.clone().into())];
+            return vec![Message::Given(Given { contents })];
+        }
+        let stream = *file;
+        let mut messages = vec![Message::GivenStream(GivenStream {
+            place: place.clone(),
+            stream,
+        })];
+        assert!(from < size, "nothing would come");
+        let mut offset = from;
+        for data in content[from as usize..].chunks(64 * 1024) {
+            let block = StreamBlock {
+                stream,
+                offset,
+                data: data.into(),
+            };
+            offset += data.len() as u64;
+            if data.iter().any(|&byte| byte != 0) {
+                messages.push(Message::StreamBlock(block));
+            }
+        }
+        messages.push(Message::StreamEnd(StreamEnd { stream, size, hash }));
+        messages
+    }
+
     /// A content as what differs, group by group; one that boasts takes everything for the same.
     pub(super) fn give_changed(&self, wanted: &WantRest, signature: &Bytes) -> Vec<Message> {
         let (entry, file) = &self.entries[&wanted.place];
