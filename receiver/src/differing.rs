@@ -1,24 +1,23 @@
 //! A content told as what differs from another version, of which only the sums are known.
 
-use std::fs::File;
-
 use understudy_protocol::delta::Signature;
 use understudy_protocol::message::{StreamBlock, StreamCopy};
 use understudy_protocol::{Bytes, Message, limits};
 use understudy_tree::TreeError;
-use understudy_tree::content::{self, HoleyHasher};
+use understudy_tree::content::{Extent, HoleyHasher};
 
 use crate::error::ReceiverError;
+use crate::stored::Stored;
 
 /// A copy is told at least so often, so that the agent sees that something goes on.
 const TOLD_BYTES: u64 = 32 << 20;
 
 /// What is compared.
-pub(crate) struct Differing<'a> {
+pub(crate) struct Differing<'a, 's> {
     /// The stream by which it is told.
     pub(crate) stream: u64,
     /// The content.
-    pub(crate) file: &'a File,
+    pub(crate) stored: &'a mut Stored<'s>,
     /// The sums of the other version.
     pub(crate) base: &'a Signature,
     /// Nothing before this is told.
@@ -33,11 +32,11 @@ struct Run {
     end: u64,
 }
 
-impl Differing<'_> {
+impl Differing<'_, '_> {
     /// Tells copies and blocks in ascending order, each with the bytes that it gives; holes are left out. `hasher` is given everything
     /// unless that is not all of the content.
     pub(crate) fn tell(
-        &self,
+        &mut self,
         size: u64,
         hasher: &mut HoleyHasher,
         mut tell: impl FnMut(Message, u64) -> Result<(), ReceiverError>,
@@ -46,11 +45,12 @@ impl Differing<'_> {
         // Whole groups, about as much as a block has.
         let window = group.max(limits::BLOCK_BYTES as u64 / group * group);
         let mut same: Option<(u64, u64)> = None;
-        for (start, length) in content::data_extents(self.file, size)? {
+        let extents = self.stored.data_extents(size)?;
+        for &(start, length) in &extents {
             let (start, end) = (start.max(self.from), start + length);
             let mut at = start / group * group;
             while at < end {
-                let data = self.read(at, window.min(size - at))?;
+                let data = self.read(&extents, at, window.min(size - at))?;
                 let told = at.max(start)..(at + data.len() as u64).min(end);
                 let piece = |range: std::ops::Range<u64>| {
                     &data[(range.start - at) as usize..(range.end - at) as usize]
@@ -85,11 +85,21 @@ impl Differing<'_> {
         self.copied(same, &mut tell)
     }
 
-    fn read(&self, at: u64, length: u64) -> Result<Vec<u8>, ReceiverError> {
+    /// Reads a stretch; holes are zeros.
+    fn read(&mut self, extents: &[Extent], at: u64, length: u64) -> Result<Vec<u8>, ReceiverError> {
         let mut data = vec![0; length as usize];
-        if content::read_at(self.file, at, &mut data)? < data.len() {
-            let shorter = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-            return Err(TreeError::new("read", b"a stored file", shorter).into());
+        let end = at + length;
+        let first = extents.partition_point(|(start, length)| start + length <= at);
+        for &(start, length) in extents[first..]
+            .iter()
+            .take_while(|(start, _)| *start < end)
+        {
+            let (from, to) = (start.max(at), (start + length).min(end));
+            let part = &mut data[(from - at) as usize..(to - at) as usize];
+            if self.stored.read_at(from, part)? < part.len() {
+                let shorter = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+                return Err(TreeError::new("read", b"a stored file", shorter).into());
+            }
         }
         Ok(data)
     }

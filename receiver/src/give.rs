@@ -1,7 +1,5 @@
 //! Giving back: manifests and contents of any snapshot.
 
-use std::fs::File;
-
 use understudy_protocol::delta::{LARGEST_SENT_GROUP, Signature};
 use understudy_protocol::message::{
     Fuzzy, Given, GivenStream, Manifest, ManifestEnd, Owners, ReadManifest, StreamBlock, StreamEnd,
@@ -11,7 +9,7 @@ use understudy_protocol::transport::{Incoming, Outgoing};
 use understudy_protocol::{
     Bytes, ContentHash, DirectoryId, Encoder, Entry, Message, Place, ProtocolError, limits, version,
 };
-use understudy_tree::content::{self, HoleyHasher};
+use understudy_tree::content::HoleyHasher;
 
 use crate::catalog::{Recorded, Row, Telling};
 use crate::cycle;
@@ -21,6 +19,7 @@ use crate::error::ReceiverError;
 use crate::library::Library;
 use crate::restores::Running;
 use crate::serve::Lease;
+use crate::stored::Stored;
 
 /// Sends all entries of a snapshot, directories before what they hold.
 pub(crate) fn manifest(
@@ -209,15 +208,15 @@ impl Giver<'_> {
         let (mut contents, mut bytes) = (Vec::new(), 0);
         for place in &want.places {
             let (row, (size, hash)) = self.row(&library, place)?;
-            let file = finder.find(&row)?;
+            let mut stored = finder.find(&row)?;
             if size > limits::INLINE_BYTES as u64 {
                 self.send_small(&mut contents)?;
-                self.send_large(place, &file, 0, (size, hash))?;
+                self.send_large(place, &mut stored, 0, (size, hash))?;
                 bytes = 0;
                 continue;
             }
             let mut data = vec![0; size as usize];
-            let length = content::read_at(&file, 0, &mut data)?;
+            let length = stored.read_all(&mut data)?;
             if length as u64 != size || ContentHash::of(&data) != hash {
                 return Err(damaged(hash));
             }
@@ -243,8 +242,8 @@ impl Giver<'_> {
                 rest.place, rest.from
             )));
         }
-        let file = library.finder().find(&row)?;
-        self.send_large(&rest.place, &file, rest.from, content)
+        let mut stored = library.finder().find(&row)?;
+        self.send_large(&rest.place, &mut stored, rest.from, content)
     }
 
     fn give_changed(&mut self, wanted: &WantRest, signature: &Bytes) -> Result<(), ReceiverError> {
@@ -263,10 +262,10 @@ impl Giver<'_> {
         if content.0 <= limits::INLINE_BYTES as u64 || wanted.from >= content.0 {
             return Err(refused(&"there is nothing to compare"));
         }
-        let file = library.finder().find(&row)?;
-        let differing = Differing {
+        let mut stored = library.finder().find(&row)?;
+        let mut differing = Differing {
             stream: self.announce(&wanted.place)?,
-            file: &file,
+            stored: &mut stored,
             base: &base,
             from: wanted.from,
         };
@@ -347,18 +346,18 @@ impl Giver<'_> {
     fn send_large(
         &mut self,
         place: &Place,
-        file: &File,
+        stored: &mut Stored<'_>,
         from: u64,
         (size, hash): (u64, ContentHash),
     ) -> Result<(), ReceiverError> {
         let stream = self.announce(place)?;
         let mut hasher = HoleyHasher::default();
-        for (start, length) in content::data_extents(file, size)? {
+        for (start, length) in stored.data_extents(size)? {
             let mut offset = start.max(from);
             while offset < start + length {
                 let wanted = (start + length - offset).min(limits::BLOCK_BYTES as u64) as usize;
                 let mut data = vec![0; wanted];
-                let got = content::read_at(file, offset, &mut data)?;
+                let got = stored.read_at(offset, &mut data)?;
                 if got == 0 {
                     return Err(damaged(hash));
                 }

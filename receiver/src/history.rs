@@ -84,13 +84,21 @@ impl Objects {
 
     /// Opens the patch that leads to a content; `None` if there is none, or it is damaged.
     pub(crate) fn open_patch(&self, hash: ContentHash) -> Result<Option<Patch>, ReceiverError> {
+        match self.open_patch_file(hash)? {
+            Some(file) => Patch::open(file),
+            None => Ok(None),
+        }
+    }
+
+    /// Opens the file of a patch, without a look at whether it is sound.
+    pub(crate) fn open_patch_file(&self, hash: ContentHash) -> Result<Option<File>, ReceiverError> {
         let (shelf, name) = names_of(hash)?;
         match self
             .root
             .open_directory(&shelf)
             .and_then(|shelf| shelf.open_file(&Form::Patch.name(&name)))
         {
-            Ok(file) => Patch::open(file),
+            Ok(file) => Ok(Some(file)),
             Err(error) if error.is_gone() => Ok(None),
             Err(error) => Err(error.into()),
         }

@@ -50,6 +50,7 @@ mod shelves;
 mod space;
 mod stage;
 mod store;
+mod stored;
 mod streams;
 mod syncs;
 mod upload;

@@ -12,7 +12,9 @@ use crate::dataset::Dataset;
 use crate::error::ReceiverError;
 use crate::history::Objects;
 use crate::marker;
+use crate::patch::Patch;
 use crate::resolve::Handles;
+use crate::stored::Stored;
 
 /// Everything needed to find contents at one moment.
 pub(crate) struct Library {
@@ -39,7 +41,10 @@ impl Library {
         let live = dataset.live()?.ok_or_else(gone)?;
         // The retired twin still holds what the last commit superseded.
         let shadow = dataset.shadow()?;
-        let is_retired = marker::read(&shadow)?.is_some_and(|position| position.number + 1 == head);
+        let shows = |twin: &Directory, number: u64| -> Result<bool, ReceiverError> {
+            Ok(marker::read(twin)?.is_some_and(|position| position.number == number))
+        };
+        let is_retired = head > 0 && shows(&shadow, head - 1)?;
         Ok(Self {
             catalog,
             head,
@@ -63,6 +68,14 @@ impl Library {
     }
 }
 
+impl Library {
+    /// A patch that must be there.
+    fn open_patch(&self, hash: ContentHash) -> Result<Patch, ReceiverError> {
+        let patch = self.objects.open_patch(hash)?;
+        patch.ok_or_else(|| missing(hash))
+    }
+}
+
 /// Patches that lead to one another; more are a circle.
 const PATCHES: usize = 100_000;
 
@@ -75,9 +88,9 @@ pub(crate) struct Finder<'a> {
     sound: HashSet<ContentHash>,
 }
 
-impl Finder<'_> {
-    /// Opens a file with the content of a row of any snapshot.
-    pub(crate) fn find(&mut self, row: &Row) -> Result<File, ReceiverError> {
+impl<'a> Finder<'a> {
+    /// The content of a row of any snapshot.
+    pub(crate) fn find(&mut self, row: &Row) -> Result<Stored<'a>, ReceiverError> {
         let library = self.library;
         let Some((_, hash)) = row.entry.content() else {
             return Err(ReceiverError::Worker);
@@ -86,15 +99,27 @@ impl Finder<'_> {
         if row.until.is_none_or(|until| until > library.head)
             && let Some(file) = open(&mut self.live, &row.place)?
         {
-            return Ok(file);
+            return Ok(Stored::whole(file));
         }
         let (file, patches) = self.trace(hash)?;
         if patches.is_empty() {
-            return Ok(file);
+            return Ok(Stored::whole(file));
+        }
+        let base = file.try_clone().map_err(|error| {
+            understudy_tree::TreeError::new("open again", b"a stored file", error)
+        })?;
+        let layers = patches.iter().map(|hash| library.open_patch(*hash));
+        let known = patches.clone();
+        let reopen = move |number: usize| {
+            let file = library.objects.open_patch_file(known[number])?;
+            file.ok_or_else(|| missing(known[number]))
+        };
+        if let Some(stored) = Stored::patched(base, layers, Box::new(reopen))? {
+            return Ok(stored);
         }
         let rebuilt = library.control.create_unnamed()?;
         self.make(&file, &patches, &rebuilt)?;
-        Ok(rebuilt)
+        Ok(Stored::whole(rebuilt))
     }
 
     /// Fills an empty file with a content that some snapshot has. Whether it is what it was is not checked.
@@ -140,8 +165,7 @@ impl Finder<'_> {
     fn make(&self, file: &File, patches: &[ContentHash], to: &File) -> Result<(), ReceiverError> {
         content::copy(file, to, content::size(file)?)?;
         for hash in patches.iter().rev() {
-            let patch = self.library.objects.open_patch(*hash)?;
-            patch.ok_or_else(|| missing(*hash))?.apply(to)?;
+            self.library.open_patch(*hash)?.apply(to)?;
         }
         Ok(())
     }

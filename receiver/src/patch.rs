@@ -104,6 +104,16 @@ impl Patch {
         &self.trailer.about
     }
 
+    /// Its file, with the changed bytes where they belong.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Start and end of each stretch that changes, in order.
+    pub(crate) fn stretches(&self) -> &[(u64, u64)] {
+        &self.trailer.stretches
+    }
+
     /// Bytes that change.
     pub(crate) fn bytes(&self) -> u64 {
         let lengths = self
@@ -277,6 +287,14 @@ mod tests {
 
     fn reopened(patch: Patch) -> Option<Patch> {
         Patch::open(patch.file).expect("open")
+    }
+
+    impl Patch {
+        /// The same once more.
+        pub(crate) fn reopen(&self) -> Self {
+            let file = self.file.try_clone().expect("clone");
+            Self::open(file).expect("open").expect("whole")
+        }
     }
 
     #[test]
