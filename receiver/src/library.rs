@@ -11,7 +11,7 @@ use crate::catalog::{Catalog, Row};
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
 use crate::history::Objects;
-use crate::marker;
+use crate::marker::{self, Applying};
 use crate::patch::Patch;
 use crate::resolve::Handles;
 use crate::stored::Stored;
@@ -23,7 +23,16 @@ pub(crate) struct Library {
     objects: Objects,
     control: Directory,
     live: Directory,
-    shadow: Option<Directory>,
+    shadow: Option<(Directory, Retired)>,
+}
+
+/// How much of the snapshot before the newest one the retired twin still shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Retired {
+    /// All of it.
+    Whole,
+    /// What has not moved into history yet, where it was: catching up is going on, or its process died.
+    Leaving,
 }
 
 impl Library {
@@ -38,20 +47,33 @@ impl Library {
         let head = catalog
             .head()?
             .map_or(0, |head| head.snapshot.position.number);
-        let live = dataset.live()?.ok_or_else(gone)?;
+        let mut live = dataset.live()?.ok_or_else(gone)?;
         // The retired twin still holds what the last commit superseded.
-        let shadow = dataset.shadow()?;
+        let mut shadow = dataset.shadow()?;
         let shows = |twin: &Directory, number: u64| -> Result<bool, ReceiverError> {
             Ok(marker::read(twin)?.is_some_and(|position| position.number == number))
         };
-        let is_retired = head > 0 && shows(&shadow, head - 1)?;
+        // Between the switch and its record the twin that was live before is the newest snapshot; so it stays if the process dies there.
+        if !shows(&live, head)? && shows(&shadow, head)? {
+            std::mem::swap(&mut live, &mut shadow);
+        }
+        let retired = if head == 0 {
+            None
+        } else if shows(&shadow, head - 1)? {
+            Some(Retired::Whole)
+        } else {
+            let applying = Applying::read(&dataset.control)?;
+            applying
+                .filter(|applying| (applying.from, applying.to) == (head - 1, head))
+                .map(|_| Retired::Leaving)
+        };
         Ok(Self {
             catalog,
             head,
             objects: Objects::open(&dataset.control)?,
             control: dataset.control.try_clone()?,
             live,
-            shadow: is_retired.then_some(shadow),
+            shadow: retired.map(|retired| (shadow, retired)),
         })
     }
 
@@ -62,7 +84,7 @@ impl Library {
             retired: self
                 .shadow
                 .as_ref()
-                .map(|shadow| Handles::new(shadow, &self.catalog, self.head - 1)),
+                .map(|(shadow, _)| Handles::new(shadow, &self.catalog, self.head - 1)),
             sound: HashSet::new(),
         }
     }
@@ -171,7 +193,7 @@ impl<'a> Finder<'a> {
     }
 
     /// Fails unless a content is there, or can be made of what is, and of nothing that is `wrong`: of those it is known already
-    /// that what is there is not what it should be.
+    /// that what is there is not what it should be. Only what stands in the retired twin alone is read for it.
     pub(crate) fn check(
         &mut self,
         hash: ContentHash,
@@ -189,8 +211,11 @@ impl<'a> Finder<'a> {
             }
             match self.library.objects.open_patch(wanted)? {
                 Some(patch) => wanted = patch.about().base,
-                None if self.retired(wanted)?.is_some() => break,
-                None => return Err(missing(hash)),
+                // What stands there only is read nowhere else.
+                None => match self.retired(wanted)? {
+                    Some(file) if has_hash(&file, wanted)? => break,
+                    _ => return Err(missing(hash)),
+                },
             }
         }
         passed.retain(|hash| !wrong.contains(hash));
@@ -213,7 +238,11 @@ impl<'a> Finder<'a> {
             patches.push(wanted);
             wanted = patch.about().base;
         }
-        match self.retired(wanted)? {
+        if let Some(file) = self.retired(wanted)? {
+            return Ok((file, patches));
+        }
+        // It may have moved into history while it was looked for.
+        match self.library.objects.open_object(wanted)? {
             Some(file) => Ok((file, patches)),
             None => Err(missing(hash)),
         }
@@ -245,18 +274,25 @@ impl<'a> Finder<'a> {
     /// A file with the content in the retired twin, if that still is what it was.
     fn retired(&mut self, hash: ContentHash) -> Result<Option<File>, ReceiverError> {
         let library = self.library;
-        let (Some(retired), Some(shadow)) = (&mut self.retired, &library.shadow) else {
+        let (Some(retired), Some((shadow, how))) = (&mut self.retired, &library.shadow) else {
             return Ok(None);
         };
         for row in library.catalog.rows_with(hash, library.head - 1)? {
             if let Some(file) = open(retired, &row.place)? {
-                // Whoever changes the twin removes its marker first, and no file that is open.
+                // Whoever changes the twin removes its marker first, and no file that is open. Without one only the hash tells, as
+                // whoever asks for the file finds out.
                 let shows = marker::read(shadow)?.map(|position| position.number);
-                return Ok((shows == Some(library.head - 1)).then_some(file));
+                let is_it = *how == Retired::Leaving || shows == Some(library.head - 1);
+                return Ok(is_it.then_some(file));
             }
         }
         Ok(None)
     }
+}
+
+fn has_hash(file: &File, hash: ContentHash) -> Result<bool, ReceiverError> {
+    content::drop_cache(file);
+    Ok(content::hash_file(file, content::size(file)?)? == hash)
 }
 
 fn missing(hash: ContentHash) -> ReceiverError {

@@ -25,3 +25,4 @@ mod edits;
 mod model;
 mod place;
 mod play;
+mod unrecovered;
