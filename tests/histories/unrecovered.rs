@@ -43,6 +43,24 @@ fn every_snapshot_is_there_though_the_live_tree_is_newer_than_the_catalog() {
 }
 
 #[test]
+fn a_store_that_was_being_made_is_made() {
+    let scratch = scratch();
+    let place = Place::at(scratch.path());
+    place.prepare();
+    std::fs::create_dir(place.store()).unwrap();
+    std::fs::write(place.store().join("understudy.store.new"), "This dir").unwrap();
+    Act::Sync.perform(&place, &Rules::of(1)).unwrap();
+    std::fs::rename(
+        place.store().join("understudy.store"),
+        place.root().join("away"),
+    )
+    .unwrap();
+    Act::Sync
+        .perform(&place, &Rules::of(1))
+        .expect_err("a store whose file is gone is none");
+}
+
+#[test]
 fn what_has_not_moved_into_history_yet_is_there() {
     for point in [
         "apply.step",
