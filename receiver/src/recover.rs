@@ -117,6 +117,10 @@ fn roll(
         tracing::warn!(dataset = %dataset.name, "dropping an unfinished snapshot: the machine was restarted, or dropping it was interrupted");
         return cycle::abandon(dataset, catalog, pending);
     }
+    if !catalog.has_digest(pending.snapshot.position)? {
+        tracing::error!(dataset = %dataset.name, "dropping an unfinished snapshot: its entries in the catalog do not have its digest any more; run `understudy verify`");
+        return cycle::abandon(dataset, catalog, pending);
+    }
     tracing::info!(dataset = %dataset.name, "carrying on with a snapshot that was interrupted");
     // Of one whose file `held` somebody has removed.
     guard::aside::give_back(dataset, pending)?;

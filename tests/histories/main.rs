@@ -21,6 +21,7 @@ mod facts;
 mod random;
 
 mod acts;
+mod altered;
 mod edits;
 mod model;
 mod place;

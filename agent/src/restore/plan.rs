@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use understudy_protocol::message::{Owners, ReadManifest};
 use understudy_protocol::{
-    DatasetName, DirectoryId, Entry, Message, Name, Place, ProtocolError, RelPath, Snapshot,
+    DatasetName, DirectoryId, Entry, Failure, FailureCode, Message, Name, Place, ProtocolError,
+    RelPath, Snapshot, StateDigest,
 };
 
 use crate::conversation::{Conversation, unexpected};
@@ -58,13 +59,17 @@ impl Plan {
         let dataset = dataset.clone();
         conversation.tell(&Message::ReadManifest(ReadManifest { dataset, number }))?;
         let mut gathered = Gathered::default();
+        let mut digest = StateDigest::empty();
         let snapshot = loop {
             match conversation.hear()? {
                 Message::Manifest(manifest) => {
                     manifest
                         .entries
                         .into_iter()
-                        .try_for_each(|(place, entry)| gathered.add(place, entry))?;
+                        .try_for_each(|(place, entry)| {
+                            digest.add(&place, &entry);
+                            gathered.add(place, entry)
+                        })?;
                 }
                 Message::Fuzzy(fuzzy) => gathered.fuzzy.extend(fuzzy.places),
                 Message::Owners(owners) => gathered.owners = owners,
@@ -72,6 +77,9 @@ impl Plan {
                 other => return Err(unexpected(&other, "Manifest")),
             }
         };
+        if digest.fingerprint() != snapshot.position.fingerprint {
+            return Err(damaged(&snapshot));
+        }
         let Gathered {
             branches,
             numbers,
@@ -241,6 +249,16 @@ impl Gathered {
         }
         Ok(())
     }
+}
+
+/// Names and attributes would be others than those that were captured.
+fn damaged(snapshot: &Snapshot) -> AgentError {
+    let text = format!(
+        "the entries that the spare has of snapshot {} do not have its digest any more, so nothing was restored; `understudy verify` tells \
+         more, other snapshots may be whole",
+        snapshot.position.number
+    );
+    ProtocolError::Failed(Failure::new(FailureCode::Damaged, text)).into()
 }
 
 fn malformed(reason: &str) -> AgentError {

@@ -5,6 +5,7 @@
 //! with its number before it exists; they are the intent. Committing it moves the head, nothing more.
 
 mod browse;
+mod digests;
 mod fuzzy;
 mod harmed;
 mod owners;

@@ -1,7 +1,7 @@
 //! The file `held`: which intent waits for somebody's word, and why. Beside it, what that word does.
 
 use serde::{Deserialize, Serialize};
-use understudy_protocol::{DatasetName, Fingerprint, Position};
+use understudy_protocol::{ContentHash, DatasetName, Fingerprint, Position};
 use understudy_tree::durable::{self, Durability};
 
 use super::aside;
@@ -58,6 +58,8 @@ pub struct Held {
     /// What is held as long as the intent of this one is not written.
     #[serde(default)]
     former: Option<Box<Self>>,
+    /// Of everything else: a bit that flips must not let the intent through.
+    checksum: String,
 }
 
 impl Held {
@@ -86,7 +88,7 @@ pub(crate) fn hold(
 ) -> Result<Held, ReceiverError> {
     let pair = |count: super::harm::Count| (count.files, count.bytes);
     let now = now_seconds();
-    let held = Held {
+    let mut held = Held {
         format: FORMAT,
         number: position.number,
         epoch: position.epoch,
@@ -106,11 +108,25 @@ pub(crate) fn hold(
                 ..former.clone()
             })
         }),
+        checksum: String::new(),
     };
-    let content = serde_json::to_vec_pretty(&held)
-        .map_err(|error| ReceiverError::Damaged(format!("`held` cannot be written: {error}")))?;
+    held.checksum = checksum(&held)?;
+    let content = serde_json::to_vec_pretty(&held).map_err(|error| unwritable(&error))?;
     durable::replace(&dataset.control, &names::HELD, &content, Durability::Now)?;
     Ok(held)
+}
+
+fn checksum(held: &Held) -> Result<String, ReceiverError> {
+    let unsigned = Held {
+        checksum: String::new(),
+        ..held.clone()
+    };
+    let content = serde_json::to_vec(&unsigned).map_err(|error| unwritable(&error))?;
+    Ok(ContentHash::of(&content).to_string())
+}
+
+fn unwritable(error: &serde_json::Error) -> ReceiverError {
+    ReceiverError::Damaged(format!("`held` cannot be written: {error}"))
 }
 
 /// What is held of a dataset whose pending intent is this.
@@ -126,18 +142,24 @@ pub(crate) fn standing(
     let Some(pending) = pending else {
         return Ok(None);
     };
-    let held: Held = serde_json::from_slice(&content).map_err(|error| {
+    let unclear = |reason: String| {
         ReceiverError::Damaged(format!(
-            "`{}` of dataset `{}` cannot be understood ({error}): its cycle stays held; after a look at it, remove the file to \
+            "`{}` of dataset `{}` cannot be understood ({reason}): its cycle stays held; after a look at it, remove the file to \
              drop that guard",
             names::HELD.as_os_str().display(),
             dataset.name
         ))
-    })?;
+    };
+    let held: Held =
+        serde_json::from_slice(&content).map_err(|error| unclear(error.to_string()))?;
+    if checksum(&held)? != held.checksum {
+        return Err(unclear("it is not what was written".to_owned()));
+    }
     let position = pending.snapshot.position;
     if held.position() == position {
         return Ok(Some(held));
     }
+    // One that names another intent was left by what took its place.
     let former = held.former.map(|former| *former);
     Ok(former.filter(|former| former.position() == position))
 }

@@ -55,9 +55,16 @@ fn catalog_is_wrong(catalog: &Catalog) -> Result<Option<String>, ReceiverError> 
                 inverted += u64::from(until <= since);
             }
         })?;
-        Ok((catalog.snapshots()?, catalog.pins()?, counts, inverted))
+        let wrong = catalog.wrong_digests()?;
+        Ok((
+            catalog.snapshots()?,
+            catalog.pins()?,
+            counts,
+            inverted,
+            wrong,
+        ))
     })?;
-    let (snapshots, pins, counts, inverted) = all;
+    let (snapshots, pins, counts, inverted, wrong) = all;
     if inverted > 0 {
         return Ok(Some(format!(
             "{inverted} entries of the catalog end before they begin"
@@ -88,5 +95,7 @@ fn catalog_is_wrong(catalog: &Catalog) -> Result<Option<String>, ReceiverError> 
             )));
         }
     }
-    Ok(None)
+    Ok(wrong
+        .first()
+        .map(|number| format!("the catalog's entries of snapshot {number} do not have its digest")))
 }

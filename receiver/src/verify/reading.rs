@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fs::File;
 
 use serde::{Deserialize, Serialize};
-use understudy_protocol::{ContentHash, DirectoryId, Name, Place, RelPath, StateDigest};
+use understudy_protocol::{ContentHash, DirectoryId, Name, Place, RelPath};
 use understudy_tree::content::{self, Extents, HoleyHasher};
 use understudy_tree::uncached;
 
@@ -196,15 +196,14 @@ impl<'a> Reading<'a> {
             found(format!("catalog: {line}"));
         }
         let at = ground.at();
-        let mut digest = StateDigest::empty();
-        ground.catalog.rows_at(at, |row| {
-            digest.add(&row.place, &row.entry);
-            Ok(())
-        })?;
-        if digest.fingerprint() != ground.head.snapshot.position.fingerprint {
-            found(format!(
-                "the catalog's entries of snapshot {at} do not have its digest"
-            ));
+        match ground.catalog.wrong_digests() {
+            Ok(wrong) => wrong.into_iter().for_each(|number| {
+                found(format!(
+                    "the catalog's entries of snapshot {number} do not have its digest"
+                ));
+            }),
+            Err(ReceiverError::Damaged(what)) => found(what),
+            Err(error) => return Err(error),
         }
         if ground.live.is_none() {
             found("the live tree is missing".to_owned());
