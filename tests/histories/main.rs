@@ -23,6 +23,7 @@ mod random;
 mod acts;
 mod altered;
 mod edits;
+mod flips;
 mod model;
 mod place;
 mod play;
