@@ -57,17 +57,7 @@ fn a_former_snapshot_that_is_not_what_it_was_is_found_and_neither_restored_nor_p
     assert!(!place.root().join("target").exists());
     model.check_restore(&place, 2);
     // Before anybody verified.
-    let mut policy = Rules::of(1).policy;
-    policy.newest = std::num::NonZeroU32::MIN;
-    let store = Store::open(&place.store()).unwrap();
-    let pruned = prune(&store, &policy, START + 4_000 * 86_400, Mode::Act).unwrap();
-    let obstacle = pruned.obstacle.expect("an obstacle");
-    assert_eq!(obstacle.kind, ObstacleKind::Catalog);
-    assert!(
-        obstacle.reason.contains("snapshot 1"),
-        "{}",
-        obstacle.reason
-    );
+    assert!(is_stopped(&place));
     let found = findings(&place);
     assert!(
         found.len() == 1 && found[0].contains("snapshot 1"),
@@ -75,6 +65,16 @@ fn a_former_snapshot_that_is_not_what_it_was_is_found_and_neither_restored_nor_p
     );
     alter(&place, "only Once", "only once");
     model.check_all(&place);
+}
+
+/// Whether nothing is pruned of it for what its catalog says.
+fn is_stopped(place: &Place) -> bool {
+    let mut policy = Rules::of(1).policy;
+    policy.newest = std::num::NonZeroU32::MIN;
+    let store = Store::open(&place.store()).unwrap();
+    let pruned = prune(&store, &policy, START + 4_000 * 86_400, Mode::Act).unwrap();
+    let obstacle = pruned.obstacle;
+    obstacle.is_some_and(|obstacle| obstacle.kind == ObstacleKind::Catalog)
 }
 
 /// A cycle that is held, which removes files.
@@ -154,4 +154,33 @@ fn a_content_that_has_rotted_in_the_retired_twin_is_found() {
     );
     write(&content);
     model.check_all(&place);
+}
+
+#[test]
+fn an_index_that_lacks_a_row_is_found_and_nothing_is_pruned() {
+    let (_scratch, place, _model) = spare();
+    let index = "type = 'index' AND name = 'entry_place'";
+    // Where a row stands is changed while nobody knows of the index.
+    let batch = format!(
+        "PRAGMA writable_schema = ON; CREATE TABLE aside AS SELECT * FROM sqlite_schema WHERE {index}; \
+         DELETE FROM sqlite_schema WHERE {index};"
+    );
+    place.catalog().execute_batch(&batch).unwrap();
+    let moved = "UPDATE entry SET id = id + 1000000 WHERE name = CAST('only once' AS BLOB)";
+    assert_eq!(place.catalog().execute(moved, ()).unwrap(), 1);
+    let batch = "PRAGMA writable_schema = ON; INSERT INTO sqlite_schema SELECT * FROM aside; DROP TABLE aside;";
+    place.catalog().execute_batch(batch).unwrap();
+    assert!(is_stopped(&place));
+    let found = findings(&place);
+    assert!(found.iter().any(|what| what.contains("index")), "{found:?}");
+}
+
+#[test]
+fn an_entry_that_is_found_by_what_it_is_not_is_told() {
+    let (_scratch, place, _model) = spare();
+    let altered = "UPDATE entry SET hash_key = hash_key + 1 WHERE name = CAST('only once' AS BLOB)";
+    assert_eq!(place.catalog().execute(altered, ()).unwrap(), 1);
+    assert!(is_stopped(&place));
+    let found = findings(&place);
+    assert!(found.len() == 1 && found[0].contains("beside"), "{found:?}");
 }

@@ -2,10 +2,11 @@
 //! nobody has to believe.
 
 use rusqlite::params;
-use understudy_protocol::{Position, StateDigest};
+use understudy_protocol::{Entry, Position, StateDigest};
 
 use super::Catalog;
 use super::read::{ROW, row_from};
+use super::upload::kind_number;
 use crate::error::ReceiverError;
 
 impl Catalog {
@@ -20,16 +21,23 @@ impl Catalog {
     }
 
     /// The numbers of the snapshots whose entries do not have their digests. Every entry is looked at once, however many
-    /// snapshots have it.
+    /// snapshots have it, and so is what it is found by.
     pub(crate) fn wrong_digests(&self) -> Result<Vec<u64>, ReceiverError> {
         let snapshots = self.snapshots()?;
         let positions = snapshots.iter().map(|one| one.snapshot.position);
         let positions: Vec<Position> = positions.collect();
         // What is different in each from the one before it.
         let mut changes = vec![StateDigest::empty(); positions.len()];
-        let sql = format!("SELECT {ROW} FROM entry");
-        self.each(&sql, params![], row_from, |row| {
+        let sql = format!("SELECT {ROW}, kind, directory, hash_key, link_group FROM entry");
+        let read = |row: &rusqlite::Row<'_>| Ok((row_from(row)?, beside(row)?));
+        self.each(&sql, params![], read, |(row, found)| {
             let row = row?;
+            if found != beside_of(&row.entry) {
+                return Err(ReceiverError::Damaged(format!(
+                    "what the catalog has beside entry {} is not what that says",
+                    row.id
+                )));
+            }
             let from = |number: u64| positions.partition_point(|one| one.number < number);
             let (first, end) = (from(row.since), row.until.map_or(positions.len(), from));
             if first < end {
@@ -48,4 +56,20 @@ impl Catalog {
         }
         Ok(wrong)
     }
+}
+
+/// What an entry is found by: kind, directory, key of the hash, group.
+type Beside = (i64, Option<i64>, Option<i64>, i64);
+
+fn beside(row: &rusqlite::Row<'_>) -> rusqlite::Result<Beside> {
+    Ok((row.get(6)?, row.get(7)?, row.get(8)?, row.get(9)?))
+}
+
+fn beside_of(entry: &Entry) -> Beside {
+    (
+        kind_number(&entry.node),
+        entry.directory_id().map(|id| id.0 as i64),
+        entry.content().map(|(_, hash)| hash.key()),
+        entry.group as i64,
+    )
 }

@@ -372,7 +372,7 @@ impl Catalog {
     pub(crate) fn check(&self) -> Result<Vec<String>, ReceiverError> {
         let lines: Vec<String> = self.run(|connection| {
             connection
-                .prepare("PRAGMA quick_check(20)")?
+                .prepare("PRAGMA integrity_check(20)")?
                 .query_map([], |row| row.get(0))?
                 .collect()
         })?;

@@ -321,7 +321,7 @@ fn check_root(place: &Place, entry: &Entry) -> Result<(), ReceiverError> {
     Ok(())
 }
 
-fn kind_number(node: &Node) -> i64 {
+pub(super) fn kind_number(node: &Node) -> i64 {
     match node {
         Node::File { .. } => FILE,
         Node::Directory { .. } => DIRECTORY,
