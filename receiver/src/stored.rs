@@ -195,6 +195,8 @@ mod tests {
     use crate::patch::About;
 
     const SIZE: usize = 400_000;
+    /// Start and end of a stretch, and the byte that fills it.
+    type Fill = (usize, usize, u8);
 
     fn file(content: &[u8]) -> File {
         let file = tempfile::tempfile().expect("file");
@@ -249,7 +251,7 @@ mod tests {
         let mut content: Vec<u8> = (0..SIZE).map(|at| (at % 251) as u8).collect();
         let base = file(&content);
         let mut patches = Vec::new();
-        let edits: [(usize, &[(usize, usize, u8)]); 6] = [
+        let edits: [(usize, &[Fill]); 6] = [
             (SIZE, &[(0, 10, 1), (5_000, 9_000, 2), (300_000, SIZE, 3)]),
             (350_000, &[(4_096, 5_100, 4)]),
             // Grown again: what is beyond is of the patch, here a hole and bytes.
