@@ -20,6 +20,8 @@ const READERS_WAIT: Duration = Duration::from_secs(10);
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 /// Whoever may enter the store may pass; the parents that protected the tree on the main are not here.
 const DATASET_MODE: u16 = 0o750;
+/// With less a disk counts as full.
+const ROOM_BYTES: u64 = 1 << 20;
 
 /// An open dataset. The descriptors live as long as a session, so a sync reports every write error of it.
 #[derive(Debug)]
@@ -175,8 +177,44 @@ impl Dataset {
     /// Opens the catalog for reading; `None` if nothing was ever written.
     pub(crate) fn read_catalog(&self) -> Result<Option<Catalog>, ReceiverError> {
         match self.control.stat_if_present(&names::CATALOG)? {
-            Some(stat) if stat.size > 0 => Catalog::open_reading(&self.catalog).map(Some),
+            Some(stat) if stat.size > 0 => self
+                .with_room(|| Catalog::open_reading(&self.catalog))
+                .map(Some),
             _ => Ok(None),
+        }
+    }
+
+    /// Opens a catalog, for which SQLite needs a little room, on a full disk as well: `ballast` is given up, and where that is
+    /// gone already, one that nobody writes to is read as it is.
+    fn with_room(
+        &self,
+        open: impl Fn() -> Result<Catalog, ReceiverError>,
+    ) -> Result<Catalog, ReceiverError> {
+        let opened = open();
+        let Err(ReceiverError::Catalog { .. } | ReceiverError::NoSpace(_)) = &opened else {
+            return opened;
+        };
+        let stat = rustix::fs::fstatvfs(&self.control);
+        if stat.is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) >= ROOM_BYTES) {
+            return opened;
+        }
+        self.drop_ballast()?;
+        match open() {
+            Err(ReceiverError::Catalog { .. } | ReceiverError::NoSpace(_)) => {}
+            opened => return opened,
+        }
+        let log = self.control.stat_if_present(&names::CATALOG_LOG)?;
+        if log.is_some_and(|log| log.size > 0) {
+            return opened;
+        }
+        Catalog::open_unchanging(&self.catalog)
+    }
+
+    /// Gives up what is kept for a full disk.
+    pub(crate) fn drop_ballast(&self) -> Result<(), ReceiverError> {
+        match self.control.remove_file(&names::BALLAST) {
+            Err(error) if !error.is_gone() => Err(error.into()),
+            _ => Ok(()),
         }
     }
 

@@ -41,6 +41,7 @@ names! {
     HELD = "held";
     LOCK = "lock";
     CATALOG = "catalog.db";
+    CATALOG_LOG = "catalog.db-wal";
     LINK = "link";
     FILES = "files";
     REPAIRED = "repaired";

@@ -68,14 +68,14 @@ impl Act {
 
     /// Does it in this process.
     pub(crate) fn perform(&self, place: &Place, rules: &Rules) -> Result<(), Trouble> {
-        let open = || Store::open(&place.store()).map_err(Trouble::from);
+        let open = || Store::open_existing(&place.store()).map_err(Trouble::from);
         match self {
             Self::Sync => sync_once(place, rules),
             Self::Prune { now } => prune(&open()?, &rules.policy, *now, Mode::Act).map(drop),
             Self::Release { digest } => Ok(guard::release(&open()?, &name(), digest).map(drop)?),
             Self::Reject { digest } => Ok(guard::reject(&open()?, &name(), digest).map(drop)?),
             Self::Restore { number, target } => restore_once(place, Some(*number), target),
-            Self::Recover => Ok(open()?.recover()?),
+            Self::Recover => Ok(Store::open(&place.store())?.recover()?),
         }
     }
 
@@ -251,6 +251,7 @@ pub(crate) struct Rules {
     seed: u64,
     pub(crate) guards: Guards,
     pub(crate) policy: Policy,
+    pub(crate) reserve: Reserve,
 }
 
 impl Rules {
@@ -282,28 +283,34 @@ impl Rules {
             seed,
             guards,
             policy,
+            reserve: Reserve::default(),
         }
     }
 }
 
-/// Has a session with the receiver.
-pub(crate) fn talk<T>(
-    place: &Place,
-    guards: &Guards,
-    talk: impl FnOnce(Channel) -> T,
-) -> Result<T, Trouble> {
-    let store = Arc::new(Store::open(&place.store())?);
-    let (ours, theirs) = in_process();
+/// Has a session with a receiver that takes uploads.
+fn talk<T>(place: &Place, rules: &Rules, talk: impl FnOnce(Channel) -> T) -> Result<T, Trouble> {
     let options = SessionOptions {
-        guards: Arc::new(guards.clone()),
-        reserve: Reserve::default(),
+        guards: Arc::new(rules.guards.clone()),
+        reserve: rules.reserve,
         ..SessionOptions::default()
     };
-    let session = std::thread::spawn(move || serve(store, theirs, options));
+    Ok(session(Store::open(&place.store())?, options, talk))
+}
+
+/// Has a session with a receiver that is there.
+pub(crate) fn ask<T>(place: &Place, ask: impl FnOnce(Channel) -> T) -> Result<T, Trouble> {
+    let store = Store::open_existing(&place.store())?;
+    Ok(session(store, SessionOptions::default(), ask))
+}
+
+fn session<T>(store: Store, options: SessionOptions, talk: impl FnOnce(Channel) -> T) -> T {
+    let (ours, theirs) = in_process();
+    let session = std::thread::spawn(move || serve(Arc::new(store), theirs, options));
     let result = talk(ours);
     // How it ended was told to this side as well; a panic is none of it.
     let _ = session.join().expect("the receiver panicked");
-    Ok(result)
+    result
 }
 
 fn context(place: &Place) -> Context {
@@ -330,11 +337,9 @@ fn sync_once(place: &Place, rules: &Rules) -> Result<(), Trouble> {
     };
     let context = context(place);
     std::fs::create_dir_all(place.state()).unwrap();
-    let mut result = talk(place, &rules.guards, |channel| {
-        sync(channel, &source, &context)
-    })?;
+    let mut result = talk(place, rules, |channel| sync(channel, &source, &context))?;
     if let Some(again) = result.as_ref().err().and_then(again) {
-        result = talk(place, &rules.guards, |channel| {
+        result = talk(place, rules, |channel| {
             sync_again(channel, &source, &context, again)
         })?;
     }
@@ -364,7 +369,7 @@ pub(crate) fn restore_once(
         announced: (0, 0),
         action: Action::Write,
     };
-    let restored = talk(place, &Guards::default(), |channel| {
+    let restored = ask(place, |channel| {
         restore(channel, &request, &context(place), None)
     })?;
     Ok(restored.map(drop)?)

@@ -5,6 +5,7 @@
 //! `support::facts` of those tests.
 //!
 //! - `SEEDS=FROM..TO` says which random histories, or which flipped bits, are played.
+//! - `UNDERSTUDY_TEST_FULL=1` lets disks fill up in small steps.
 //! - `UNDERSTUDY_TEST_DIR` says where (default: the directory for temporary files).
 
 #![allow(
@@ -22,8 +23,10 @@ mod random;
 
 mod acts;
 mod altered;
+mod disk;
 mod edits;
 mod flips;
+mod full;
 mod model;
 mod place;
 mod play;

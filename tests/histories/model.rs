@@ -7,7 +7,7 @@ use understudy_receiver::Store;
 use understudy_receiver::guard;
 use understudy_receiver::retention::Mode;
 
-use crate::acts::{Rules, prune, restore_once, talk};
+use crate::acts::{Rules, ask, prune, restore_once};
 use crate::facts::{Facts, differences, facts};
 use crate::place::{Place, name};
 
@@ -32,16 +32,21 @@ pub(crate) struct Told {
 
 /// Asks the receiver.
 pub(crate) fn told(place: &Place) -> Told {
-    let store = Store::open(&place.store()).unwrap();
-    if !store.dataset_names().unwrap().contains(&name()) {
-        return Told {
-            numbers: BTreeSet::new(),
-            held: None,
-        };
+    let nothing = Told {
+        numbers: BTreeSet::new(),
+        held: None,
+    };
+    // It may not have been made yet.
+    if !place.store().join("understudy.store").exists() {
+        return nothing;
+    }
+    let store = Store::open_existing(&place.store()).unwrap();
+    if !store.dataset_names().unwrap().contains(&name()) || !place.control("catalog.db").exists() {
+        return nothing;
     }
     let held = guard::held(&store, &name());
     let held = held.unwrap().map(|held| held.digest.to_string());
-    let survey = talk(place, &guard::Guards::default(), |channel| {
+    let survey = ask(place, |channel| {
         understudy_agent::survey(channel, Some(name()), understudy_agent::FuzzyOf::Newest)
     });
     let survey = survey.unwrap().unwrap();
@@ -160,7 +165,7 @@ impl Model {
 /// What verification finds.
 pub(crate) fn findings(place: &Place) -> Vec<String> {
     let mut findings = Vec::new();
-    let verified = talk(place, &guard::Guards::default(), |channel| {
+    let verified = ask(place, |channel| {
         verify(channel, Some(name()), |finding| {
             findings.push(format!("{}: {}", finding.path, finding.what))
         })

@@ -15,6 +15,8 @@ mod retention;
 mod upload;
 mod verify;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
@@ -129,6 +131,23 @@ impl Catalog {
         Ok(catalog)
     }
 
+    /// As [`Self::open_reading`], where there is no room for what readers share: without a lock, so nobody may be writing.
+    pub(crate) fn open_unchanging(path: &Path) -> Result<Self, ReceiverError> {
+        let mut address = b"file:".to_vec();
+        for &byte in path.as_os_str().as_bytes() {
+            match byte {
+                b'?' | b'#' | b'%' => address.extend(format!("%{byte:02x}").as_bytes()),
+                _ => address.push(byte),
+            }
+        }
+        address.extend(b"?immutable=1");
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        let mut catalog = Self::connect(Path::new(OsStr::from_bytes(&address)), flags)?;
+        catalog.format = catalog.check_format()?;
+        path.clone_into(&mut catalog.path);
+        Ok(catalog)
+    }
+
     #[expect(
         clippy::disallowed_methods,
         reason = "this module owns the catalog's connections"
@@ -196,8 +215,13 @@ impl Catalog {
     }
 
     fn failed(path: &Path, source: rusqlite::Error) -> ReceiverError {
-        use rusqlite::ErrorCode;
+        use rusqlite::{ErrorCode, ffi};
+        let code = source.sqlite_error().map(|error| error.extended_code);
         match source.sqlite_error_code() {
+            // What connections share in memory is a file as well.
+            Some(ErrorCode::SystemIoFailure) if code == Some(ffi::SQLITE_IOERR_SHMSIZE) => {
+                ReceiverError::NoSpace(format!("opening `{}`", path.display()))
+            }
             Some(ErrorCode::DiskFull) => {
                 ReceiverError::NoSpace(format!("writing `{}`", path.display()))
             }

@@ -23,14 +23,6 @@ pub(super) fn may_help(store: &Store, error: &ReceiverError) -> bool {
         || matches!(error, ReceiverError::Catalog { .. }) && is_full(store)
 }
 
-/// Gives it up.
-pub(super) fn drop_from(dataset: &Dataset) -> Result<(), ReceiverError> {
-    match dataset.control.remove_file(&names::BALLAST) {
-        Err(error) if !error.is_gone() => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
 /// Makes it, unless it is there as a whole or little is free. Without it everything goes on as well.
 pub(super) fn keep(store: &Store, dataset: &Dataset) {
     if store.free_bytes() < FREE {

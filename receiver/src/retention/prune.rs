@@ -24,7 +24,7 @@ pub fn prune(
     let read = match read(&dataset) {
         // On a disk that is full, reading a catalog needs room as well.
         Err(error) if request.mode == Mode::Act && ballast::may_help(store, &error) => {
-            ballast::drop_from(&dataset)?;
+            dataset.drop_ballast()?;
             read(&dataset)?
         }
         read => read?,

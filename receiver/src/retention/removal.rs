@@ -235,7 +235,7 @@ impl<'a> Removal<'a> {
         leftovers::drop_all(self.dataset, &turn.locked)?;
         self.store.drop_all_leftovers()?;
         if ballast::is_full(self.store) {
-            ballast::drop_from(self.dataset)?;
+            self.dataset.drop_ballast()?;
         }
         Ok(())
     }
