@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use understudy_agent::verify;
+use understudy_agent::{Verification, verify};
+use understudy_protocol::message::{Finding, Repairing};
 use understudy_receiver::Store;
 use understudy_receiver::guard;
 use understudy_receiver::retention::Mode;
@@ -162,13 +163,19 @@ impl Model {
     }
 }
 
+/// Everything is read at once, and nothing repaired.
+const MANNER: Verification = Verification {
+    repair: Repairing::Never,
+    bytes_per_second: None,
+};
+
 /// What verification finds.
 pub(crate) fn findings(place: &Place) -> Vec<String> {
     let mut findings = Vec::new();
     let verified = ask(place, |channel| {
-        verify(channel, Some(name()), |finding| {
-            findings.push(format!("{}: {}", finding.path, finding.what))
-        })
+        let found =
+            |finding: &Finding| findings.push(format!("{}: {}", finding.path, finding.what));
+        verify(channel, Some(name()), MANNER, found, |_| {})
     });
     match verified
         .map_err(|trouble| trouble.text)

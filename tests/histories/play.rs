@@ -71,7 +71,7 @@ impl Play {
         match self.random.below(20) {
             0..8 => self.sync(),
             8..11 => {
-                let hours = *self.random.pick(&[1, 1, 5, 30, 100, 900]);
+                let hours = *self.random.pick(&[1, 5, 30, 100, 900, 3000]);
                 self.now += self.random.below(hours) as i64 * 3600 + 1;
             }
             11..14 => self.prune(),
@@ -186,6 +186,17 @@ impl Play {
             return;
         }
         let store = Store::open(&self.place.store()).unwrap();
+        if once_in(&mut self.random, 2) {
+            // What is flagged now goes in what follows.
+            let flagged = prune(&store, &self.rules.policy, self.now, Mode::Act).unwrap();
+            assert_eq!(flagged.obstacle, None);
+            for one in flagged.removed {
+                assert!(!self.model.pins.contains(&one.number) && one.number != self.model.head);
+                self.model.copies.remove(&one.number).expect("was there");
+                self.count.pruned += 1;
+            }
+            self.now += self.rules.policy.grace.as_secs() as i64 + 1;
+        }
         let foretold = prune(&store, &self.rules.policy, self.now, Mode::Look).unwrap();
         assert_eq!(foretold.obstacle, None);
         drop(store);
