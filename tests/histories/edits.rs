@@ -32,10 +32,10 @@ pub(crate) fn edit(source: &Path, random: &mut Random) {
         0..4 => write(&somewhere, &content(random)),
         4 => make(&somewhere, |path| fs::create_dir(path).unwrap()),
         5 => make(&somewhere, |path| {
-            symlink("elsewhere/\u{fc}", path).unwrap()
+            symlink("elsewhere/\u{fc}", path).unwrap();
         }),
         6 => make(&somewhere, |path| {
-            mknodat(CWD, path, FileType::Fifo, Mode::RUSR, 0).unwrap()
+            mknodat(CWD, path, FileType::Fifo, Mode::RUSR, 0).unwrap();
         }),
         7 if !leaves.is_empty() => hard_link(any(&leaves, random), &somewhere),
         8..10 if !all.is_empty() => remove(any(&all, random)),
