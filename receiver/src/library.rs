@@ -193,7 +193,7 @@ impl<'a> Finder<'a> {
     }
 
     /// Fails unless a content is there, or can be made of what is, and of nothing that is `wrong`: of those it is known already
-    /// that what is there is not what it should be. Only what stands in the retired twin alone is read for it.
+    /// that what is there is not what it should be. Only what has not left the retired twin yet is read for it.
     pub(crate) fn check(
         &mut self,
         hash: ContentHash,
@@ -211,8 +211,9 @@ impl<'a> Finder<'a> {
             }
             match self.library.objects.open_patch(wanted)? {
                 Some(patch) => wanted = patch.about().base,
-                // What stands there only is read nowhere else.
                 None => match self.retired(wanted)? {
+                    // A whole twin is read for itself.
+                    Some(_) if self.is_retired_whole() => break,
                     Some(file) if has_hash(&file, wanted)? => break,
                     _ => return Err(missing(hash)),
                 },
@@ -269,6 +270,11 @@ impl<'a> Finder<'a> {
             }
         }
         Ok(None)
+    }
+
+    fn is_retired_whole(&self) -> bool {
+        let retired = self.library.shadow.as_ref();
+        retired.is_some_and(|(_, how)| *how == Retired::Whole)
     }
 
     /// A file with the content in the retired twin, if that still is what it was.

@@ -266,6 +266,7 @@ impl Rules {
             monthly: hours(2000),
             minimum_age: hours(10) + Duration::from_secs(3600),
             newest: std::num::NonZeroU32::new(random.below(3) as u32 + 1).unwrap(),
+            compress_after: Duration::from_secs(3600),
             grace: Duration::from_secs(random.below(20) * 3600 + 1),
         };
         let mut guards = Guards::default();

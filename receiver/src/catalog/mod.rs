@@ -6,6 +6,7 @@
 
 mod browse;
 mod digests;
+mod full;
 mod fuzzy;
 mod harmed;
 mod owners;
@@ -15,8 +16,6 @@ mod retention;
 mod upload;
 mod verify;
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
@@ -128,23 +127,6 @@ impl Catalog {
         let mut catalog = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         catalog.run(|connection| connection.execute_batch("PRAGMA query_only = ON;"))?;
         catalog.format = catalog.check_format()?;
-        Ok(catalog)
-    }
-
-    /// As [`Self::open_reading`], where there is no room for what readers share: without a lock, so nobody may be writing.
-    pub(crate) fn open_unchanging(path: &Path) -> Result<Self, ReceiverError> {
-        let mut address = b"file:".to_vec();
-        for &byte in path.as_os_str().as_bytes() {
-            match byte {
-                b'?' | b'#' | b'%' => address.extend(format!("%{byte:02x}").as_bytes()),
-                _ => address.push(byte),
-            }
-        }
-        address.extend(b"?immutable=1");
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-        let mut catalog = Self::connect(Path::new(OsStr::from_bytes(&address)), flags)?;
-        catalog.format = catalog.check_format()?;
-        path.clone_into(&mut catalog.path);
         Ok(catalog)
     }
 
