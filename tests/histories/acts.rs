@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use understudy_agent::{
-    Action, AgentError, Cancel, Context, Emptied, Existing, Manner, Order, Pace, Progress,
+    Action, AgentError, Cancel, Context, Emptied, Existing, Manner, Order, OwnedBy, Pace, Progress,
     RestoreRequest, Source, Unsettled, Which, again, restore, sync, sync_again,
 };
 use understudy_protocol::transport::{Channel, in_process};
@@ -72,7 +72,9 @@ impl Act {
         match self {
             Self::Sync => sync_once(place, rules),
             Self::Prune { now } => prune(&open()?, &rules.policy, *now, Mode::Act).map(drop),
-            Self::Release { digest } => Ok(guard::release(&open()?, &name(), digest).map(drop)?),
+            Self::Release { digest } => {
+                Ok(guard::release(&open()?, &name(), digest, rules.reserve).map(drop)?)
+            }
             Self::Reject { digest } => Ok(guard::reject(&open()?, &name(), digest).map(drop)?),
             Self::Restore { number, target } => restore_once(place, Some(*number), target),
             Self::Recover => Ok(Store::open(&place.store())?.recover()?),
@@ -367,6 +369,7 @@ pub(crate) fn restore_once(
         order: Order::Newest,
         existing: Existing::Refuse,
         manner: Manner::Switch,
+        owners: OwnedBy::Number,
         announced: (0, 0),
         action: Action::Write,
     };

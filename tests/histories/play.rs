@@ -146,33 +146,34 @@ impl Play {
         let tree = facts(&self.place.source());
         let done = self.act(&Act::Sync);
         println!("  sync: {done:?}");
-        let died = match done {
-            Ok(died) => died,
-            Err(trouble) => {
-                assert_eq!(trouble.code, FailureCode::Refused, "{}", trouble.text);
-                false
-            }
-        };
-        self.settle(&tree, died);
+        if let Err(trouble) = &done {
+            assert_eq!(trouble.code, FailureCode::Refused, "{}", trouble.text);
+        }
+        self.settle(&tree, done.is_ok_and(|died| !died));
     }
 
-    /// Finds out what became of a cycle that led to `tree`, and whether that may be.
-    fn settle(&mut self, tree: &Facts, died: bool) {
+    /// Finds out what became of a cycle that led to `tree`, and whether that may be. One that was `accepted` neither died nor was
+    /// refused.
+    fn settle(&mut self, tree: &Facts, accepted: bool) {
         let found = told(&self.place);
-        if let Some((digest, _)) = &self.model.held {
-            assert_eq!(
-                found.held.as_ref(),
-                Some(digest),
-                "nothing slips past what is held"
-            );
-        } else if let Some(digest) = found.held {
-            assert!(self.model.head > 0);
-            self.count.held += 1;
-            self.model.held = Some((digest, tree.clone()));
+        let before = self.model.held.take();
+        if let Some(digest) = found.held {
+            assert!(self.model.head > 0 && !accepted);
+            self.model.held = match before {
+                Some((former, what)) if former == digest => Some((former, what)),
+                _ => {
+                    self.count.held += 1;
+                    Some((digest, tree.clone()))
+                }
+            };
         } else if found.numbers.contains(&(self.model.head + 1)) {
             self.count.snapshots += 1;
+            assert!(
+                before.is_none_or(|(_, what)| what != *tree),
+                "nothing slips past what is held"
+            );
             self.model.commit(&self.place, tree.clone(), self.now);
-        } else if !died {
+        } else if accepted {
             assert_eq!(
                 tree, &self.model.copies[&self.model.head],
                 "nothing was sent"
@@ -249,7 +250,8 @@ impl Play {
             return;
         };
         let store = Store::open(&self.place.store()).unwrap();
-        guard::release(&store, &name(), &"0".repeat(64)).expect_err("it is another one");
+        guard::release(&store, &name(), &"0".repeat(64), self.rules.reserve)
+            .expect_err("it is another one");
         drop(store);
         let is_release = self.random.below(2) == 0;
         let act = if is_release {
