@@ -202,6 +202,13 @@ pub fn release(
     let Some(pending) = catalog.pending()? else {
         return Err(nothing_held(name));
     };
+    if !catalog.has_digest(pending.snapshot.position)? {
+        drop_held(&dataset, &catalog)?;
+        return Err(ReceiverError::Damaged(format!(
+            "what was held of dataset `{name}` is damaged in the catalog, and is dropped: the main sends it again. Run `understudy \
+             verify {name}`"
+        )));
+    }
     reserve.check(&dataset.control)?;
     recover::apply_held(&dataset, &catalog, &locked, &pending).map_err(|error| {
         let told = format!(
