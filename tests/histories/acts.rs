@@ -206,7 +206,7 @@ impl End {
 }
 
 /// Whether processes can be killed at a system call here.
-fn can_trace() -> bool {
+pub(crate) fn can_trace() -> bool {
     static CAN: OnceLock<bool> = OnceLock::new();
     *CAN.get_or_init(try_trace)
 }
@@ -215,7 +215,16 @@ fn try_trace() -> bool {
     let traced = Command::new("strace")
         .args(["-qqq", "-o", "/dev/null", "--seccomp-bpf", "-f", "true"])
         .output();
-    traced.is_ok_and(|output| output.status.success())
+    let can = traced.as_ref().is_ok_and(|output| output.status.success());
+    if !can {
+        eprintln!("skipped: deaths at system calls need strace, and the right to trace");
+        let is_there = !traced.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        assert!(
+            is_there || std::env::var_os("CI").is_none_or(|ci| ci != "true"),
+            "strace is missing"
+        );
+    }
+    can
 }
 
 /// Why something was not done.

@@ -7,7 +7,7 @@ use understudy_receiver::Store;
 use understudy_receiver::guard;
 use understudy_receiver::retention::{Mode, pin, unpin};
 
-use crate::acts::{Act, End, Rules, START, prune};
+use crate::acts::{Act, End, Rules, START, can_trace, prune};
 use crate::edits::{edit, make_large};
 use crate::facts::{Facts, facts};
 use crate::model::{Model, findings, told};
@@ -85,7 +85,9 @@ impl Play {
 
     /// Does something, or dies in the middle of it and comes up again; whether it died.
     fn act(&mut self, act: &Act) -> Result<bool, crate::acts::Trouble> {
-        if !once_in(&mut self.random, 3) {
+        // A restore can only be killed at a system call.
+        let can_die = !matches!(act, Act::Restore { .. }) || can_trace();
+        if !once_in(&mut self.random, 3) || !can_die {
             return act.perform(&self.place, &self.rules).map(|()| false);
         }
         let end = End::random(act, &mut self.random);
