@@ -181,18 +181,25 @@ impl Objects {
             Err(error) if error.is_gone() => {}
             Err(error) => return Err(error.into()),
         }
-        match shelf.open_file(&Form::Compressed.name(&name)) {
-            Ok(packed) => Ok(Some(self.unpacked(&packed)?)),
+        self.open_compressed(hash)
+    }
+
+    /// Opens what a compressed object is made of; `None` if there is none. Both forms may be there.
+    pub(crate) fn open_compressed(&self, hash: ContentHash) -> Result<Option<File>, ReceiverError> {
+        let (shelf, name) = names_of(hash)?;
+        let opened = self
+            .root
+            .open_directory(&shelf)
+            .and_then(|shelf| shelf.open_file(&Form::Compressed.name(&name)));
+        match opened {
+            Ok(packed) => {
+                let file = self.root.create_unnamed()?;
+                packing::unpack(&packed, &file)?;
+                Ok(Some(file))
+            }
             Err(error) if error.is_gone() => Ok(None),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// What a compressed object is made of, in a file without a name.
-    pub(crate) fn unpacked(&self, packed: &File) -> Result<File, ReceiverError> {
-        let file = self.root.create_unnamed()?;
-        packing::unpack(packed, &file)?;
-        Ok(file)
     }
 
     /// Calls `visit` for every file in the object store with the hash its name promises and what it is; `None` if the

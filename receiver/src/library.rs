@@ -164,6 +164,7 @@ impl<'a> Finder<'a> {
             whole.extend(open(&mut self.live, &row.place).ok().flatten());
         }
         whole.extend(library.objects.open_object(hash).ok().flatten());
+        whole.extend(library.objects.open_compressed(hash).ok().flatten());
         for file in whole {
             content::set_size(to, 0)?;
             // A copy that cannot be read is none; others are tried.

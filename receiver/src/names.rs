@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use understudy_protocol::{Fingerprint, Name};
+use understudy_protocol::{ContentHash, Fingerprint, Name};
 
 fn fixed(text: &str) -> Name {
     #[expect(
@@ -61,6 +61,11 @@ names! {
 /// A digest as a name: what is staged for a held cycle.
 pub(crate) fn digest(digest: Fingerprint) -> Name {
     fixed(&digest.to_string())
+}
+
+/// A content as a name.
+pub(crate) fn hash(hash: ContentHash) -> Name {
+    fixed(&hash.to_string())
 }
 
 /// A number as a name: directories in limbo, files in staging.

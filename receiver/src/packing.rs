@@ -55,6 +55,23 @@ pub(crate) fn pack(from: &File, size: u64, to: &File) -> Result<ContentHash, Rec
     Ok(hasher.finish(size))
 }
 
+/// What was compressed into a file: its size and hash. Nothing is written.
+pub(crate) fn content_of(packed: &File) -> Result<(u64, ContentHash), ReceiverError> {
+    let mut packed = packed;
+    packed.rewind().map_err(damaged)?;
+    let mut decoder = zstd::stream::read::Decoder::new(packed).map_err(damaged)?;
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let (mut size, mut hasher) = (0, HoleyHasher::default());
+    loop {
+        let length = fill(&mut decoder, &mut buffer).map_err(damaged)?;
+        hasher.update(size, &buffer[..length]);
+        size += length as u64;
+        if length < buffer.len() {
+            return Ok((size, hasher.finish(size)));
+        }
+    }
+}
+
 /// Fills an empty file with what was compressed into another; long stretches of zeros become holes.
 pub(crate) fn unpack(packed: &File, to: &File) -> Result<(), ReceiverError> {
     let mut packed = packed;

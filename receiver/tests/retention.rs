@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use understudy_protocol::message::{
-    Change, Content, Fuzzy, FuzzyFile, List, ListFuzzy, ListRetention, ReadManifest, Retained,
-    StreamBase, StreamBlock, StreamCopy, StreamEnd, Touch, Verify, Want,
+    Change, Content, Fuzzy, FuzzyFile, List, ListFuzzy, ListRetention, ReadManifest, Repair,
+    Retained, StreamBase, StreamBlock, StreamCopy, StreamEnd, Touch, Verify, Want,
 };
 use understudy_protocol::transport::Channel;
 use understudy_protocol::{ContentHash, Entry, FailureCode, Message, Node, Place, ProtocolError};
@@ -1006,6 +1006,37 @@ fn what_has_gone_cold_is_compressed_once_and_given_back_whole() {
     history.check();
     assert_eq!(history.compress(), 1);
     assert_eq!(history.objects().len(), objects.len());
+    history.check();
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "plays another process")]
+fn two_passes_do_not_meet() {
+    let content = "a line that comes again\n".repeat(2000);
+    let history = with_history(&content);
+    let place = history.stage.path(".understudy/compressing");
+    std::fs::create_dir_all(&place).expect("directory");
+    let held = std::fs::File::open(&place).expect("open");
+    held.lock().expect("lock");
+    assert_eq!(history.compress(), 0);
+    drop(held);
+    assert_eq!(history.compress(), 1);
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "plays a disk that fails")]
+fn a_whole_content_that_is_damaged_is_repaired_from_its_compressed_form() {
+    let content = "a line that comes again\n".repeat(2000);
+    let history = with_history(&content);
+    history.compress();
+    let path = compressed_object(&history, &content).with_extension("");
+    std::fs::write(&path, content.replace("line", "lime")).expect("damage");
+    assert_eq!(history.verify().len(), 1);
+    history.stage.talk(|channel| {
+        let dataset = Some(dataset());
+        send(channel, &Message::Repair(Repair { dataset }));
+        while !matches!(hear(channel).expect("repair"), Message::VerifyEnd(_)) {}
+    });
     history.check();
 }
 

@@ -1,8 +1,8 @@
 //! `understudy receiver`: the spare's daemon.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
 
 use serde_json::json;
@@ -184,8 +184,15 @@ async fn accept(
     }
 }
 
-/// Removes what nobody will come back for, and what the policy does not keep.
+/// Removes what nobody will come back for, and what the policy does not keep, and compresses what is cold. One that is still at it
+/// when the next is due is not joined by another.
 fn tidy(store: &Store, policies: &Policies) {
+    static AT_IT: Mutex<()> = Mutex::new(());
+    let _at_it = match AT_IT.try_lock() {
+        Err(TryLockError::WouldBlock) => return,
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        Ok(at_it) => at_it,
+    };
     if let Err(error) = store.drop_old_leftovers() {
         tracing::warn!("cannot drop what interrupted uploads left: {error}");
     }

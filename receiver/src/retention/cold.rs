@@ -4,11 +4,13 @@
 //! compared; only when that is durable, the original goes. Whoever looks for a content finds one of the two at any moment.
 
 use std::fs::File;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use understudy_protocol::{ContentHash, DatasetName, Name};
 use understudy_tree::durable::{self, Durability};
-use understudy_tree::{Directory, Stat, content, crash_point, remove};
+use understudy_tree::{Directory, Stat, TreeError, content, crash_point, remove};
 
 use super::prune::datasets;
 use super::{Moment, Policies};
@@ -26,6 +28,8 @@ const LEAST_BYTES: u64 = 4097;
 /// Originals of one batch, whichever limit is met first.
 const BATCH_BYTES: u64 = 32 << 20;
 const BATCH_OBJECTS: usize = 256;
+/// How long somebody else may work on the dataset.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 /// What a pass did to one dataset.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -70,13 +74,17 @@ fn compress(
         return Ok(Compressed::default());
     }
     let place = control.ensure_directory(&names::COMPRESSING)?;
+    // The lock ends with the descriptor. Whoever has it is still at it, in this process or another.
+    match flock(&place, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => return Ok(Compressed::default()),
+        locked => locked.map_err(|error| TreeError::new("lock", b"compressing", error))?,
+    }
     remove::empty(&place)?;
     let objects = Objects::open(control)?;
     let mut batch = Batch {
         store,
         dataset,
         place,
-        objects: &objects,
         packed: Vec::new(),
         bytes: 0,
         done: Compressed::default(),
@@ -120,9 +128,8 @@ fn seconds(duration: Duration) -> i64 {
 struct Batch<'a> {
     store: &'a Store,
     dataset: &'a Dataset,
-    /// Where compressed files wait, named by their number.
+    /// Where compressed files wait, named by the hashes of their contents. Nobody else changes it: it is locked.
     place: Directory,
-    objects: &'a Objects,
     packed: Vec<Packed>,
     /// Of their originals.
     bytes: u64,
@@ -152,9 +159,9 @@ impl Batch<'_> {
         };
         content::drop_cache(&original);
         if packing::promises_gain(&original)? {
-            let waiting = names::number(self.packed.len() as u64);
+            let waiting = names::hash(hash);
             let file = self.place.create_file(&waiting)?;
-            if self.pack(&original, (stat.size, hash), &file)? {
+            if Self::pack(&original, (stat.size, hash), &file)? {
                 let bytes_after = self.place.stat(&waiting)?.allocated;
                 self.bytes += stat.size;
                 self.packed.push(Packed {
@@ -177,7 +184,6 @@ impl Batch<'_> {
 
     /// Compresses a content; whether that gains something, and leads back to it. One that is damaged is a verification's business.
     fn pack(
-        &self,
         original: &File,
         (size, hash): (u64, ContentHash),
         to: &File,
@@ -186,18 +192,23 @@ impl Batch<'_> {
         {
             return Ok(false);
         }
-        let unpacked = self.objects.unpacked(to)?;
-        Ok(content::size(&unpacked)? == size && content::hash_file(&unpacked, size)? == hash)
+        Ok(packing::content_of(to)? == (size, hash))
     }
 
-    /// Makes what is compressed durable, and removes the originals. Where somebody works on the dataset, the next pass does it.
+    /// Makes what is compressed durable, and removes the originals. An upload that takes longer than [`PATIENCE`] ends the pass.
     fn put_in_place(&mut self) -> Result<(), ReceiverError> {
         self.bytes = 0;
         if self.packed.is_empty() {
             return Ok(());
         }
         self.dataset.sync()?;
-        let locked = self.dataset.lock_patiently()?;
+        let started = Instant::now();
+        let locked = loop {
+            match self.dataset.lock_patiently() {
+                Err(ReceiverError::Busy(_)) if started.elapsed() < PATIENCE => {}
+                locked => break locked?,
+            }
+        };
         let tidying = self.store.housekeeping.begin(&self.dataset.name);
         let mut replaced = Vec::new();
         for packed in self.packed.drain(..) {

@@ -14,6 +14,7 @@ use crate::error::ReceiverError;
 use crate::findings::{self, Damage, Part};
 use crate::history::{Form, Objects};
 use crate::library::Library;
+use crate::packing;
 use crate::patch::Patch;
 
 /// Between two looks for something that a cycle may just be moving.
@@ -120,14 +121,12 @@ impl Reading<'_> {
         name: &Name,
         hash: ContentHash,
     ) -> Result<Option<String>, ReceiverError> {
-        let objects = Objects::open(&self.dataset.control)?;
         let read = || -> Result<(u64, ContentHash), ReceiverError> {
             let file = shelf.open_file(name)?;
             content::drop_cache(&file);
-            let unpacked = objects.unpacked(&file)?;
+            let read = packing::content_of(&file);
             content::drop_cache(&file);
-            let size = content::size(&unpacked)?;
-            Ok((size, content::hash_file(&unpacked, size)?))
+            read
         };
         match read() {
             Ok((size, found)) => {
