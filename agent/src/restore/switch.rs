@@ -182,6 +182,14 @@ impl Site {
 
     /// Makes the directory for what has to go from the target.
     pub(super) fn make_kept(&self) -> Result<(Name, Directory), AgentError> {
+        let name = self.kept_name()?;
+        self.parent.create_directory(&name)?;
+        let directory = self.parent.open_directory(&name)?;
+        Ok((name, directory))
+    }
+
+    /// A name beside the target for what has to go from there, which nothing has yet.
+    fn kept_name(&self) -> Result<Name, AgentError> {
         let stamp = stamp();
         let mut name = self.beside(format!(".before-restore-{stamp}").as_bytes())?;
         let mut number = 1;
@@ -189,9 +197,7 @@ impl Site {
             number += 1;
             name = self.beside(format!(".before-restore-{stamp}-{number}").as_bytes())?;
         }
-        self.parent.create_directory(&name)?;
-        let directory = self.parent.open_directory(&name)?;
-        Ok((name, directory))
+        Ok(name)
     }
 
     /// The path of something beside the target.
@@ -236,7 +242,7 @@ impl Site {
     /// The work directory takes the name under which the former tree will be kept before the two are exchanged:
     /// at no moment is the former tree called like a work directory, which the next run may change.
     fn exchange(&self, work: &Name) -> Result<Name, AgentError> {
-        let kept = self.beside(format!(".before-restore-{}", stamp()).as_bytes())?;
+        let kept = self.kept_name()?;
         self.parent.rename_new(work, &self.parent, &kept)?;
         self.parent
             .exchange(&kept, &self.parent, &self.name)

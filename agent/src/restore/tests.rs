@@ -199,6 +199,29 @@ fn what_stands_there_is_refused_or_exchanged_and_kept() {
 }
 
 #[test]
+fn what_is_kept_gets_a_name_of_its_own_also_within_a_second() {
+    let stage = filled();
+    let target = stage.beside("target");
+    try_restore(&stage, &request(&stage, &target)).expect("restore");
+    let now = jiff::Timestamp::now();
+    for seconds in 0..300 {
+        let then = now + jiff::SignedDuration::from_secs(seconds);
+        let stamp = then.strftime("%Y%m%dT%H%M%SZ");
+        let taken = format!("target.before-restore-{stamp}");
+        fs::create_dir(stage.beside(&taken)).expect("directory");
+    }
+    let replace = RestoreRequest {
+        existing: Existing::Replace,
+        ..request(&stage, &target)
+    };
+    let report = try_restore(&stage, &replace).expect("restore");
+    assert_restored(&stage, &target);
+    let kept = report.kept.expect("kept");
+    assert!(kept.to_str().expect("text").ends_with("Z-2"), "{kept:?}");
+    assert_restored(&stage, &kept);
+}
+
+#[test]
 fn an_interrupted_restore_is_carried_on() {
     let stage = filled();
     let (target, work) = (
