@@ -123,10 +123,12 @@ pub(super) fn copy(
 }
 
 /// A copy must come after what came before, and be of the same place.
-pub(super) fn check(copy: &StreamCopy, hasher: &HoleyHasher) -> Result<(), AgentError> {
-    if copy.offset >= hasher.position() && copy.from == copy.offset {
+pub(super) fn check(copy: &StreamCopy, hasher: &HoleyHasher, size: u64) -> Result<(), AgentError> {
+    let is_within = copy.length <= size.saturating_sub(copy.offset);
+    if copy.offset >= hasher.position() && copy.from == copy.offset && is_within {
         return Ok(());
     }
-    let why = "a copy before the end of what came, or from another place";
+    let why =
+        "a copy before the end of what came, beyond the end of the file, or from another place";
     Err(ProtocolError::malformed("StreamCopy", why).into())
 }

@@ -256,7 +256,7 @@ impl Fetching<'_> {
                 Message::StreamCopy(copy)
                     if copy.stream == stream && asked.form == Form::Changed =>
                 {
-                    changed::check(&copy, &hasher)?;
+                    changed::check(&copy, &hasher, leaf.entry.size_bytes())?;
                     // What cannot be copied any more is fetched in the end.
                     is_lost |= base.as_ref().is_none_or(|(base, _)| {
                         changed::copy(base, &file, &mut hasher, &copy).is_err()
@@ -269,7 +269,7 @@ impl Fetching<'_> {
                     size,
                     ..
                 }) if ended == stream => {
-                    if leaf.entry.size_bytes() != size || hasher.position() > size {
+                    if leaf.entry.size_bytes() != size {
                         return Err(self.build.damaged(leaf));
                     }
                     self.count(asked, size);
@@ -341,8 +341,11 @@ impl Fetching<'_> {
         block: &StreamBlock,
         asked: Asked,
     ) -> Result<(), AgentError> {
-        if block.offset < hasher.position() {
-            let why = "a block before the end of the one before it";
+        // What lies before it would be hashed as zeros, however far away it is.
+        let size = self.build.plan.leaves[asked.number].entry.size_bytes();
+        let is_within = block.data.len() as u64 <= size.saturating_sub(block.offset);
+        if block.offset < hasher.position() || !is_within {
+            let why = "a block before the end of the one before it, or beyond that of the file";
             return Err(ProtocolError::malformed("StreamBlock", why).into());
         }
         content::write_at(file, block.offset, &block.data)?;

@@ -290,3 +290,29 @@ fn content_without_its_hash_never_becomes_the_target() {
         assert!(!target.exists());
     }
 }
+
+#[test]
+fn a_content_that_goes_on_beyond_its_size_is_refused_at_once() {
+    for existing in [Existing::Refuse, Existing::Replace] {
+        let stage = Stage::new();
+        stage.write("large", vec![7; 512 << 10]);
+        stage.sync();
+        let target = stage.beside("target");
+        if existing == Existing::Replace {
+            fs::create_dir(&target).expect("directory");
+            fs::write(target.join("large"), vec![7; (512 << 10) + 1]).expect("write");
+        }
+        let mut spare = stage.spare();
+        spare.is_boasting = true;
+        let mut contents = spare.contents.values_mut();
+        let content = contents.find(|content| content.len() == 512 << 10);
+        content.expect("content").extend([7; 256 << 10]);
+        drop(spare);
+        let request = RestoreRequest {
+            existing,
+            ..request(&stage, &target)
+        };
+        let error = try_restore(&stage, &request).expect_err("refused");
+        assert!(error.to_string().contains("beyond"), "{error}");
+    }
+}
