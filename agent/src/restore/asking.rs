@@ -78,7 +78,7 @@ impl Fetching<'_> {
         let leaf = &self.build.plan.leaves[number];
         let wish = match &self.todo.base {
             Some(base) if self.may_be_changed(number) => {
-                changed::wish(self.build, base, leaf, from, &mut self.todo.gain)?
+                changed::wish(self.build, base, leaf, from)?
             }
             _ => None,
         };

@@ -331,6 +331,9 @@ impl Fetching<'_> {
         let came = position.saturating_sub(self.todo.counted.1);
         self.todo.counted = (asked.number, position);
         self.todo.bytes += came;
+        if asked.form == Form::Changed {
+            self.todo.gain.found_other(came);
+        }
         self.build.context.progress.done(0, came);
     }
 

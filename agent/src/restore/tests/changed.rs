@@ -2,6 +2,9 @@
 
 use std::os::unix::fs::FileExt;
 
+use understudy_protocol::ProtocolError;
+use understudy_protocol::transport::Channel;
+
 use super::*;
 
 const SIZE: usize = 4 << 20;
@@ -116,4 +119,66 @@ fn an_interrupted_one_goes_on_with_what_differs() {
     let report = try_restore(&stage, &request).expect("restore");
     assert_restored(&stage, &target);
     assert_eq!(report.bytes_fetched, 4096);
+}
+
+/// A stage with three large files, and a target where 4 KiB of each are others.
+fn three_changed() -> (Stage, std::path::PathBuf) {
+    let stage = Stage::new();
+    for number in 0..3_u8 {
+        let mut content = noise();
+        content.rotate_left(usize::from(number) * 100_000);
+        stage.write(&format!("large{number}"), content);
+    }
+    stage.sync();
+    let target = stage.beside("target");
+    try_restore(&stage, &request(&stage, &target)).expect("restore");
+    for number in 0..3 {
+        let name = format!("large{number}");
+        let file = fs::File::options().write(true).open(target.join(name));
+        let file = file.expect("open");
+        file.write_all_at(&[9; 4096], 2 << 20).expect("write");
+    }
+    (stage, target)
+}
+
+#[test]
+fn as_long_as_it_pays_everything_is_compared() {
+    let (stage, target) = three_changed();
+    let request = replacing(&stage, &target, Manner::Switch);
+    let report = try_restore(&stage, &request).expect("restore");
+    assert_restored(&stage, &target);
+    assert_eq!((report.files_fetched, report.bytes_fetched), (3, 3 * 4096));
+}
+
+#[test]
+fn after_a_cut_the_rest_is_compared_too() {
+    let (stage, target) = three_changed();
+    let mut connections = 0;
+    let mut connect = || -> Result<Channel, ProtocolError> {
+        connections += 1;
+        // Each group comes by itself. The first is cut soon, the others well inside a file.
+        let after = [20, 700, 700].get(connections - 1);
+        Ok(stage.channel_cut_after(after.copied().unwrap_or(usize::MAX)))
+    };
+    let first = connect().expect("channel");
+    let request = replacing(&stage, &target, Manner::Switch);
+    let report = restore(first, &request, &stage.context(), Some(&mut connect)).expect("restore");
+    assert_restored(&stage, &target);
+    assert_eq!((connections, report.files_fetched), (4, 3));
+    // What is in flight when it is cut may come again.
+    assert!(report.bytes_fetched <= 6 * 4096, "{report:?}");
+}
+
+#[test]
+fn once_nothing_was_the_same_files_come_whole() {
+    let (stage, target) = three_changed();
+    for number in 0..3 {
+        fs::write(target.join(format!("large{number}")), vec![9; SIZE]).expect("write");
+    }
+    let request = replacing(&stage, &target, Manner::Switch);
+    let report = try_restore(&stage, &request).expect("restore");
+    assert_restored(&stage, &target);
+    assert_eq!(report.bytes_fetched, 3 * SIZE as u64);
+    // Two are asked for before it is known, the last one is not compared any more.
+    assert_eq!(stage.spare().compared, 2);
 }

@@ -56,6 +56,8 @@ pub(crate) struct Spare {
     pub(crate) owners: Owners,
     /// What it was told of restores.
     pub(crate) restoring: Vec<Restoring>,
+    /// How many contents it compared with what a restore has of them.
+    pub(crate) compared: usize,
     /// Told instead of committing.
     pub(crate) refuse: Option<Failure>,
     /// Told after committing, as if what was held had been released at once.
@@ -234,7 +236,10 @@ impl Spare {
             Message::WantRest(rest) => {
                 assert_eq!(self.newest, None, "an older version does not know it");
                 match &rest.other {
-                    Some(signature) => self.give_changed(&rest, signature),
+                    Some(signature) => {
+                        self.compared += 1;
+                        self.give_changed(&rest, signature)
+                    }
                     None => self.give(&rest.place, rest.from),
                 }
             }
