@@ -50,6 +50,11 @@ impl<'a> Line<'a> {
         self.conversation.version
     }
 
+    /// The connection as it is now.
+    pub(super) fn conversation(&self) -> &Conversation {
+        &self.conversation
+    }
+
     /// Does something without which it goes on as well: if the connection is cut, whoever needs it next finds out.
     pub(super) fn attempt(&self, attempt: impl FnOnce(&Conversation) -> Result<(), AgentError>) {
         if let Err(error) = attempt(&self.conversation) {

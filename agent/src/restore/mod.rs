@@ -230,8 +230,10 @@ fn fill(
     };
     let build = Build::new(plan, work, site, privileges, resuming, landing, context);
     line.attempt(|conversation| telling.tell(conversation, &context.progress));
-    build.make_directories()?;
-    let mut needed = build.reuse(request.announced)?;
+    let mut needed = telling.meanwhile(line.conversation(), &context.progress, || {
+        build.make_directories()?;
+        build.reuse(request.announced)
+    })?;
     report.files_reused = build.contents() - needed.len() as u64;
     pick::arrange(plan, &mut needed, &request.first, request.order);
     context.progress.enter(Phase::Restoring);

@@ -1,5 +1,7 @@
 //! Telling the spare how far a restore is, for those who watch there.
 
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread;
 use std::time::Duration;
 
 use understudy_protocol::message::{RestorePhase, Restoring};
@@ -68,6 +70,34 @@ impl Telling {
         conversation.tell(&Message::Restoring(self.report(progress)))
     }
 
+    /// Does something that needs no connection and may take long. A spare that hears nothing for half an hour may remove what is being
+    /// restored; so it is told meanwhile. If the connection is cut, whoever needs it next finds out.
+    pub(super) fn meanwhile<T: Send>(
+        &mut self,
+        conversation: &Conversation,
+        progress: &Progress,
+        work: impl FnOnce() -> T + Send,
+    ) -> T {
+        let (working, ended) = sync_channel::<()>(1);
+        thread::scope(|scope| {
+            let worker = scope.spawn(move || {
+                // Dropped when the work ends, however that comes about.
+                let _working = working;
+                work()
+            });
+            let mut is_heard = true;
+            while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                if is_heard && let Err(error) = self.tell(conversation, progress) {
+                    tracing::debug!("the spare is not told how far the restore is: {error}");
+                    is_heard = false;
+                }
+            }
+            worker
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
     /// What files and bytes cost when the whole took so many seconds.
     pub(super) fn costs(&self, seconds: f64) -> Option<Costs> {
         self.outlook.costs(seconds)
@@ -91,5 +121,39 @@ impl Telling {
             bytes_per_second: self.outlook.bytes_per_second(),
             remaining_seconds: remaining.map(|seconds| seconds.round() as u64),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use understudy_protocol::transport::in_process;
+
+    use super::*;
+    use crate::Cancel;
+
+    #[test]
+    fn while_something_takes_long_the_spare_is_told_again_and_again() {
+        let (ours, mut theirs) = in_process();
+        let (heard_twice, wait) = sync_channel(1);
+        let spare = thread::spawn(move || {
+            theirs.greet().expect("greet");
+            for _ in 0..2 {
+                let message = theirs.incoming.receive_message().expect("a message");
+                assert!(matches!(message, Message::Restoring(_)), "{message:?}");
+            }
+            heard_twice.send(()).expect("send");
+        });
+        let conversation = Conversation::open(ours, &Cancel::default()).expect("open");
+        let progress = Progress::default();
+        let mut telling = Telling::new(Path::new("/target"));
+        let heard = telling.meanwhile(&conversation, &progress, move || {
+            wait.recv_timeout(Duration::from_secs(300))
+        });
+        assert_eq!(heard, Ok(()));
+        spare.join().expect("the spare");
+        // One that has gone is no obstacle.
+        assert_eq!(telling.meanwhile(&conversation, &progress, || 7), 7);
     }
 }
