@@ -11,13 +11,12 @@ use understudy_tree::content::{self, Extents, HoleyHasher};
 use understudy_tree::{Directory, Kind};
 
 use super::build::Build;
+use super::large;
 use super::plan::Leaf;
 use crate::error::AgentError;
 
 /// Smaller files come as soon as they are compared.
 const LEAST_BYTES: u64 = 256 << 10;
-/// So much is read between two looks at whether somebody wants the end.
-const STRETCH_BYTES: u64 = 64 << 20;
 /// After so many bytes were compared the share of what was the same decides whether more are.
 const TRIED_BYTES: u64 = if cfg!(test) { 2 << 20 } else { 128 << 20 };
 /// One byte in so many must have been the same: reading what is here costs time as well.
@@ -47,25 +46,26 @@ impl Gain {
     }
 }
 
-/// Whether there is another version of a leaf that is worth comparing.
-pub(super) fn is_there(build: &Build<'_>, base: &Directory, leaf: &Leaf, gain: &Gain) -> bool {
-    build.may_continue(leaf)
-        && leaf.entry.size_bytes() >= LEAST_BYTES
-        && gain.is_worth_while()
-        && open(build, base, leaf).is_some()
+/// The other version of a leaf, and its size, if it is worth comparing.
+pub(super) fn find(
+    build: &Build<'_>,
+    base: &Directory,
+    leaf: &Leaf,
+    gain: &Gain,
+) -> Option<(File, u64)> {
+    let is_worth_while =
+        build.may_continue(leaf) && leaf.entry.size_bytes() >= LEAST_BYTES && gain.is_worth_while();
+    is_worth_while.then(|| open(build, base, leaf)).flatten()
 }
 
 /// The wish for what differs of a leaf from `from` on; `None` if its other version cannot be compared.
 pub(super) fn wish(
     build: &Build<'_>,
-    base: &Directory,
+    (file, size): &(File, u64),
     leaf: &Leaf,
     from: u64,
 ) -> Result<Option<WantRest>, AgentError> {
-    let Some((file, base_size)) = open(build, base, leaf) else {
-        return Ok(None);
-    };
-    let Some(signature) = sum(build, &file, base_size)? else {
+    let Some(signature) = sum(build, file, *size)? else {
         return Ok(None);
     };
     Ok(Some(WantRest {
@@ -92,20 +92,14 @@ fn sum(build: &Build<'_>, file: &File, size: u64) -> Result<Option<Signature>, A
     let Some(mut summer) = GroupSummer::fitting(size, limits::SIGNATURE_SUMS) else {
         return Ok(None);
     };
-    let mut extents = Extents::default();
-    let mut at = 0;
-    while at < size {
-        build.context.cancel.check()?;
-        let end = size.min(at + STRETCH_BYTES);
-        let read = content::read_stretch(file, &mut extents, at..end, |offset, data| {
-            summer.zeros(offset - summer.length());
-            summer.update(data);
-            Ok(())
-        });
-        if read.is_err() {
-            return Ok(None);
-        }
-        at = end;
+    let read = large::read(build, file, size, |offset, data| {
+        summer.zeros(offset - summer.length());
+        summer.update(data);
+    });
+    match read {
+        Ok(()) => {}
+        Err(AgentError::Tree(_)) => return Ok(None),
+        Err(error) => return Err(error),
     }
     summer.zeros(size - summer.length());
     Ok(Some(summer.sum().signature))

@@ -13,11 +13,11 @@ use understudy_protocol::{Bytes, Message, Place, ProtocolError};
 use understudy_tree::Directory;
 use understudy_tree::content::{self, HoleyHasher};
 
-use super::asking::{Asked, Form};
+use super::asking::{Asked, Asking, Form};
 use super::build::{Build, Held};
 use super::changed::{self, Gain};
 use super::flushing::Flushing;
-use super::large;
+use super::large::{self, Begun};
 use super::telling::Telling;
 use crate::conversation::{Conversation, unexpected};
 use crate::error::AgentError;
@@ -112,6 +112,7 @@ pub(super) fn fetch(
             todo,
             done,
             asked: VecDeque::new(),
+            begun: None,
             flushing: &flushing,
             telling,
         };
@@ -164,16 +165,19 @@ pub(super) struct Fetching<'a> {
     done: &'a [AtomicBool],
     /// Asked for and not given yet, window by window.
     pub(super) asked: VecDeque<VecDeque<Asked>>,
+    /// That of which the rest was asked for.
+    pub(super) begun: Option<Begun>,
     flushing: &'a Flushing,
-    telling: &'a mut Telling,
+    pub(super) telling: &'a mut Telling,
 }
 
 impl Fetching<'_> {
     fn run(&mut self, batches: &SyncSender<Batch>) -> Result<(), AgentError> {
         loop {
-            while self.asked.len() < WINDOWS && self.todo.next < self.todo.needed.len() {
-                self.ask()?;
-            }
+            while self.asked.len() < WINDOWS
+                && self.todo.next < self.todo.needed.len()
+                && self.ask()? == Asking::Goes
+            {}
             if self.asked.is_empty() {
                 return Ok(());
             }
@@ -240,7 +244,13 @@ impl Fetching<'_> {
     fn stream(&mut self, asked: Asked, stream: u64) -> Result<(), AgentError> {
         let leaf = &self.build.plan.leaves[asked.number];
         let mut held = Held::default();
-        let (file, mut hasher) = large::open(self.build, &mut held, leaf, asked.from)?;
+        let (file, mut hasher) = match self.begun.take() {
+            Some(Begun { file, hasher }) if asked.from > 0 => (file, hasher),
+            _ => (
+                large::create(self.build, &mut held, leaf)?,
+                HoleyHasher::default(),
+            ),
+        };
         self.count_beginning(asked);
         let base = match (&self.todo.base, asked.form) {
             (Some(base), Form::Changed) => changed::open(self.build, base, leaf),
