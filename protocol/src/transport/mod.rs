@@ -20,8 +20,9 @@ use crate::message::Message;
 use crate::version::{self, Hello};
 use patience::recv_within;
 
-/// Frames in flight per direction: enough to overlap work, few enough to bound memory (about 16 MiB).
-const FRAMES: usize = 16;
+/// Frames that wait on either side of the channel of a direction, in it and taken out of it: enough to overlap work, few enough to bound
+/// memory (about 17 MiB in all).
+const FRAMES: usize = 8;
 
 /// Both directions of a connection.
 #[derive(Debug)]
