@@ -10,8 +10,8 @@ use understudy_tree::Directory;
 use crate::catalog::Leaf;
 use crate::error::ReceiverError;
 use crate::names;
-use crate::packing;
 use crate::patch::Patch;
+use crate::stored::Base;
 
 /// Follows the name of an object that is a patch.
 const PATCH_SUFFIX: &[u8] = b".patch";
@@ -165,38 +165,30 @@ impl Objects {
         }
     }
 
-    /// Opens an object; `None` if there is none. One that is compressed is unpacked into a file without a name; whether it is what
-    /// it was is not checked, as it is not for any other.
-    pub(crate) fn open_object(
-        &self,
-        hash: ContentHash,
-    ) -> Result<Option<std::fs::File>, ReceiverError> {
+    /// Opens an object; `None` if there is none. Whether it is what it was is not checked.
+    pub(crate) fn open_object(&self, hash: ContentHash) -> Result<Option<Base>, ReceiverError> {
         let (shelf, name) = names_of(hash)?;
         let shelf = match self.root.open_directory(&shelf) {
             Err(error) if error.is_gone() => return Ok(None),
             shelf => shelf?,
         };
         match shelf.open_file(&name) {
-            Ok(file) => return Ok(Some(file)),
+            Ok(file) => return Ok(Some(Base::Whole(file))),
             Err(error) if error.is_gone() => {}
             Err(error) => return Err(error.into()),
         }
         self.open_compressed(hash)
     }
 
-    /// Opens what a compressed object is made of; `None` if there is none. Both forms may be there.
-    pub(crate) fn open_compressed(&self, hash: ContentHash) -> Result<Option<File>, ReceiverError> {
+    /// Opens an object in its compressed form; `None` if there is none. Both forms may be there.
+    pub(crate) fn open_compressed(&self, hash: ContentHash) -> Result<Option<Base>, ReceiverError> {
         let (shelf, name) = names_of(hash)?;
         let opened = self
             .root
             .open_directory(&shelf)
             .and_then(|shelf| shelf.open_file(&Form::Compressed.name(&name)));
         match opened {
-            Ok(packed) => {
-                let file = self.root.create_unnamed()?;
-                packing::unpack(&packed, &file)?;
-                Ok(Some(file))
-            }
+            Ok(packed) => Ok(Some(Base::packed(packed))),
             Err(error) if error.is_gone() => Ok(None),
             Err(error) => Err(error.into()),
         }

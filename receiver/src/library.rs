@@ -14,7 +14,7 @@ use crate::history::Objects;
 use crate::marker::{self, Applying};
 use crate::patch::Patch;
 use crate::resolve::Handles;
-use crate::stored::Stored;
+use crate::stored::{Base, Stored};
 
 /// Everything needed to find contents at one moment.
 pub(crate) struct Library {
@@ -121,33 +121,30 @@ impl<'a> Finder<'a> {
         if row.until.is_none_or(|until| until > library.head)
             && let Some(file) = open(&mut self.live, &row.place)?
         {
-            return Ok(Stored::whole(file));
+            return Ok(Stored::plain(Base::Whole(file)));
         }
-        let (file, patches) = self.trace(hash)?;
+        let (base, patches) = self.trace(hash)?;
         if patches.is_empty() {
-            return Ok(Stored::whole(file));
+            return Ok(Stored::plain(base));
         }
-        let base = file.try_clone().map_err(|error| {
-            understudy_tree::TreeError::new("open again", b"a stored file", error)
-        })?;
         let layers = patches.iter().map(|hash| library.open_patch(*hash));
         let known = patches.clone();
         let reopen = move |number: usize| {
             let file = library.objects.open_patch_file(known[number])?;
             file.ok_or_else(|| missing(known[number]))
         };
-        if let Some(stored) = Stored::patched(base, layers, Box::new(reopen))? {
+        if let Some(stored) = Stored::patched(base.try_clone()?, layers, Box::new(reopen))? {
             return Ok(stored);
         }
         let rebuilt = library.control.create_unnamed()?;
-        self.make(&file, &patches, &rebuilt)?;
-        Ok(Stored::whole(rebuilt))
+        self.make(&base, &patches, &rebuilt)?;
+        Ok(Stored::plain(Base::Whole(rebuilt)))
     }
 
     /// Fills an empty file with a content that some snapshot has. Whether it is what it was is not checked.
     pub(crate) fn copy(&mut self, hash: ContentHash, to: &File) -> Result<(), ReceiverError> {
-        let (file, patches) = self.trace(hash)?;
-        self.make(&file, &patches, to)
+        let (base, patches) = self.trace(hash)?;
+        self.make(&base, &patches, to)
     }
 
     /// Fills a file with a content that `is_right`, trying every place that should have it; returns whether one did.
@@ -161,14 +158,15 @@ impl<'a> Finder<'a> {
         let mut whole = Vec::new();
         for row in library.catalog.rows_with(hash, library.head)? {
             // One that cannot be opened may be the very damage.
-            whole.extend(open(&mut self.live, &row.place).ok().flatten());
+            let file = open(&mut self.live, &row.place).ok().flatten();
+            whole.extend(file.map(Base::Whole));
         }
         whole.extend(library.objects.open_object(hash).ok().flatten());
         whole.extend(library.objects.open_compressed(hash).ok().flatten());
-        for file in whole {
+        for base in whole {
             content::set_size(to, 0)?;
             // A copy that cannot be read is none; others are tried.
-            if self.make(&file, &[], to).is_ok() && is_right()? {
+            if self.make(&base, &[], to).is_ok() && is_right()? {
                 return Ok(true);
             }
         }
@@ -176,17 +174,17 @@ impl<'a> Finder<'a> {
             return Ok(false);
         };
         let traced = self.trace(patch.about().base);
-        let Ok((file, mut patches)) = traced else {
+        let Ok((base, mut patches)) = traced else {
             return Ok(false);
         };
         patches.insert(0, hash);
         content::set_size(to, 0)?;
-        Ok(self.make(&file, &patches, to).is_ok() && is_right()?)
+        Ok(self.make(&base, &patches, to).is_ok() && is_right()?)
     }
 
     /// Copies a file and brings it back by patches, the last one first.
-    fn make(&self, file: &File, patches: &[ContentHash], to: &File) -> Result<(), ReceiverError> {
-        content::copy(file, to, content::size(file)?)?;
+    fn make(&self, base: &Base, patches: &[ContentHash], to: &File) -> Result<(), ReceiverError> {
+        base.copy(to)?;
         for hash in patches.iter().rev() {
             self.library.open_patch(*hash)?.apply(to)?;
         }
@@ -227,11 +225,11 @@ impl<'a> Finder<'a> {
 
     /// A file with the content, or one with a later content and those to which patches lead back from there, the last
     /// one first.
-    fn trace(&mut self, hash: ContentHash) -> Result<(File, Vec<ContentHash>), ReceiverError> {
+    fn trace(&mut self, hash: ContentHash) -> Result<(Base, Vec<ContentHash>), ReceiverError> {
         let (mut wanted, mut patches) = (hash, Vec::new());
         while patches.len() < PATCHES {
-            if let Some(file) = self.whole(wanted)? {
-                return Ok((file, patches));
+            if let Some(base) = self.whole(wanted)? {
+                return Ok((base, patches));
             }
             // Asked before the retired twin, whose file a patch may just be changing.
             let Some(patch) = self.library.objects.open_patch(wanted)? else {
@@ -241,20 +239,20 @@ impl<'a> Finder<'a> {
             wanted = patch.about().base;
         }
         if let Some(file) = self.retired(wanted)? {
-            return Ok((file, patches));
+            return Ok((Base::Whole(file), patches));
         }
         // It may have moved into history while it was looked for.
         match self.library.objects.open_object(wanted)? {
-            Some(file) => Ok((file, patches)),
+            Some(base) => Ok((base, patches)),
             None => Err(missing(hash)),
         }
     }
 
     /// A file with the content as it is, in the live twin or in history.
-    fn whole(&mut self, hash: ContentHash) -> Result<Option<File>, ReceiverError> {
+    fn whole(&mut self, hash: ContentHash) -> Result<Option<Base>, ReceiverError> {
         match self.live(hash)? {
             None => self.library.objects.open_object(hash),
-            file => Ok(file),
+            Some(file) => Ok(Some(Base::Whole(file))),
         }
     }
 

@@ -1,12 +1,14 @@
-//! A content as it is kept: a whole file, or one beneath what patches change in it. Reading it copies nothing, though the whole
+//! A content as it is kept: a file, compressed or not, or one beneath what patches change in it. Reading it copies nothing, though the
 //! file may be large where few of its bytes differ, and needs no room on the disk. Knows neither the catalog nor where files stand.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 
+use understudy_tree::TreeError;
 use understudy_tree::content::{self, Extent, Extents};
 
 use crate::error::ReceiverError;
+use crate::packing::{self, Unpacking};
 use crate::patch::Patch;
 
 /// Pieces of patches beyond which a content is not read like this: it would take too much memory.
@@ -19,8 +21,57 @@ type Reopen<'a> = Box<dyn Fn(usize) -> Result<File, ReceiverError> + 'a>;
 
 /// A content that can be read.
 pub(crate) struct Stored<'a> {
-    base: File,
+    base: Base,
     over: Option<Over<'a>>,
+}
+
+/// A file that has a content.
+pub(crate) enum Base {
+    /// As it is.
+    Whole(File),
+    /// Compressed.
+    Packed(Box<Unpacking>),
+}
+
+impl Base {
+    /// A file that `packing` made.
+    pub(crate) fn packed(file: File) -> Self {
+        Self::Packed(Box::new(Unpacking::new(file)))
+    }
+
+    /// Fills an empty file with the content.
+    pub(crate) fn copy(&self, to: &File) -> Result<(), ReceiverError> {
+        match self {
+            Self::Whole(file) => Ok(content::copy(file, to, content::size(file)?)?),
+            Self::Packed(packed) => packing::unpack(packed.packed(), to),
+        }
+    }
+
+    /// The same file once more.
+    pub(crate) fn try_clone(&self) -> Result<Self, ReceiverError> {
+        let again = |file: &File| {
+            let cloned = file.try_clone();
+            cloned.map_err(|error| TreeError::new("open again", b"a stored file", error))
+        };
+        Ok(match self {
+            Self::Whole(file) => Self::Whole(again(file)?),
+            Self::Packed(packed) => Self::packed(again(packed.packed())?),
+        })
+    }
+
+    fn data_extents(&self, size: u64) -> Result<Vec<Extent>, ReceiverError> {
+        match self {
+            Self::Whole(file) => Ok(content::data_extents(file, size)?),
+            Self::Packed(packed) => packed.data_extents(size),
+        }
+    }
+
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, ReceiverError> {
+        match self {
+            Self::Whole(file) => Ok(content::read_at(file, offset, buffer)?),
+            Self::Packed(packed) => packed.read_at(offset, buffer),
+        }
+    }
 }
 
 /// What stands above a file.
@@ -38,16 +89,13 @@ type Pieces = BTreeMap<u64, (u64, Option<usize>)>;
 
 impl<'a> Stored<'a> {
     /// A file with the content.
-    pub(crate) fn whole(file: File) -> Self {
-        Self {
-            base: file,
-            over: None,
-        }
+    pub(crate) fn plain(base: Base) -> Self {
+        Self { base, over: None }
     }
 
     /// What patches make of a file, the last one first; `None` if they consist of too many pieces.
     pub(crate) fn patched(
-        base: File,
+        base: Base,
         patches: impl Iterator<Item = Result<Patch, ReceiverError>>,
         reopen: Reopen<'a>,
     ) -> Result<Option<Self>, ReceiverError> {
@@ -83,9 +131,9 @@ impl<'a> Stored<'a> {
     /// The stretches below `size` that hold data.
     pub(crate) fn data_extents(&self, size: u64) -> Result<Vec<Extent>, ReceiverError> {
         let Some(over) = &self.over else {
-            return Ok(content::data_extents(&self.base, size)?);
+            return self.base.data_extents(size);
         };
-        let below = content::data_extents(&self.base, over.visible.min(size))?;
+        let below = self.base.data_extents(over.visible.min(size))?;
         let mut found = Pieces::new();
         for (start, (end, patch)) in &over.pieces {
             found.insert(*start, (*end, *patch));
@@ -126,7 +174,7 @@ impl<'a> Stored<'a> {
         buffer: &mut [u8],
     ) -> Result<usize, ReceiverError> {
         let Some(over) = &mut self.over else {
-            return Ok(content::read_at(&self.base, offset, buffer)?);
+            return self.base.read_at(offset, buffer);
         };
         let (mut at, end) = (offset, offset + buffer.len() as u64);
         while at < end {
@@ -135,7 +183,7 @@ impl<'a> Stored<'a> {
             let part = &mut buffer[(at - offset) as usize..(until - offset) as usize];
             let got = match patch {
                 Some(patch) => content::read_at(over.file(patch)?, at, part)?,
-                None => content::read_at(&self.base, at, part)?,
+                None => self.base.read_at(at, part)?,
             };
             if got < part.len() {
                 return Ok((at - offset) as usize + got);
@@ -228,7 +276,7 @@ mod tests {
         let again = patches.iter().rev().map(|patch| Ok(patch.reopen()));
         let reopen =
             move |number: usize| Ok(patches[last - number].file().try_clone().expect("clone"));
-        let base = base.try_clone().expect("clone");
+        let base = Base::Whole(base.try_clone().expect("clone"));
         let stored = Stored::patched(base, again, Box::new(reopen));
         stored.expect("stored").expect("few pieces")
     }

@@ -4,7 +4,7 @@
 use std::os::unix::fs::FileExt;
 
 use understudy_protocol::FailureCode;
-use understudy_receiver::retention::Mode;
+use understudy_receiver::retention::{Mode, Moment, Policies, compress_all};
 use understudy_receiver::{Reserve, Store};
 
 use crate::acts::{Act, Rules, START, Trouble, prune, restore_once};
@@ -267,4 +267,48 @@ fn a_restore_that_fills_the_disk_says_so_and_carries_on() {
         room += step() * 8;
     }
     assert!(failed > 3, "{failed}");
+}
+
+/// Compresses everything in history.
+fn compress(place: &Place) -> u64 {
+    let policies = Policies {
+        common: rules().policy,
+        ..Policies::default()
+    };
+    let mut moment = Moment::now();
+    moment.seconds += 8 * 86_400;
+    let store = Store::open_existing(&place.store()).unwrap();
+    let mut objects = 0;
+    compress_all(&store, &policies, &moment, |_, done| {
+        objects += done.unwrap().objects;
+    })
+    .unwrap();
+    objects
+}
+
+#[test]
+fn what_is_compressed_is_given_and_verified_on_a_disk_that_is_too_full_for_it() {
+    let Some(disk) = Disk::new(40) else {
+        return;
+    };
+    let scratch = scratch();
+    let place = Place::at(scratch.path());
+    place.prepare();
+    std::fs::create_dir(disk.root.join("store")).unwrap();
+    std::os::unix::fs::symlink(disk.root.join("store"), place.store()).unwrap();
+    let mut model = Model::default();
+    let lines: String = (0..400_000)
+        .map(|number| format!("line {number}\n"))
+        .collect();
+    let small = &lines[..20_000];
+    for (large, small) in [(lines.as_str(), small), ("", ""), ("x", "y")] {
+        std::fs::write(place.source().join("large"), large).unwrap();
+        std::fs::write(place.source().join("small"), small).unwrap();
+        Act::Sync.perform(&place, &rules()).unwrap();
+        model.commit(&place, facts(&place.source()), START);
+    }
+    assert_eq!(compress(&place), 2);
+    // Less than either has.
+    disk.fill(8192);
+    model.check_all(&place);
 }

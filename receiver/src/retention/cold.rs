@@ -109,6 +109,18 @@ fn compress(
     Ok(batch.done)
 }
 
+/// Compresses a content; whether that gains something, and leads back to it. One that is damaged is a verification's business.
+fn pack(
+    original: &File,
+    (size, hash): (u64, ContentHash),
+    to: &File,
+) -> Result<bool, ReceiverError> {
+    if packing::pack(original, size, to)? != hash || !packing::is_gain(size, content::size(to)?) {
+        return Ok(false);
+    }
+    Ok(packing::hash(to)? == (size, hash))
+}
+
 /// The end of what earlier passes looked at. What cannot be read is looked at again.
 fn last_pass(control: &Directory) -> Result<Option<i64>, ReceiverError> {
     let text = durable::read(control, &names::COLD, 64)?;
@@ -161,7 +173,7 @@ impl Batch<'_> {
         if packing::promises_gain(&original)? {
             let waiting = names::hash(hash);
             let file = self.place.create_file(&waiting)?;
-            if Self::pack(&original, (stat.size, hash), &file)? {
+            if pack(&original, (stat.size, hash), &file)? {
                 let bytes_after = self.place.stat(&waiting)?.allocated;
                 self.bytes += stat.size;
                 self.packed.push(Packed {
@@ -180,19 +192,6 @@ impl Batch<'_> {
             self.put_in_place()?;
         }
         Ok(())
-    }
-
-    /// Compresses a content; whether that gains something, and leads back to it. One that is damaged is a verification's business.
-    fn pack(
-        original: &File,
-        (size, hash): (u64, ContentHash),
-        to: &File,
-    ) -> Result<bool, ReceiverError> {
-        if packing::pack(original, size, to)? != hash || !packing::is_gain(size, content::size(to)?)
-        {
-            return Ok(false);
-        }
-        Ok(packing::content_of(to)? == (size, hash))
     }
 
     /// Makes what is compressed durable, and removes the originals. An upload that takes longer than [`PATIENCE`] ends the pass.

@@ -124,7 +124,7 @@ impl Reading<'_> {
         let read = || -> Result<(u64, ContentHash), ReceiverError> {
             let file = shelf.open_file(name)?;
             content::drop_cache(&file);
-            let read = packing::content_of(&file);
+            let read = packing::hash(&file);
             content::drop_cache(&file);
             read
         };
