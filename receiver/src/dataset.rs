@@ -2,7 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use understudy_protocol::{DatasetName, Name};
@@ -35,6 +35,8 @@ pub(crate) struct Dataset {
     /// Of the whole store.
     pub(crate) syncs: Arc<Syncs>,
     catalog: PathBuf,
+    /// The lock, while this holds it in any way.
+    own_lock: Mutex<Weak<File>>,
 }
 
 /// Keeps every snapshot that there is from being removed; ends when dropped, also by the death of the process.
@@ -46,7 +48,7 @@ pub(crate) struct Reading {
 /// The right to change a dataset; ends when dropped, also by the death of the process.
 #[derive(Debug)]
 pub(crate) struct Locked {
-    _file: File,
+    _file: Arc<File>,
 }
 
 impl Dataset {
@@ -113,6 +115,7 @@ impl Dataset {
             privileges: Privileges::current(),
             syncs: Arc::clone(syncs),
             catalog,
+            own_lock: Mutex::default(),
         }
     }
 
@@ -120,12 +123,46 @@ impl Dataset {
     pub(crate) fn lock(&self) -> Result<Locked, ReceiverError> {
         let file = self.control.open_file(&names::LOCK)?;
         match file.try_lock() {
-            Ok(()) => Ok(Locked { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(ReceiverError::Busy(self.name.clone())),
-            Err(TryLockError::Error(error)) => {
-                Err(TreeError::new("lock", names::LOCK.as_bytes(), error).into())
+            Ok(()) => Ok(Locked {
+                _file: self.own(file),
+            }),
+            Err(error) => Err(self.not_locked(error)),
+        }
+    }
+
+    /// Keeps everybody from changing the dataset, beside others that do the same; what is locked for a change already stays so.
+    fn lock_shared(&self) -> Result<Arc<File>, ReceiverError> {
+        let own = self.own_lock.lock();
+        if let Some(file) = own.unwrap_or_else(PoisonError::into_inner).upgrade() {
+            return Ok(file);
+        }
+        let file = self.control.open_file(&names::LOCK)?;
+        match file.try_lock_shared() {
+            Ok(()) => Ok(self.own(file)),
+            Err(error) => Err(self.not_locked(error)),
+        }
+    }
+
+    fn own(&self, file: File) -> Arc<File> {
+        let file = Arc::new(file);
+        let own = self.own_lock.lock();
+        *own.unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&file);
+        file
+    }
+
+    fn not_locked(&self, error: TryLockError) -> ReceiverError {
+        match error {
+            TryLockError::WouldBlock => ReceiverError::Busy(self.name.clone()),
+            TryLockError::Error(error) => {
+                TreeError::new("lock", names::LOCK.as_bytes(), error).into()
             }
         }
+    }
+
+    /// Whether this holds the lock, be it only to read.
+    pub(crate) fn holds_lock(&self) -> bool {
+        let own = self.own_lock.lock();
+        own.unwrap_or_else(PoisonError::into_inner).strong_count() > 0
     }
 
     /// Like [`Self::lock`], with some patience: an upload whose agent has just died is still cleaning up.
@@ -143,7 +180,8 @@ impl Dataset {
 
     /// Whether an upload is running.
     pub(crate) fn is_locked(&self) -> bool {
-        matches!(self.lock(), Err(ReceiverError::Busy(_)))
+        let file = self.control.open_file(&names::LOCK);
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
 
     /// Begins to read snapshots. Whoever gives out more than one content holds this from before he knows that the
@@ -184,30 +222,50 @@ impl Dataset {
         }
     }
 
-    /// Opens a catalog, for which SQLite needs a little room, on a full disk as well: `ballast` is given up, and where that is
-    /// gone already, one that nobody writes to is read as it is.
+    /// As [`Self::read_catalog`], for what must be possible: `ballast` is given up where a full disk leaves no other way.
+    pub(crate) fn read_catalog_surely(&self) -> Result<Option<Catalog>, ReceiverError> {
+        match self.read_catalog() {
+            Err(ReceiverError::Catalog { .. } | ReceiverError::NoSpace(_)) if self.is_full() => {
+                self.drop_ballast()?;
+                self.read_catalog()
+            }
+            read => read,
+        }
+    }
+
+    /// Opens a catalog, for which SQLite needs a little room, on a full disk as well, if nobody writes to it.
     fn with_room(
         &self,
         open: impl Fn() -> Result<Catalog, ReceiverError>,
     ) -> Result<Catalog, ReceiverError> {
-        let opened = open();
-        let Err(ReceiverError::Catalog { .. } | ReceiverError::NoSpace(_)) = &opened else {
-            return opened;
-        };
-        let stat = rustix::fs::fstatvfs(&self.control);
-        if stat.is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) >= ROOM_BYTES) {
-            return opened;
-        }
-        self.drop_ballast()?;
         match open() {
-            Err(ReceiverError::Catalog { .. } | ReceiverError::NoSpace(_)) => {}
-            opened => return opened,
+            Err(error @ (ReceiverError::Catalog { .. } | ReceiverError::NoSpace(_)))
+                if self.is_full() =>
+            {
+                self.read_unchanging()?.ok_or(error)
+            }
+            opened => opened,
         }
+    }
+
+    /// Opens the catalog as it stands, and keeps everybody from changing it; `None` if its log has something that is not in it yet.
+    fn read_unchanging(&self) -> Result<Option<Catalog>, ReceiverError> {
+        let lock = self.lock_shared().map_err(|error| match error {
+            ReceiverError::Busy(name) => ReceiverError::NoSpace(format!(
+                "no space is left to read the catalog of dataset `{name}` while somebody works on it"
+            )),
+            error => error,
+        })?;
         let log = self.control.stat_if_present(&names::CATALOG_LOG)?;
         if log.is_some_and(|log| log.size > 0) {
-            return opened;
+            return Ok(None);
         }
-        Catalog::open_unchanging(&self.catalog)
+        Catalog::open_unchanging(&self.catalog, lock).map(Some)
+    }
+
+    fn is_full(&self) -> bool {
+        let stat = rustix::fs::fstatvfs(&self.control);
+        !stat.is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) >= ROOM_BYTES)
     }
 
     /// Gives up what is kept for a full disk.
@@ -297,4 +355,38 @@ fn own_name(name: &DatasetName) -> Result<Name, ReceiverError> {
 /// The receiver's clock, seconds since 1970.
 pub(crate) fn now_seconds() -> i64 {
     jiff::Timestamp::now().as_second()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_reads_a_catalog_as_it_stands_keeps_everybody_from_changing_it() {
+        let place = tempfile::tempdir().expect("directory");
+        let store = Directory::open(place.path(), understudy_tree::Mounts::Stay).expect("store");
+        let name = DatasetName::new("site").expect("name");
+        let syncs = Arc::new(Syncs::default());
+        let open = || Dataset::ensure(&store, place.path(), &name, &syncs).expect("dataset");
+        let (ours, other) = (open(), open());
+        drop(ours.catalog(&ours.lock().expect("lock")).expect("catalog"));
+        let read = || ours.read_unchanging().expect("read").expect("no log");
+        let catalogs = [read(), read()];
+        let theirs = other.read_unchanging().expect("read").expect("no log");
+        let [first, second] = catalogs;
+        drop((first, theirs));
+        assert!(matches!(other.lock(), Err(ReceiverError::Busy(_))));
+        assert!(ours.holds_lock() && !other.holds_lock() && !other.is_locked());
+        drop(second);
+        let locked = other.lock().expect("lock");
+        assert!(ours.is_locked());
+        let refused = ours.read_unchanging();
+        assert!(matches!(refused, Err(ReceiverError::NoSpace(_))));
+        // Whoever has the right to change it reads under that.
+        let own = other.read_unchanging().expect("read").expect("no log");
+        drop(locked);
+        assert!(matches!(ours.lock(), Err(ReceiverError::Busy(_))));
+        drop(own);
+        ours.lock().expect("lock");
+    }
 }

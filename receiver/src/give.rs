@@ -30,7 +30,7 @@ pub(crate) fn manifest(
 ) -> Result<Recorded, ReceiverError> {
     let nothing =
         || ReceiverError::NotFound(format!("dataset `{}` has no snapshot yet", dataset.name));
-    let catalog = dataset.read_catalog()?.ok_or_else(nothing)?;
+    let catalog = dataset.read_catalog_surely()?.ok_or_else(nothing)?;
     let snapshot = match request.number {
         None => catalog.head()?.ok_or_else(nothing)?,
         Some(number) => catalog.snapshot(number)?.ok_or_else(|| {

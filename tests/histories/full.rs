@@ -226,6 +226,29 @@ fn pruning_frees_a_disk_however_full_it_is() {
 }
 
 #[test]
+fn who_only_looks_leaves_the_room_that_pruning_needs() {
+    let Some(mut cramped) = Cramped::new() else {
+        return;
+    };
+    for _ in 0..3 {
+        cramped.edit();
+        Act::Sync.perform(&cramped.place, &rules()).unwrap();
+        cramped.commit();
+    }
+    cramped.disk.fill(0);
+    let ballast = cramped.place.control("ballast");
+    assert_eq!(
+        told(&cramped.place).numbers.last(),
+        Some(&cramped.model.head)
+    );
+    let store = Store::open_existing(&cramped.place.store()).unwrap();
+    prune(&store, &rules().policy, cramped.now, Mode::Look).unwrap();
+    restore_once(&cramped.place, None, "target").unwrap();
+    assert!(ballast.exists());
+    assert!(cramped.prune().unwrap() >= 2);
+}
+
+#[test]
 fn a_restore_that_fills_the_disk_says_so_and_carries_on() {
     let Some(disk) = Disk::new(24) else {
         return;

@@ -16,7 +16,9 @@ mod retention;
 mod upload;
 mod verify;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use understudy_protocol::{Fingerprint, Position, Snapshot, StateDigest};
@@ -83,6 +85,8 @@ pub(crate) struct Catalog {
     path: PathBuf,
     /// The schema that it has.
     format: i64,
+    /// Of the dataset, where SQLite takes none; it goes after the connection.
+    _lock: Option<Arc<File>>,
 }
 
 /// What a snapshot row holds beyond what the protocol tells.
@@ -149,6 +153,7 @@ impl Catalog {
             connection,
             path: path.to_owned(),
             format: 0,
+            _lock: None,
         })
     }
 

@@ -158,6 +158,7 @@ impl<'a> Removal<'a> {
             let is_back =
                 |garbage: &Garbage| Ok(is_outdated && back.has(&catalog, &needed, garbage)?);
             self.remove_some(&objects, &mut left, (&turn, is_back), pruned)?;
+            drop(catalog);
             // A power cut must not bring back what leads to something that is gone; nor may anybody build on it before.
             self.dataset.sync()?;
             drop(turn);

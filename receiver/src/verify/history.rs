@@ -233,6 +233,7 @@ impl Reading<'_> {
             return Ok(());
         };
         loop {
+            let is_held = self.dataset.holds_lock();
             let locked = self.dataset.lock();
             let library = Library::open(self.dataset)?;
             let needed = Needed::new(
@@ -251,8 +252,8 @@ impl Reading<'_> {
                 Err(ReceiverError::Damaged(_)) => {}
                 Err(error) => return Err(error),
             }
-            // Whoever may not lock it does not change it either.
-            if !matches!(locked, Err(ReceiverError::Busy(_))) {
+            // Whoever may not lock it does not change it either, and nobody does while it is held to read.
+            if is_held || !matches!(locked, Err(ReceiverError::Busy(_))) {
                 break;
             }
             (self.pace)(0)?;
