@@ -157,7 +157,7 @@ fn hint_for(code: FailureCode) -> (Code, &'static str) {
         ),
         FailureCode::Damaged => (
             Code::Failed,
-            "run `understudy verify` to see everything that is damaged",
+            "`understudy status` lists what is known to be damaged, accepted as lost or not, and `understudy verify` looks for more; what is whole comes back with `understudy restore --path PATTERN`",
         ),
         FailureCode::OutOfStep => (
             Code::Failed,

@@ -11,6 +11,7 @@ use understudy_protocol::{
 };
 use understudy_tree::content::HoleyHasher;
 
+use crate::browse;
 use crate::catalog::{Recorded, Row, Telling};
 use crate::cycle;
 use crate::dataset::{Dataset, Reading};
@@ -136,6 +137,7 @@ pub(crate) fn serve(
         encoder: outgoing.encoder(),
         outgoing,
         stream: 0,
+        place: None,
         running: (purpose == Purpose::Restore).then(|| Running::new(dataset, at)),
     };
     loop {
@@ -154,8 +156,10 @@ pub(crate) fn serve(
         }
         match message {
             Err(ProtocolError::Cut) => return Ok(()),
-            Ok(Message::Want(want)) => giver.give(&want)?,
-            Ok(Message::WantRest(rest)) if spoken >= version::REST => giver.give_rest(&rest)?,
+            Ok(Message::Want(want)) => giver.give(&want).map_err(|error| giver.named(error))?,
+            Ok(Message::WantRest(rest)) if spoken >= version::REST => {
+                giver.give_rest(&rest).map_err(|error| giver.named(error))?;
+            }
             Ok(Message::Restoring(told)) if spoken >= version::OVERSEE => {
                 if let Some(running) = &mut giver.running {
                     running.hear(told);
@@ -197,6 +201,8 @@ struct Giver<'a> {
     encoder: Encoder,
     outgoing: &'a Outgoing,
     stream: u64,
+    /// The place whose content was looked for last.
+    place: Option<Place>,
     running: Option<Running<'a>>,
 }
 
@@ -311,15 +317,20 @@ impl Giver<'_> {
 
     /// The row of a regular file, with its content.
     fn row(
-        &self,
+        &mut self,
         library: &Library,
         place: &Place,
     ) -> Result<(Row, (u64, ContentHash)), ReceiverError> {
+        self.place = Some(place.clone());
         let row = library.catalog.row(place, self.at)?;
         row.and_then(|row| row.entry.content().map(|content| (row, content)))
             .ok_or_else(|| {
                 ReceiverError::Misbehaved(format!("{place:?} is no file of snapshot {}", self.at))
             })
+    }
+
+    fn named(&self, error: ReceiverError) -> ReceiverError {
+        browse::name_damage(self.dataset, (self.place.as_ref(), self.at), error)
     }
 
     /// Others may see that so much was given.
@@ -380,6 +391,6 @@ impl Giver<'_> {
 
 fn damaged(hash: ContentHash) -> ReceiverError {
     ReceiverError::Damaged(format!(
-        "a stored file does not have the content {hash} any more and was not given out; `understudy verify` tells which"
+        "what is stored of it does not have the content {hash} any more"
     ))
 }

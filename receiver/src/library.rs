@@ -301,9 +301,7 @@ fn has_hash(file: &File, hash: ContentHash) -> Result<bool, ReceiverError> {
 }
 
 fn missing(hash: ContentHash) -> ReceiverError {
-    ReceiverError::Damaged(format!(
-        "the content {hash} is neither live nor in history; `understudy verify` tells what is missing"
-    ))
+    ReceiverError::Damaged(format!("the content {hash} is neither live nor in history"))
 }
 
 fn open(handles: &mut Handles<'_>, place: &Place) -> Result<Option<File>, ReceiverError> {

@@ -88,6 +88,23 @@ fn percent(running: &ScrubRun) -> u64 {
     u64::try_from(part).unwrap_or(99).min(99)
 }
 
+/// How many losses somebody has accepted.
+pub(super) fn accepted(known: &RetentionOf) -> u64 {
+    let is_accepted = |finding: &&KnownFinding| finding.state == FindingState::Accepted;
+    known.findings.iter().filter(is_accepted).count() as u64
+}
+
+/// What a verification without findings says, for people.
+pub(super) fn verdict(accepted: u64) -> String {
+    match accepted {
+        0 => "all as it should be".to_owned(),
+        lost => format!(
+            "as it should be but for {} accepted as lost",
+            words::count(lost)
+        ),
+    }
+}
+
 /// For people.
 pub(super) fn lines(dataset: &DatasetName, known: &RetentionOf, now_seconds: i64) -> Vec<String> {
     let mut lines = Vec::new();

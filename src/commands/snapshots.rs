@@ -7,7 +7,7 @@ use understudy_agent::{FuzzyOf, RetentionOf, Survey};
 use understudy_protocol::message::{DatasetStatus, Retained, Summary};
 use understudy_protocol::{DatasetName, Snapshot, escape};
 
-use super::{Session, diff};
+use super::{Session, diff, health};
 use crate::arguments::Snapshots;
 use crate::exit::CommandError;
 use crate::report::Report;
@@ -186,10 +186,8 @@ impl Known<'_> {
         Some(match known.verified {
             None => "never verified".to_owned(),
             Some(last) if last.findings == 0 => {
-                format!(
-                    "verified {}: all as it should be",
-                    words::time(last.seconds)
-                )
+                let verdict = health::verdict(health::accepted(known));
+                format!("verified {}: {verdict}", words::time(last.seconds))
             }
             Some(last) => format!(
                 "verified {}: {}, nothing is pruned",

@@ -1,14 +1,17 @@
 //! `understudy verify`: is what the spare holds what the main had?
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 use understudy_agent::Verification;
-use understudy_protocol::escape;
 use understudy_protocol::message::{Finding, Repaired, Repairing, Verified};
+use understudy_protocol::{DatasetName, escape};
 
-use super::Session;
+use super::{Session, health};
 use crate::arguments::Verify;
 use crate::exit::{Code, CommandError};
 use crate::report::Report;
+use crate::spare::Spare;
 use crate::words;
 
 /// Has everything read again and tells every difference.
@@ -30,11 +33,13 @@ pub(crate) fn run(arguments: &Verify, session: &Session) -> Result<Report, Comma
         let dataset = arguments.dataset.clone();
         understudy_agent::verify(channel, dataset, manner, on_finding, on_repaired)
     })?;
-    let datasets: Vec<Value> = verified
+    let lost = accepted(&spare, &verified);
+    let lost_of = |dataset: &Verified| lost.get(&dataset.dataset).copied().unwrap_or(0);
+    let told = verified
         .iter()
-        .map(|dataset| value(dataset, &findings, &repaired))
-        .collect();
-    let lines = verified.iter().map(line).collect();
+        .map(|one| value(one, lost_of(one), &findings, &repaired));
+    let datasets: Vec<Value> = told.collect();
+    let lines = verified.iter().map(|one| line(one, lost_of(one))).collect();
     let mut report = Report::done(json!({ "datasets": datasets }), lines);
     if verified.is_empty() {
         report
@@ -70,7 +75,20 @@ pub(crate) fn run(arguments: &Verify, session: &Session) -> Result<Report, Comma
     Ok(report)
 }
 
-fn value(dataset: &Verified, findings: &[Finding], repaired: &[Repaired]) -> Value {
+/// How many losses of each dataset without differences somebody has accepted.
+fn accepted(spare: &Spare, verified: &[Verified]) -> HashMap<DatasetName, u64> {
+    let sound = verified.iter().filter(|dataset| dataset.findings == 0);
+    let sound: Vec<DatasetName> = sound.map(|dataset| dataset.dataset.clone()).collect();
+    let asked = spare.talk(|channel| understudy_agent::retention(channel, &sound));
+    // What was read for hours is told whether this can be asked or not.
+    let known = asked.unwrap_or_default().unwrap_or_default();
+    known
+        .into_iter()
+        .map(|(name, known)| (name, health::accepted(&known)))
+        .collect()
+}
+
+fn value(dataset: &Verified, accepted: u64, findings: &[Finding], repaired: &[Repaired]) -> Value {
     let mended = repaired.iter().filter(|one| one.dataset == dataset.dataset);
     let mended: Vec<Value> = mended
         .map(|one| words::path_with(&one.path, "what", &one.what))
@@ -91,16 +109,17 @@ fn value(dataset: &Verified, findings: &[Finding], repaired: &[Repaired]) -> Val
         "object_bytes": dataset.object_bytes,
         "findings": findings,
         "repaired": mended,
+        "accepted": accepted,
     })
 }
 
-fn line(dataset: &Verified) -> String {
+fn line(dataset: &Verified, accepted: u64) -> String {
     let what = match &dataset.snapshot {
         Some(snapshot) => format!("snapshot {}", snapshot.position.number),
         None => "no snapshot yet".to_owned(),
     };
     let verdict = if dataset.findings == 0 {
-        "all as it should be".to_owned()
+        health::verdict(accepted)
     } else {
         words::counted(dataset.findings, "difference")
     };

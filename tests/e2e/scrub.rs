@@ -127,7 +127,9 @@ fn damage_is_found_while_the_receiver_runs_and_what_the_main_has_comes_back() {
             .arg(&stage.store)
     };
     accept().ok().mentions(&["accepted as lost", "objects/"]);
-    stage.ask("verify").ok();
+    let but_for = ["as it should be but for 1 accepted as lost"];
+    stage.ask("verify").ok().mentions(&but_for);
+    stage.ask("snapshots").ok().mentions(&but_for);
     let snapshots = stage.ask("snapshots").data();
     let snapshots = snapshots["datasets"][0]["snapshots"]
         .as_array()
@@ -137,6 +139,19 @@ fn damage_is_found_while_the_receiver_runs_and_what_the_main_has_comes_back() {
         snapshots.iter().any(|one| one["damaged"] == true),
         "{snapshots:?}"
     );
+    // What is lost is named, and how to get the rest.
+    let damaged = snapshots.iter().find(|one| one["damaged"] == true).unwrap();
+    let number = damaged["number"].to_string();
+    let restored = stage.restore(&stage.path().join("back"));
+    restored
+        .arg("--snapshot")
+        .arg(&number)
+        .expect(1)
+        .mentions(&[
+            &format!("`file` of snapshot {number} cannot be given"),
+            "understudy status",
+            "--path",
+        ]);
     let newest = snapshots.last().unwrap();
     assert_eq!(newest["damaged"], false, "{snapshots:?}");
 }

@@ -205,6 +205,24 @@ fn snapshot(dataset: &Dataset, catalog: &Catalog, number: u64) -> Result<Recorde
     })
 }
 
+/// Damage names the file of the snapshot that cannot be given for it: people know a path, not a hash.
+pub(crate) fn name_damage(
+    dataset: &Dataset,
+    (place, at): (Option<&Place>, u64),
+    error: ReceiverError,
+) -> ReceiverError {
+    let path = || {
+        let catalog = dataset.read_catalog().ok()??;
+        paths::Paths::new(&catalog, at).of(place?).ok()
+    };
+    match (error, path()) {
+        (ReceiverError::Damaged(why), Some(path)) => {
+            ReceiverError::Damaged(format!("`{path}` of snapshot {at} cannot be given: {why}"))
+        }
+        (error, _) => error,
+    }
+}
+
 /// What stands at a path of a snapshot.
 fn resolve(catalog: &Catalog, at: u64, path: &RelPath) -> Result<(Place, Entry), ReceiverError> {
     let absent = || ReceiverError::NotFound(format!("snapshot {at} has no `{path}`"));
