@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+pub(crate) use understudy_protocol::shown::size;
 use understudy_protocol::{RelPath, Snapshot, escape};
 
 /// `1234567` as `1,234,567`.
@@ -28,22 +29,6 @@ pub(crate) fn counted(number: u64, noun: &str) -> String {
     } else {
         format!("{} {plural}", count(number))
     }
-}
-
-/// A size in powers of 1000, as disks are sold and `df -H` shows them.
-pub(crate) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["KB", "MB", "GB", "TB", "PB", "EB"];
-    if bytes < 1000 {
-        return format!("{bytes} B");
-    }
-    let mut value = bytes as f64 / 1000.0;
-    let mut unit = 0;
-    while value >= 999.5 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    let decimals = usize::from(value < 99.95);
-    format!("{value:.decimals$} {}", UNITS[unit])
 }
 
 /// A span of time in its two largest units.

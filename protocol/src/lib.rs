@@ -18,6 +18,7 @@ pub mod message;
 pub mod name;
 pub mod place;
 pub mod randomness;
+pub mod shown;
 pub mod transport;
 pub mod version;
 

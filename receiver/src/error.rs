@@ -34,7 +34,7 @@ pub enum ReceiverError {
     #[error("{0}")]
     NotFound(String),
     /// The disk is full.
-    #[error("no space left on the spare while {0}; the last snapshot is untouched")]
+    #[error("no space left on the spare: {0}; the last snapshot is untouched")]
     NoSpace(String),
     /// What is stored contradicts itself.
     #[error("the store is damaged: {0}")]

@@ -1,6 +1,7 @@
 //! The reserve: what uploads leave free, so that a commit, the next cycle and the removal of old snapshots always find room.
 
 use rustix::fs::fstatvfs;
+use understudy_protocol::shown::size;
 use understudy_tree::{Directory, TreeError};
 
 use crate::error::ReceiverError;
@@ -87,9 +88,10 @@ impl Reserve {
         let (bytes, inodes) = self.of(room);
         if room.free_bytes < bytes {
             return Some(format!(
-                "{} of {} bytes are free on the store's file system, and {bytes} are kept in reserve: \
-                 nothing was changed",
-                room.free_bytes, room.bytes
+                "{} of {} are free on the store's file system, and {} are kept in reserve: nothing was changed",
+                size(room.free_bytes),
+                size(room.bytes),
+                size(bytes)
             ));
         }
         (room.free_inodes < inodes).then(|| {
@@ -118,7 +120,7 @@ mod tests {
         assert_eq!(reserve.judge(room(1000, 100, 50, 5)), None);
         let why = reserve.judge(room(1000, 99, 50, 5)).expect("too little");
         assert!(
-            why.contains("99 of 1000 bytes") && why.contains("100 are kept"),
+            why.contains("99 B of 1.0 KB") && why.contains("100 B are kept"),
             "{why}"
         );
         let why = reserve.judge(room(1000, 100, 50, 4)).expect("too few");

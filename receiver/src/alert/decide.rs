@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use understudy_protocol::DatasetName;
+use understudy_protocol::message::Filling;
+use understudy_protocol::shown::size;
 
 use super::record::{Alert, Known, Record};
 use super::{Event, Kind, Notice, Policy, seconds, span};
@@ -38,12 +40,71 @@ pub(super) enum Soundness {
 pub(super) struct Full {
     /// When.
     pub(super) seconds: i64,
-    /// What is used up then, in bytes or in inodes.
-    pub(super) of: &'static str,
+    /// What is used up then.
+    pub(super) of: Resource,
     /// How much of it is free.
     pub(super) free: u64,
+    /// How much of that uploads leave free.
+    pub(super) reserve: u64,
     /// How much more is used each day, if that is known.
     pub(super) each_day: Option<i64>,
+}
+
+/// What the store's disk has only so much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resource {
+    Bytes,
+    Inodes,
+}
+
+impl Resource {
+    fn shown(self, amount: u64) -> String {
+        match self {
+            Self::Bytes => size(amount),
+            Self::Inodes => format!("{amount} inodes"),
+        }
+    }
+}
+
+/// What is foreseen of the store's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// It will be full.
+    Until(Full),
+    /// So little is above the reserve that any upload may use it: neither enough nor too little.
+    Scarce,
+    /// Nobody knows of an end.
+    Enough,
+}
+
+impl Room {
+    pub(super) fn of(filling: &Filling, of: Resource) -> Self {
+        match filling.full_seconds {
+            Some(seconds) => Self::Until(Full {
+                seconds,
+                of,
+                free: filling.free,
+                reserve: filling.reserve,
+                each_day: filling.each_day,
+            }),
+            None if is_scarce(filling.free, filling.reserve) => Self::Scarce,
+            None => Self::Enough,
+        }
+    }
+
+    /// The one of two that matters: what is full first, then what is scarce.
+    pub(super) fn worse(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Until(one), Self::Until(two)) if two.seconds < one.seconds => other,
+            (Self::Until(_), _) | (Self::Scarce, Self::Scarce | Self::Enough) => self,
+            _ => other,
+        }
+    }
+}
+
+/// Less than a tenth above the reserve: a disk that is kept near it goes below and above again all day.
+fn is_scarce(free: u64, reserve: u64) -> bool {
+    free < reserve.saturating_add(reserve / 10)
 }
 
 /// Whether something is an alert.
@@ -57,8 +118,8 @@ enum Condition {
 /// What all datasets are judged by.
 pub(super) struct Bench<'a> {
     pub(super) policy: &'a Policy,
-    /// When the disk will be full, and of what; `None` if nobody can say.
-    pub(super) full: Option<Full>,
+    /// What is foreseen of the disk, and whether little is above the reserve.
+    pub(super) room: Room,
     /// The receiver's clock.
     pub(super) now_seconds: i64,
 }
@@ -196,27 +257,33 @@ impl Bench<'_> {
 
     /// Whether the disk will be full before long.
     fn space(&self) -> Condition {
-        let Some(full) = self.full else {
-            return Condition::Ends;
+        let full = match self.room {
+            Room::Until(full) => full,
+            Room::Scarce => return Condition::Unknown,
+            Room::Enough => return Condition::Ends,
         };
         let limit = seconds(self.policy.space);
         let left = full.seconds.saturating_sub(self.now_seconds).max(0);
         if left >= limit {
             // Forecasts waver: what was told is over when it is over by half.
-            let is_over = left >= limit.saturating_add(limit / 2);
+            let is_over =
+                left >= limit.saturating_add(limit / 2) && !is_scarce(full.free, full.reserve);
             return if is_over {
                 Condition::Ends
             } else {
                 Condition::Unknown
             };
         }
-        let Full { of, free, .. } = full;
+        let shown = |amount| full.of.shown(amount);
+        let (free, reserve) = (shown(full.free), shown(full.reserve));
         let reason = match (left, full.each_day) {
             (1.., Some(each_day)) => format!(
-                "the disk takes nothing more in {}, if {each_day} more {of} are used each day as of late; {free} {of} are free",
-                span(left)
+                "the disk takes nothing more in {}, if {} more are used each day as of late; {free} are free, of which {reserve} are kept \
+                 in reserve",
+                span(left),
+                shown(each_day.unsigned_abs())
             ),
-            _ => format!("uploads are refused: {free} {of} are free, which are kept in reserve"),
+            _ => format!("uploads are refused: {free} are free, and {reserve} are kept in reserve"),
         };
         Condition::Holds(reason)
     }
@@ -280,7 +347,7 @@ mod tests {
         policy: Policy,
         record: Record,
         facts: Facts,
-        full: Option<Full>,
+        room: Room,
     }
 
     impl Scene {
@@ -295,7 +362,7 @@ mod tests {
                     soundness: Soundness::Sound,
                     damage: None,
                 },
-                full: None,
+                room: Room::Enough,
             }
         }
 
@@ -303,7 +370,7 @@ mod tests {
         fn judge(&mut self, now_seconds: i64) -> Vec<Notice> {
             let bench = Bench {
                 policy: &self.policy,
-                full: self.full,
+                room: self.room,
                 now_seconds,
             };
             let facts = BTreeMap::from([(name(), self.facts.clone())]);
@@ -481,32 +548,62 @@ mod tests {
         const DAY: i64 = 24 * HOUR;
         let mut scene = Scene::new();
         let full = |seconds| {
-            Some(Full {
+            Room::Until(Full {
                 seconds,
-                of: "bytes",
-                free: 500,
-                each_day: Some(70),
+                of: Resource::Bytes,
+                free: 500_000,
+                reserve: 20_000,
+                each_day: Some(70_000),
             })
         };
-        scene.full = full(8 * DAY);
+        scene.room = full(8 * DAY);
         assert_eq!(scene.tell(1), []);
-        scene.full = full(7 * DAY);
+        scene.room = full(7 * DAY);
         let raised = scene.judge(1).remove(0);
         assert_eq!((raised.dataset.clone(), raised.kind), (None, Kind::Space));
         let text = raised.text();
         assert!(
-            text.contains("the store: space:") && text.contains("500 bytes are free"),
+            text.contains("the store: space:")
+                && text.contains("70.0 KB more")
+                && text.contains("500 KB are free, of which 20.0 KB are kept"),
             "{text}"
         );
         assert_eq!(scene.tell(1), [(Kind::Space, Event::Raised)]);
-        scene.full = full(10 * DAY);
+        scene.room = full(10 * DAY);
         assert_eq!(scene.tell(2), [], "it is neither over nor new");
-        scene.full = full(11 * DAY);
+        scene.room = full(11 * DAY);
         assert_eq!(scene.tell(2), [(Kind::Space, Event::Over)]);
-        scene.full = full(2);
+        scene.room = full(2);
         let raised = scene.judge(2).remove(0);
         assert!(raised.reason.contains("refused"), "{}", raised.reason);
-        scene.full = None;
+        scene.room = Room::Enough;
         assert_eq!(scene.judge(3), []);
+    }
+
+    #[test]
+    fn a_disk_that_wavers_about_its_reserve_is_told_once() {
+        let mut scene = Scene::new();
+        let with = |seconds, free| {
+            let filling = Filling {
+                total: 10_000,
+                free,
+                reserve: 1000,
+                each_day: None,
+                full_seconds: seconds,
+            };
+            Room::of(&filling, Resource::Bytes)
+        };
+        scene.room = with(None, 1050);
+        assert_eq!(scene.tell(1), [], "what is scarce raises nothing");
+        scene.room = with(Some(2), 999);
+        assert_eq!(scene.tell(2), [(Kind::Space, Event::Raised)]);
+        for (now, free) in [(3, 1000), (4, 1099)] {
+            scene.room = with(None, free);
+            assert_eq!(scene.tell(now), [], "{free} are neither enough nor new");
+        }
+        scene.room = with(Some(1000 * HOUR), 1099);
+        assert_eq!(scene.tell(5), [], "however slowly it fills");
+        scene.room = with(None, 1100);
+        assert_eq!(scene.tell(6), [(Kind::Space, Event::Over)]);
     }
 }

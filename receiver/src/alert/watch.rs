@@ -5,11 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use understudy_protocol::message::Filling;
 use understudy_protocol::{DatasetName, escape};
 
 use super::cycles::News;
-use super::decide::{self, Bench, Facts, Full, Soundness};
+use super::decide::{self, Bench, Facts, Resource, Room, Soundness};
 use super::record::{Locked, Record};
 use super::{Kind, Notice, Policy};
 use crate::dataset::now_seconds;
@@ -37,8 +36,8 @@ pub struct Watch {
     polled: Option<Instant>,
     /// Why the store could not be read at the last poll.
     unreadable: Option<String>,
-    /// When the disk will be full, as of the last poll.
-    full: Option<Full>,
+    /// What is foreseen of the disk, as of the last poll.
+    room: Room,
     held: HashMap<(Option<DatasetName>, Kind), Hold>,
 }
 
@@ -100,7 +99,7 @@ impl Watch {
             facts: BTreeMap::new(),
             polled: None,
             unreadable: None,
-            full: None,
+            room: Room::Scarce,
             held: HashMap::new(),
         })
     }
@@ -118,7 +117,7 @@ impl Watch {
         if self.polled.is_none_or(|polled| polled.elapsed() >= POLL) {
             let polled = self.poll(&mut fresh);
             self.unreadable = polled.err().map(|error| error.to_string());
-            self.full = self.foresee();
+            self.room = self.foresee();
             self.polled = Some(Instant::now());
         }
         let running = self.store.cycles.running();
@@ -128,7 +127,7 @@ impl Watch {
         self.take_over_acknowledgements();
         let bench = Bench {
             policy,
-            full: self.full,
+            room: self.room,
             now_seconds: now_seconds(),
         };
         let mut notices = decide::decide(&bench, &mut self.record, &self.facts);
@@ -218,24 +217,18 @@ impl Watch {
         Ok(())
     }
 
-    /// Notes how full the disk is, and tells when it will be full: of bytes or of inodes, whichever comes first.
-    fn foresee(&self) -> Option<Full> {
+    /// Notes how full the disk is, and tells what is foreseen of its bytes and inodes, whichever is worse. Where nobody can tell,
+    /// nothing is decided anew.
+    fn foresee(&self) -> Room {
         if let Err(error) = filling::note(&self.store) {
             tracing::debug!("cannot note how full the disk is: {error}");
         }
-        let (bytes, inodes, _) = filling::filling(&self.store, self.reserve).ok()?;
-        let full = |of, filling: Filling| {
-            filling.full_seconds.map(|seconds| Full {
-                seconds,
-                of,
-                free: filling.free,
-                each_day: filling.each_day,
-            })
-        };
-        let all = full("bytes", bytes)
-            .into_iter()
-            .chain(full("inodes", inodes));
-        all.min_by_key(|full| full.seconds)
+        match filling::filling(&self.store, self.reserve) {
+            Ok((bytes, inodes, _)) => {
+                Room::of(&bytes, Resource::Bytes).worse(Room::of(&inodes, Resource::Inodes))
+            }
+            Err(_) => Room::Scarce,
+        }
     }
 
     /// Opens one catalog.
