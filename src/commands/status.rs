@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use understudy_agent::daemon::{AgentStatus, DatasetState};
-use understudy_agent::{FuzzyOf, Survey};
+use understudy_agent::{FuzzyOf, RetentionOf, Survey};
 use understudy_protocol::message::DatasetStatus;
 use understudy_protocol::{RelPath, escape};
 
@@ -27,7 +27,8 @@ pub(crate) fn run(session: &Session) -> Result<Report, CommandError> {
     };
     let datasets: Vec<Value> = listed.datasets.iter().map(told).collect();
     let agent = agent_status(session);
-    let mut lines = lines(&survey);
+    let state_of = |dataset: &DatasetStatus| state(dataset, known_of(dataset), agent.as_ref());
+    let mut lines = lines(&survey, state_of);
     for dataset in &listed.datasets {
         if let Some(known) = known_of(dataset) {
             lines.extend(health::lines(&dataset.name, known, listed.now_seconds));
@@ -184,7 +185,7 @@ fn fuzzy<'a>(dataset: &DatasetStatus, survey: &'a Survey) -> Option<Vec<&'a RelP
     survey.fuzzy_in(&dataset.name, newest.position.number)
 }
 
-fn lines(survey: &Survey) -> Vec<String> {
+fn lines(survey: &Survey, state_of: impl Fn(&DatasetStatus) -> &'static str) -> Vec<String> {
     let listed = &survey.listed;
     let mut lines = if listed.datasets.is_empty() {
         vec!["the spare has no datasets yet".to_owned()]
@@ -192,7 +193,7 @@ fn lines(survey: &Survey) -> Vec<String> {
         let rows: Vec<Vec<String>> = listed
             .datasets
             .iter()
-            .map(|dataset| row(dataset, listed.now_seconds))
+            .map(|dataset| row(dataset, listed.now_seconds, state_of(dataset)))
             .collect();
         words::table(
             &[
@@ -222,15 +223,36 @@ fn lines(survey: &Survey) -> Vec<String> {
     lines
 }
 
-fn row(dataset: &DatasetStatus, now_seconds: i64) -> Vec<String> {
+/// The worst that is known of it, in a word or two.
+fn state(
+    dataset: &DatasetStatus,
+    known: Option<&RetentionOf>,
+    agent: Option<&AgentStatus>,
+) -> &'static str {
+    let findings = known.map_or(&[][..], |known| &known.findings);
+    let accepted = known.map_or(0, health::accepted);
+    let own = |state: &&DatasetState| state.name == dataset.name.as_str();
+    let said = agent.and_then(|agent| agent.datasets.iter().find(own));
+    if dataset.trouble.is_some() {
+        "TROUBLE"
+    } else if findings.len() as u64 > accepted {
+        "DAMAGED"
+    } else if said.is_some_and(|said| said.error.is_some()) {
+        "FAILING"
+    } else if dataset.uploading {
+        "uploading"
+    } else if dataset.snapshots.is_empty() {
+        "no snapshot yet"
+    } else if accepted > 0 {
+        "ok but for losses"
+    } else {
+        "ok"
+    }
+}
+
+fn row(dataset: &DatasetStatus, now_seconds: i64, state: &str) -> Vec<String> {
     let newest = dataset.snapshots.last();
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-    let state = match (&dataset.trouble, dataset.uploading) {
-        (Some(_), _) => "TROUBLE",
-        (None, true) => "uploading",
-        (None, false) if newest.is_none() => "no snapshot yet",
-        (None, false) => "ok",
-    };
     vec![
         dataset.name.to_string(),
         or_dash(lag_seconds(dataset, now_seconds).map(words::span)),
@@ -245,6 +267,7 @@ fn row(dataset: &DatasetStatus, now_seconds: i64) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use understudy_protocol::DatasetName;
+    use understudy_protocol::message::{FindingState, KnownFinding};
 
     use super::*;
 
@@ -261,5 +284,39 @@ mod tests {
         dataset.as_of_seconds = Some(40);
         assert_eq!(value(&dataset, 100)["lag_seconds"], 60);
         assert_eq!(value(&dataset, 30)["lag_seconds"], 0);
+    }
+
+    #[test]
+    fn the_state_is_the_worst_that_is_known() {
+        let mut dataset = DatasetStatus {
+            name: DatasetName::fit(b"site"),
+            snapshots: vec![],
+            as_of_seconds: None,
+            uploading: true,
+            trouble: None,
+        };
+        let finding = |state| KnownFinding {
+            path: RelPath::root(),
+            what: "a bit".to_owned(),
+            state,
+            found_seconds: 0,
+        };
+        let mut known = RetentionOf::default();
+        assert_eq!(state(&dataset, Some(&known), None), "uploading");
+        known.findings = vec![finding(FindingState::Accepted), finding(FindingState::Lost)];
+        assert_eq!(state(&dataset, Some(&known), None), "DAMAGED");
+        known.findings.pop();
+        assert_eq!(state(&dataset, Some(&known), None), "uploading");
+        let agent = AgentStatus {
+            datasets: vec![DatasetState {
+                name: "site".to_owned(),
+                error: Some("it is gone".to_owned()),
+                ..DatasetState::default()
+            }],
+            ..AgentStatus::default()
+        };
+        assert_eq!(state(&dataset, None, Some(&agent)), "FAILING");
+        dataset.trouble = Some("malformed".to_owned());
+        assert_eq!(state(&dataset, None, Some(&agent)), "TROUBLE");
     }
 }
