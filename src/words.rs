@@ -31,6 +31,15 @@ pub(crate) fn counted(number: u64, noun: &str) -> String {
     }
 }
 
+/// An argument as it is typed into a shell.
+pub(crate) fn typed(argument: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+:@%,=".contains(c);
+    if !argument.is_empty() && argument.chars().all(is_plain) {
+        return argument.to_owned();
+    }
+    format!("'{}'", argument.replace('\'', r"'\''"))
+}
+
 /// A span of time in its two largest units.
 pub(crate) fn span(seconds: i64) -> String {
     let sign = if seconds < 0 { "-" } else { "" };
@@ -158,6 +167,8 @@ mod tests {
             [span(0), span(61), span(7_200), span(90_000), span(-5)],
             ["0 s", "1 min 1 s", "2 h 0 min", "1 d 1 h", "-5 s"]
         );
+        assert_eq!(typed("/srv/spare"), "/srv/spare");
+        assert_eq!(typed("it's"), r"'it'\''s'");
         assert_eq!(time(0), "1970-01-01T00:00:00Z");
         assert_eq!(time(i64::MAX), i64::MAX.to_string());
         assert_eq!(

@@ -1,18 +1,22 @@
 //! `understudy held`, `release` and `reject`: cycles that a guard holds, and what becomes of them.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 use understudy_protocol::DatasetName;
+use understudy_receiver::ReceiverError;
 use understudy_receiver::guard::{self, Held};
 
 use super::Session;
 use super::policies::reserve;
-use crate::arguments;
+use crate::arguments::{self, OnSpare};
 use crate::exit::CommandError;
 use crate::report::Report;
 use crate::words;
 
 /// Shows what is held, of one dataset or of all.
 pub(crate) fn run(arguments: arguments::Held, session: &Session) -> Result<Report, CommandError> {
+    let place = place(&arguments.on_spare, session);
     let store = session.store_on_this_host(arguments.on_spare)?;
     let names = match arguments.dataset {
         Some(name) => vec![name],
@@ -30,7 +34,7 @@ pub(crate) fn run(arguments: arguments::Held, session: &Session) -> Result<Repor
     } else {
         found
             .iter()
-            .flat_map(|(name, held)| shown(name, held))
+            .flat_map(|(name, held)| shown(name, held, &place))
             .collect()
     };
     Ok(Report::done(json!({ "held": values }), lines))
@@ -46,9 +50,11 @@ pub(crate) fn release(
         digest,
         on_spare,
     } = arguments;
+    let place = place(&on_spare, session);
     let store = session.store_on_this_host(on_spare.clone())?;
     let reserve = reserve(&store, on_spare.config.as_deref())?;
-    let held = guard::release(&store, &dataset, &digest, reserve)?;
+    let held = guard::release(&store, &dataset, &digest, reserve)
+        .map_err(|error| undecided(error, &place))?;
     Ok(decided(&dataset, &held, "released", "is live now"))
 }
 
@@ -57,10 +63,35 @@ pub(crate) fn reject(
     arguments: arguments::Decide,
     session: &Session,
 ) -> Result<Report, CommandError> {
+    let place = place(&arguments.on_spare, session);
     let store = session.store_on_this_host(arguments.on_spare)?;
-    let held = guard::reject(&store, &arguments.dataset, &arguments.digest)?;
+    let held = guard::reject(&store, &arguments.dataset, &arguments.digest)
+        .map_err(|error| undecided(error, &place))?;
     let what = "is dropped; the live tree is as before";
     Ok(decided(&arguments.dataset, &held, "rejected", what))
+}
+
+/// What a command on the spare is given so that it finds the same store as this one.
+fn place(on_spare: &OnSpare, session: &Session) -> String {
+    let OnSpare { store, config } = on_spare;
+    let spare = session.places.spare.as_ref().map(PathBuf::from);
+    let (option, path) = match (store, config, spare) {
+        (Some(store), ..) => ("--store", store.clone()),
+        (None, Some(config), _) => ("--config", config.clone()),
+        (None, None, Some(spare)) => ("--store", spare),
+        (None, None, None) => return String::new(),
+    };
+    format!(" {option} {}", words::typed(&path.to_string_lossy()))
+}
+
+/// Nothing was decided: what could be is told by `held`, not by what tells of snapshots.
+fn undecided(error: ReceiverError, place: &str) -> CommandError {
+    let is_not_there = matches!(error, ReceiverError::NotFound(_));
+    let mut error = CommandError::from(error);
+    if is_not_there {
+        error.hint = format!("`understudy held{place}` shows what is held, with its digest");
+    }
+    error
 }
 
 fn decided(dataset: &DatasetName, held: &Held, key: &str, what: &str) -> Report {
@@ -90,7 +121,7 @@ fn value(dataset: &DatasetName, held: &Held) -> Value {
     })
 }
 
-fn shown(dataset: &DatasetName, held: &Held) -> Vec<String> {
+fn shown(dataset: &DatasetName, held: &Held, place: &str) -> Vec<String> {
     let digest = held.short_digest();
     let count = |what: &str, (files, bytes): (u64, u64)| {
         (files > 0).then(|| {
@@ -120,7 +151,11 @@ fn shown(dataset: &DatasetName, held: &Held) -> Vec<String> {
     if more > 0 {
         lines.push(format!("    and {} more", words::count(more)));
     }
-    lines.push(format!("  apply it: understudy release {dataset} {digest}"));
-    lines.push(format!("  drop it:  understudy reject {dataset} {digest}"));
+    lines.push(format!(
+        "  apply it: understudy release {dataset} {digest}{place}"
+    ));
+    lines.push(format!(
+        "  drop it:  understudy reject {dataset} {digest}{place}"
+    ));
     lines
 }

@@ -135,6 +135,10 @@ fn lines(pruned: &Pruned, mode: Mode) -> Vec<String> {
         Mode::Look => ("would be flagged", "would be removed", "would be freed"),
         Mode::Act => ("flagged", "removed", "freed"),
     };
+    if let Some(obstacle) = pruned.obstacle.as_ref().filter(|_| pruned.kept.is_empty()) {
+        // Nothing was looked at: numbers would say that nothing is kept.
+        return vec![format!("{}: stopped: {}", pruned.dataset, obstacle.reason)];
+    }
     let mut lines = vec![format!(
         "{}: {} kept, {} {flagged}, {} waiting, {} {removed}",
         pruned.dataset,
@@ -171,4 +175,30 @@ fn lines(pruned: &Pruned, mode: Mode) -> Vec<String> {
         lines.push(format!("  stopped: {}", obstacle.reason));
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use understudy_receiver::retention::{Obstacle, ObstacleKind};
+
+    use super::*;
+
+    #[test]
+    fn what_stopped_before_it_counted_tells_no_numbers() {
+        let mut pruned = Pruned {
+            dataset: DatasetName::fit(b"photos"),
+            kept: vec![],
+            flagged: vec![],
+            waiting: vec![],
+            removed: vec![],
+            freed: Freed::default(),
+            obstacle: Some(Obstacle {
+                kind: ObstacleKind::Clock,
+                reason: "the clock".to_owned(),
+            }),
+        };
+        assert_eq!(lines(&pruned, Mode::Look), ["photos: stopped: the clock"]);
+        pruned.obstacle = None;
+        assert!(lines(&pruned, Mode::Look)[0].contains("0 kept"));
+    }
 }

@@ -201,7 +201,17 @@ fn what_is_rejected_leaves_no_trace() {
     write(&stage.source, "large", &Random::new(3).noise(5 << 20));
     assert_held(&stage, &before, &stage.sync().outcome());
     let digest = held(&stage)["digest"].as_str().unwrap().to_owned();
+    // Each command is told as it must be typed here.
+    let place = format!("--store {}", stage.store.display());
+    let typed = format!("understudy reject {DATASET} {} {place}", &digest[..12]);
+    on_spare(&stage, &["held"]).ok().mentions(&[&typed]);
+    let hint = format!("`understudy held {place}`");
+    let other = on_spare(&stage, &["reject", DATASET, "00000000"]);
+    other.expect(1).mentions(&[&hint]);
     on_spare(&stage, &["reject", DATASET, &digest[..12]]).data();
+    on_spare(&stage, &["release", DATASET, &digest[..12]])
+        .expect(1)
+        .mentions(&["nothing is held", &hint]);
     judge::untouched(&before, &stage.live());
     let staging = stage.dataset().join(".understudy/staging");
     assert_eq!(fs::read_dir(staging).unwrap().count(), 0);
