@@ -170,7 +170,7 @@ impl<'a> Finder<'a> {
                 return Ok(true);
             }
         }
-        let Some(patch) = library.objects.open_patch(hash)? else {
+        let Ok(Some(patch)) = library.objects.open_patch(hash) else {
             return Ok(false);
         };
         let traced = self.trace(patch.about().base);

@@ -139,6 +139,12 @@ impl<'a> Repairer<'a> {
         Ok(repaired && (!is_former || self.repair_object(size, hash)?))
     }
 
+    /// Whether the spare has a content whole anywhere.
+    pub(crate) fn has_copy(&self, content: (u64, ContentHash)) -> Result<bool, ReceiverError> {
+        let file = self.dataset.control.create_unnamed()?;
+        self.fill(content, &file)
+    }
+
     /// A file to be filled, and the directory that it is in.
     fn empty_file(&self) -> Result<(Directory, File), ReceiverError> {
         // Whatever an interruption leaves there goes with the next recovery.

@@ -6,7 +6,7 @@ use std::fs::File;
 use rustix::io::Errno;
 use understudy_protocol::{DirectoryId, Place, RelPath, limits};
 use understudy_tree::attributes::make_accessible;
-use understudy_tree::{Directory, Privileges};
+use understudy_tree::{Directory, Privileges, TreeError};
 
 use crate::catalog::{Catalog, Row};
 use crate::error::ReceiverError;
@@ -85,10 +85,11 @@ impl<'a> Handles<'a> {
     pub(crate) fn get(&mut self, id: DirectoryId) -> Result<&Directory, ReceiverError> {
         if !self.open.contains_key(&id) {
             let path = self.paths.path(id)?;
-            let directory = self
-                .root
-                .open_beneath(&path)
-                .map_err(|error| error.below(&path.to_string()))?;
+            let directory = self.root.open_beneath(&path).map_err(|error| TreeError {
+                // A long one is opened in pieces.
+                path: path.to_string(),
+                ..error
+            })?;
             self.remember(id, directory);
         }
         self.open.get(&id).ok_or(ReceiverError::Worker)

@@ -184,7 +184,7 @@ pub(crate) fn settle(
     found: Vec<Found>,
 ) -> Result<Settled, ReceiverError> {
     let mut settled = Settled::default();
-    let mut groups = HashSet::new();
+    let (mut groups, mut stuck) = (HashSet::new(), Vec::new());
     for mut one in found {
         let group = one.row.as_ref().map_or(0, |row| row.entry.group);
         if groups.contains(&group) {
@@ -205,6 +205,10 @@ pub(crate) fn settle(
                 one.damage.what.push_str(&why);
                 settled.left.push(one.damage);
             }
+            Fate::Stuck(why) => {
+                one.damage.what.push_str(&why);
+                stuck.push(one.damage);
+            }
         }
     }
     let mending_wish = match mending {
@@ -214,7 +218,9 @@ pub(crate) fn settle(
     if let Some(pass) = pass {
         findings::close(dataset, &settled.repaired)?;
         findings::add(dataset, &settled.left, mending_wish, pass)?;
+        findings::add(dataset, &stuck, Wish::Record, pass)?;
     }
+    settled.left.append(&mut stuck);
     // What somebody has accepted is no news.
     let known = findings::read(&dataset.control)?;
     settled.left.retain(|damage| !known.is_accepted(damage));

@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use stage::{Stage, begin, dataset, directory, file, hear, place, send};
 use understudy_protocol::message::{
-    Change, FindingState, Health, ListRetention, Returned, ScrubEnd, StreamBlock, StreamEnd,
+    Change, Finding, FindingState, Health, ListRetention, Repair as RepairAll, Returned, ScrubEnd,
+    StreamBlock, StreamEnd,
 };
 use understudy_protocol::transport::Channel;
 use understudy_protocol::{ContentHash, FailureCode, Message, ProtocolError};
@@ -292,6 +293,53 @@ fn an_object_comes_back_too_and_what_the_main_does_not_have_is_named() {
         }
     }
     // Nobody is asked again for what is known to be lost.
+    let wanted = stage.talk(|channel| begin(channel).wanted);
+    assert!(wanted.is_empty(), "{wanted:?}");
+}
+
+fn repair(stage: &Stage) -> Vec<Finding> {
+    let dataset = Some(dataset());
+    stage.talk(|channel| {
+        send(channel, &Message::Repair(RepairAll { dataset }));
+        let mut found = Vec::new();
+        loop {
+            match hear(channel).expect("answer") {
+                Message::Finding(finding) => found.push(finding),
+                Message::Repaired(_) | Message::Verified(_) => {}
+                Message::VerifyEnd(_) => return found,
+                other => panic!("{other:?}"),
+            }
+        }
+    })
+}
+
+/// A directory with a file, which the other tree does not have.
+fn without_directory() -> Stage {
+    let mut stage = Stage::new();
+    let tree = [
+        directory(place(0, "files"), 1),
+        directory(place(1, "d"), 2),
+        directory(place(2, "sub"), 3),
+        file(place(3, "f"), "only once"),
+    ];
+    stage.upload(&tree, &[]);
+    stage.upload(&[file(place(1, "x"), "x")], &[]);
+    assert!(repair(&stage).is_empty(), "the trees are equal then");
+    fs::remove_dir_all(stage.path(".understudy/shadow/files/d/sub")).expect("remove");
+    stage
+}
+
+#[test]
+fn what_the_live_tree_has_is_not_asked_for() {
+    let stage = without_directory();
+    let found = repair(&stage);
+    let [finding] = found.as_slice() else {
+        panic!("{found:?}");
+    };
+    assert_eq!(finding.path.to_string(), "d/sub/f");
+    let text = "cannot open directory `files/d/sub`:";
+    assert!(finding.what.contains(text), "{finding:?}");
+    assert_eq!(health(&stage).findings[0].state, FindingState::Open);
     let wanted = stage.talk(|channel| begin(channel).wanted);
     assert!(wanted.is_empty(), "{wanted:?}");
 }

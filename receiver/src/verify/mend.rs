@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use understudy_protocol::ContentHash;
+
 use super::reading::Found;
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
@@ -28,34 +30,48 @@ pub(crate) enum Fate {
     Repaired,
     /// It is not, for this reason.
     Not(String),
+    /// It is not, for this reason, although the spare has its content or may have it: the main need not send it.
+    Stuck(String),
     /// It is a file of history now, and is found there.
     Moved,
 }
 
 /// Mends one thing, alone on the dataset.
 pub(crate) fn mend(store: &Store, dataset: &Dataset, found: &Found) -> Fate {
-    let Some((size, hash)) = found.damage.content else {
+    let Some(content) = found.damage.content else {
         return Fate::Not(String::new());
     };
-    let mended = alone(store, dataset, |repairer| {
-        let (is_former, mended) = match (&found.row, found.damage.part) {
-            (Some(row), Part::Live | Part::Twin) => {
-                (repairer.is_former(row), repairer.repair(row)?)
-            }
-            _ => (false, repairer.repair_object(size, hash)?),
-        };
-        Ok((is_former, mended))
-    });
+    match alone(store, dataset, |repairer| {
+        Ok(attempt(repairer, found, content))
+    }) {
+        Ok(Some(fate)) => fate,
+        Ok(None) => Fate::Not(String::new()),
+        Err(error) => Fate::Stuck(unrepaired(&error)),
+    }
+}
+
+fn attempt(repairer: &Repairer<'_>, found: &Found, content: (u64, ContentHash)) -> Fate {
+    let (is_former, mended) = match (&found.row, found.damage.part) {
+        (Some(row), Part::Live | Part::Twin) => (repairer.is_former(row), repairer.repair(row)),
+        _ => (false, repairer.repair_object(content.0, content.1)),
+    };
     match (mended, &found.row) {
-        (Ok(Some((_, true))), _) => Fate::Repaired,
-        (Ok(Some((true, false))), _) => Fate::Moved,
-        (Ok(_), Some(row)) => Fate::Not(format!(
+        (Ok(true), _) => Fate::Repaired,
+        (Ok(false), _) if is_former => Fate::Moved,
+        (Ok(false), Some(row)) => Fate::Not(format!(
             "; the spare has no other copy of it, and the snapshots from {} on have it so",
             row.since
         )),
-        (Ok(_), None) => Fate::Not("; the spare has no other copy of it".to_owned()),
-        (Err(error), _) => Fate::Not(format!("; it cannot be repaired: {error}")),
+        (Ok(false), None) => Fate::Not("; the spare has no other copy of it".to_owned()),
+        (Err(error), _) => match repairer.has_copy(content) {
+            Ok(false) => Fate::Not(unrepaired(&error)),
+            _ => Fate::Stuck(unrepaired(&error)),
+        },
     }
+}
+
+fn unrepaired(error: &ReceiverError) -> String {
+    format!("; it cannot be repaired: {error}")
 }
 
 /// Recovers the dataset, makes its twins equal, and does what can only be done alone; `None` if there is no snapshot.
