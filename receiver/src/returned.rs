@@ -7,6 +7,7 @@ use std::fs::File;
 use understudy_protocol::message::{Returned, Wanted, WantedContent};
 use understudy_protocol::transport::{Incoming, Outgoing};
 use understudy_protocol::{ContentHash, Message, ProtocolError, RelPath, limits, version};
+use understudy_tree::TreeError;
 use understudy_tree::content::{self, HoleyHasher};
 
 use crate::catalog::Catalog;
@@ -19,6 +20,9 @@ use crate::space::Reserve;
 
 /// So many paths fit into a message however long they are.
 const BATCH: usize = 64;
+
+/// A file for what is received: none without room for it, or why it cannot be used.
+type Copy = Result<Option<File>, TreeError>;
 
 /// What the agent of an upload was asked for, and what it takes to mend with the answers.
 pub(crate) struct Lost<'a> {
@@ -39,7 +43,10 @@ impl<'a> Lost<'a> {
     ) -> Result<Self, ReceiverError> {
         let mut wanted = Vec::new();
         if spoken >= version::HEALTH {
-            wanted = find(dataset, catalog)?;
+            wanted = find(dataset, catalog).unwrap_or_else(|error| {
+                tracing::warn!(dataset = %dataset.name, "cannot ask for what is lost: {error}");
+                Vec::new()
+            });
         }
         for contents in wanted.chunks(BATCH) {
             let contents = contents.to_vec();
@@ -66,19 +73,47 @@ impl<'a> Lost<'a> {
             let text = format!("nobody asked for the content {}", returned.hash);
             return Err(ReceiverError::Misbehaved(text));
         };
-        let name = &self.dataset.name;
         let Some(stream) = returned.stream else {
-            tracing::warn!(dataset = %name, "the main does not have the content of `{}` any more that is lost here", one.path);
-            return note_lost(self.dataset, one.hash);
+            tracing::warn!(dataset = %self.dataset.name, "the main does not have the content of `{}` any more that is lost here", one.path);
+            self.note(one.hash, State::Lost);
+            return Ok(());
         };
-        let file = self.dataset.control.create_unnamed()?;
+        let mut copy = self.dataset.control.create_unnamed().map(Some);
         // Without room for it, it is asked for again next time.
-        let has_room = self.reserve.check(&self.dataset.control).is_ok();
-        let is_whole = receive(stream, &one, has_room.then_some(&file), incoming)?;
-        if has_room && is_whole && self.mend(&one, file)? {
-            tracing::info!(dataset = %name, "`{}` is mended with what the main sent", one.path);
+        if self.reserve.check(&self.dataset.control).is_err() {
+            copy = Ok(None);
+        }
+        if receive(stream, &one, &mut copy, incoming)? {
+            self.settle(&one, copy);
         }
         Ok(())
+    }
+
+    /// Mends with what was received. Trouble with that ends no upload, and it is not asked for in each.
+    fn settle(&self, one: &WantedContent, copy: Copy) {
+        let name = &self.dataset.name;
+        let mended = match copy {
+            Ok(Some(file)) => self.mend(one, file),
+            Ok(None) => return,
+            Err(error) => Err(error.into()),
+        };
+        let why = match mended {
+            Ok(true) => {
+                tracing::info!(dataset = %name, "`{}` is mended with what the main sent", one.path);
+                return;
+            }
+            Ok(false) => "it cannot be written".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(dataset = %name, "cannot mend `{}` with what the main sent, and does not ask for it before it is found again: {why}", one.path);
+        self.note(one.hash, State::Open);
+    }
+
+    /// Writes down what became of a content that was wanted.
+    fn note(&self, hash: ContentHash, state: State) {
+        if let Err(error) = note(self.dataset, hash, state) {
+            tracing::warn!(dataset = %self.dataset.name, "cannot record what became of what is lost: {error}");
+        }
     }
 
     /// Gives every place that should have a content that content again; whether that was possible.
@@ -117,7 +152,7 @@ fn find(dataset: &Dataset, catalog: &Catalog) -> Result<Vec<WantedContent>, Rece
         }
     }
     for hash in lost {
-        note_lost(dataset, hash)?;
+        note(dataset, hash, State::Lost)?;
     }
     Ok(wanted)
 }
@@ -149,19 +184,28 @@ fn place_of(catalog: &Catalog, hash: ContentHash) -> Result<Option<RelPath>, Rec
     }
 }
 
-fn note_lost(dataset: &Dataset, hash: ContentHash) -> Result<(), ReceiverError> {
+fn note(dataset: &Dataset, hash: ContentHash, state: State) -> Result<(), ReceiverError> {
     findings::decide(dataset, |known| {
         let is_it = known.damage.content.is_some_and(|(_, found)| found == hash);
-        let is_lost = is_it && known.state == State::Wanted;
-        Some(if is_lost { State::Lost } else { known.state })
+        let is_meant = is_it && known.state == State::Wanted;
+        Some(if is_meant { state } else { known.state })
     })
 }
 
-/// Receives a stream to its end, into a file if there is room; whether it has the content.
+/// Goes on with a copy that is still sound.
+fn write(to: &mut Copy, work: impl FnOnce(&File) -> Result<(), TreeError>) {
+    if let Ok(Some(file)) = to
+        && let Err(error) = work(file)
+    {
+        *to = Err(error);
+    }
+}
+
+/// Receives a stream to its end, into a file as long as that goes well; whether it has the content.
 fn receive(
     stream: u64,
     wanted: &WantedContent,
-    to: Option<&File>,
+    to: &mut Copy,
     incoming: &mut Incoming,
 ) -> Result<bool, ReceiverError> {
     let mut hasher = HoleyHasher::default();
@@ -176,9 +220,7 @@ fn receive(
                     ));
                 }
                 hasher.update(block.offset, &block.data);
-                if let Some(to) = to {
-                    content::write_at(to, block.offset, &block.data)?;
-                }
+                write(to, |to| content::write_at(to, block.offset, &block.data));
             }
             Message::StreamAbort(abort) if abort.stream == stream => return Ok(false),
             Message::StreamEnd(end) if end.stream == stream => {
@@ -190,9 +232,7 @@ fn receive(
                         "a content that was given back does not have its hash",
                     ));
                 }
-                if let Some(to) = to {
-                    content::set_size(to, wanted.size)?;
-                }
+                write(to, |to| content::set_size(to, wanted.size));
                 return Ok(true);
             }
             Message::Failure(failure) => return Err(ProtocolError::Failed(failure).into()),

@@ -343,3 +343,31 @@ fn what_the_live_tree_has_is_not_asked_for() {
     let wanted = stage.talk(|channel| begin(channel).wanted);
     assert!(wanted.is_empty(), "{wanted:?}");
 }
+
+#[test]
+fn an_error_in_mending_ends_no_upload_and_is_not_asked_for_again_in_the_next() {
+    let stage = without_directory();
+    let (content, path) = (b"only once", live(&stage, "d/sub/f"));
+    let hash = ContentHash::of(content);
+    flip(&path);
+    repair(&stage);
+    let states: Vec<_> = health(&stage)
+        .findings
+        .iter()
+        .map(|one| one.state)
+        .collect();
+    assert_eq!(states, [FindingState::Wanted; 2]);
+    stage.talk(|channel| {
+        assert_eq!(begin(channel).wanted.len(), 1);
+        give(channel, hash, content);
+        goes_on(&stage, channel).expect("it goes on");
+    });
+    let states: Vec<_> = health(&stage)
+        .findings
+        .iter()
+        .map(|one| one.state)
+        .collect();
+    assert_eq!(states, [FindingState::Open; 2]);
+    let wanted = stage.talk(|channel| begin(channel).wanted);
+    assert!(wanted.is_empty(), "{wanted:?}");
+}
