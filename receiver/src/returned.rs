@@ -18,6 +18,8 @@ use crate::repair::Repairer;
 use crate::resolve::Paths;
 use crate::space::Reserve;
 
+/// What comes back is in a file of its own, is copied for the tree, and perhaps for history.
+const COPIES: u64 = 3;
 /// So many paths fit into a message however long they are.
 const BATCH: usize = 64;
 
@@ -43,7 +45,7 @@ impl<'a> Lost<'a> {
     ) -> Result<Self, ReceiverError> {
         let mut wanted = Vec::new();
         if spoken >= version::HEALTH {
-            wanted = find(dataset, catalog).unwrap_or_else(|error| {
+            wanted = find(dataset, catalog, reserve).unwrap_or_else(|error| {
                 tracing::warn!(dataset = %dataset.name, "cannot ask for what is lost: {error}");
                 Vec::new()
             });
@@ -78,11 +80,11 @@ impl<'a> Lost<'a> {
             self.note(one.hash, State::Lost);
             return Ok(());
         };
-        let mut copy = self.dataset.control.create_unnamed().map(Some);
-        // Without room for it, it is asked for again next time.
-        if self.reserve.check(&self.dataset.control).is_err() {
-            copy = Ok(None);
-        }
+        // Without room for it, it is asked for again as soon as there is.
+        let mut copy = match has_room(self.dataset, self.reserve, one.size) {
+            Ok(true) => self.dataset.control.create_unnamed().map(Some),
+            _ => Ok(None),
+        };
         if receive(stream, &one, &mut copy, incoming)? {
             self.settle(&one, copy);
         }
@@ -134,7 +136,11 @@ impl<'a> Lost<'a> {
 }
 
 /// What is lost, and where the agent may have it.
-fn find(dataset: &Dataset, catalog: &Catalog) -> Result<Vec<WantedContent>, ReceiverError> {
+fn find(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    reserve: Reserve,
+) -> Result<Vec<WantedContent>, ReceiverError> {
     let (mut wanted, mut lost) = (Vec::<WantedContent>::new(), Vec::new());
     let found = findings::read(&dataset.control)?;
     let is_wanted = found.list.iter().filter(|one| one.state == State::Wanted);
@@ -146,6 +152,9 @@ fn find(dataset: &Dataset, catalog: &Catalog) -> Result<Vec<WantedContent>, Rece
             continue;
         }
         match place_of(catalog, hash)? {
+            Some(path) if !has_room(dataset, reserve, size)? => {
+                tracing::warn!(dataset = %dataset.name, "the main is not asked for the content of `{path}` that is lost here: there is not enough room for its {size} bytes and the reserve");
+            }
             Some(path) => wanted.push(WantedContent { path, size, hash }),
             // The main has no such directory any more.
             None => lost.push(hash),
@@ -182,6 +191,10 @@ fn place_of(catalog: &Catalog, hash: ContentHash) -> Result<Option<RelPath>, Rec
         Err(ReceiverError::Damaged(_)) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+fn has_room(dataset: &Dataset, reserve: Reserve, size: u64) -> Result<bool, ReceiverError> {
+    reserve.has_room_for(&dataset.control, size.saturating_mul(COPIES))
 }
 
 fn note(dataset: &Dataset, hash: ContentHash, state: State) -> Result<(), ReceiverError> {

@@ -74,6 +74,20 @@ impl Reserve {
             .map_or(Ok(()), |why| Err(ReceiverError::NoSpace(why)))
     }
 
+    /// Whether so many bytes can be written and the reserve is left.
+    pub(crate) fn has_room_for(
+        self,
+        directory: &Directory,
+        bytes: u64,
+    ) -> Result<bool, ReceiverError> {
+        Ok(self.fits(Room::of(directory)?, bytes))
+    }
+
+    fn fits(self, room: Room, bytes: u64) -> bool {
+        let (kept, _) = self.of(room);
+        self.judge(room).is_none() && room.free_bytes - kept >= bytes
+    }
+
     /// How many bytes and inodes are kept.
     pub(crate) fn of(self, room: Room) -> (u64, u64) {
         let part = |whole: u64| {
@@ -125,6 +139,9 @@ mod tests {
         );
         let why = reserve.judge(room(1000, 100, 50, 4)).expect("too few");
         assert!(why.contains("4 of 50 inodes"), "{why}");
+        assert!(reserve.fits(room(1000, 150, 50, 5), 50));
+        assert!(!reserve.fits(room(1000, 150, 50, 5), 51));
+        assert!(!reserve.fits(room(1000, 99, 50, 5), 0));
         // A large disk keeps what is enough.
         assert_eq!(reserve.judge(room(1 << 40, 500, 0, 0)), None);
         assert!(reserve.judge(room(1 << 40, 499, 0, 0)).is_some());

@@ -371,3 +371,19 @@ fn an_error_in_mending_ends_no_upload_and_is_not_asked_for_again_in_the_next() {
     let wanted = stage.talk(|channel| begin(channel).wanted);
     assert!(wanted.is_empty(), "{wanted:?}");
 }
+
+#[test]
+fn what_there_is_no_room_for_is_not_asked_for_yet() {
+    let mut stage = world();
+    flip(&live(&stage, "f1-0777"));
+    pass(&stage, Repair::Always);
+    let reserve = stage.options.reserve;
+    // More than can ever be free.
+    stage.options.reserve.percent = 100;
+    stage.options.reserve.enough_bytes = u64::MAX;
+    let wanted = stage.talk(|channel| begin(channel).wanted);
+    assert!(wanted.is_empty(), "{wanted:?}");
+    assert_eq!(health(&stage).findings[0].state, FindingState::Wanted);
+    stage.options.reserve = reserve;
+    assert_eq!(stage.talk(|channel| begin(channel).wanted).len(), 1);
+}
