@@ -14,6 +14,7 @@ use crate::catalog::{Catalog, Row};
 use crate::cycle;
 use crate::dataset::{Dataset, Locked};
 use crate::error::ReceiverError;
+use crate::findings::{self, Part};
 use crate::history::Objects;
 use crate::housekeeping::Stop;
 use crate::library::Library;
@@ -131,12 +132,13 @@ impl<'a> Repairer<'a> {
         for row in &rows {
             repaired &= self.repair(row)?;
         }
-        let mut is_former = rows.is_empty();
-        self.library.catalog.rows_of(hash, |row| {
-            is_former |= row.until.is_some_and(|until| until <= self.at);
-            Ok(())
-        })?;
-        Ok(repaired && (!is_former || self.repair_object(size, hash)?))
+        // What the newest snapshot has, history finds there: only a file that it keeps all the same is mended.
+        let found = findings::read(&self.dataset.control)?;
+        let is_kept = found
+            .contents_of(|part| part == Part::Object)
+            .contains(&hash);
+        let is_of_history = rows.is_empty() || is_kept;
+        Ok(repaired && (!is_of_history || self.repair_object(size, hash)?))
     }
 
     /// Whether the spare has a content whole anywhere.

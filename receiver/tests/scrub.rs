@@ -387,3 +387,29 @@ fn what_there_is_no_room_for_is_not_asked_for_yet() {
     stage.options.reserve = reserve;
     assert_eq!(stage.talk(|channel| begin(channel).wanted).len(), 1);
 }
+
+#[test]
+fn what_is_mended_in_the_live_tree_is_not_kept_in_history_as_well() {
+    let mut stage = world();
+    let (content, path) = (b"content of f1-0777", live(&stage, "f1-0777"));
+    let hash = ContentHash::of(content);
+    // Another file had the same content once.
+    stage.upload(&[file(place(1, "b"), "content of f1-0777")], &[]);
+    for text in ["b", "c", "d"] {
+        stage.upload(&[file(place(1, "b"), text)], &[]);
+    }
+    let text = hash.to_string();
+    let (shelf, name) = text.split_at(2);
+    let object = stage.path(".understudy/objects").join(shelf).join(name);
+    assert!(!object.exists(), "the newest snapshot has it");
+    flip(&path);
+    pass(&stage, Repair::Always);
+    stage.talk(|channel| {
+        assert_eq!(begin(channel).wanted.len(), 1);
+        give(channel, hash, content);
+        goes_on(&stage, channel).expect("it goes on");
+    });
+    assert_eq!(fs::read(&path).expect("read"), content);
+    assert!(!object.exists());
+    assert_eq!(pass(&stage, Repair::Never).findings, 0);
+}
