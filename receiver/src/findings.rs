@@ -66,6 +66,8 @@ pub(crate) enum State {
     Lost,
     /// Somebody on the spare knows that it is lost.
     Accepted,
+    /// The main does not have it at so many of the places that should have it, and is asked for it at the next one.
+    Sought(u32),
 }
 
 /// A finding that is known.
@@ -110,6 +112,17 @@ pub(crate) enum Wish {
     Ask,
     /// The main is asked for them in any case.
     AskAgain,
+}
+
+impl State {
+    /// At how many places the main was asked for it already; `None` if it is not asked.
+    pub(crate) fn sought(self) -> Option<u32> {
+        match self {
+            Self::Wanted => Some(0),
+            Self::Sought(places) => Some(places),
+            Self::Open | Self::Lost | Self::Accepted => None,
+        }
+    }
 }
 
 impl Findings {

@@ -128,7 +128,7 @@ fn told(known: &Known) -> KnownFinding {
         what,
         state: match known.state {
             State::Open => FindingState::Open,
-            State::Wanted => FindingState::Wanted,
+            State::Wanted | State::Sought(_) => FindingState::Wanted,
             State::Lost => FindingState::Lost,
             State::Accepted => FindingState::Accepted,
         },

@@ -6,7 +6,7 @@ use std::fs::File;
 
 use understudy_protocol::message::{Returned, Wanted, WantedContent};
 use understudy_protocol::transport::{Incoming, Outgoing};
-use understudy_protocol::{ContentHash, Message, ProtocolError, RelPath, limits, version};
+use understudy_protocol::{ContentHash, Message, Place, ProtocolError, RelPath, limits, version};
 use understudy_tree::TreeError;
 use understudy_tree::content::{self, HoleyHasher};
 
@@ -76,8 +76,7 @@ impl<'a> Lost<'a> {
             return Err(ReceiverError::Misbehaved(text));
         };
         let Some(stream) = returned.stream else {
-            tracing::warn!(dataset = %self.dataset.name, "the main does not have the content of `{}` any more that is lost here", one.path);
-            self.note(one.hash, State::Lost);
+            self.miss(&one)?;
             return Ok(());
         };
         // Without room for it, it is asked for again as soon as there is.
@@ -87,6 +86,27 @@ impl<'a> Lost<'a> {
         };
         if receive(stream, &one, &mut copy, incoming)? {
             self.settle(&one, copy);
+        }
+        Ok(())
+    }
+
+    /// The main does not have it where it was asked for it: another place is the next cycle's.
+    fn miss(&self, one: &WantedContent) -> Result<(), ReceiverError> {
+        let places = places_of(self.catalog, one.hash)?.len();
+        let found = findings::read(&self.dataset.control)?;
+        let of_it = found.list.iter().filter(|known| {
+            let content = known.damage.content;
+            content.is_some_and(|(_, hash)| hash == one.hash)
+        });
+        let sought = of_it.filter_map(|known| known.state.sought()).min();
+        let sought = sought.unwrap_or(0).saturating_add(1);
+        let name = &self.dataset.name;
+        if (sought as usize) < places {
+            tracing::info!(dataset = %name, "the main does not have the content that is lost here at `{}`: it is asked for another of its names in the next cycle", one.path);
+            self.note(one.hash, State::Sought(sought));
+        } else {
+            tracing::warn!(dataset = %name, "the main does not have the content of `{}` any more that is lost here", one.path);
+            self.note(one.hash, State::Lost);
         }
         Ok(())
     }
@@ -143,15 +163,18 @@ fn find(
 ) -> Result<Vec<WantedContent>, ReceiverError> {
     let (mut wanted, mut lost) = (Vec::<WantedContent>::new(), Vec::new());
     let found = findings::read(&dataset.control)?;
-    let is_wanted = found.list.iter().filter(|one| one.state == State::Wanted);
-    for (size, hash) in is_wanted.filter_map(|one| one.damage.content) {
+    let sought = found.list.iter().filter_map(|one| {
+        let (size, hash) = one.damage.content?;
+        Some((size, hash, one.state.sought()?))
+    });
+    for (size, hash, sought) in sought {
         if wanted.len() >= limits::WANTED {
             break;
         }
         if wanted.iter().any(|one| one.hash == hash) {
             continue;
         }
-        match place_of(catalog, hash)? {
+        match path_of(catalog, hash, sought)? {
             Some(path) if !has_room(dataset, reserve, size)? => {
                 tracing::warn!(dataset = %dataset.name, "the main is not asked for the content of `{path}` that is lost here: there is not enough room for its {size} bytes and the reserve");
             }
@@ -166,22 +189,40 @@ fn find(
     Ok(wanted)
 }
 
-/// Where the main has the content, or had it last in a directory that it still has; below its root.
-fn place_of(catalog: &Catalog, hash: ContentHash) -> Result<Option<RelPath>, ReceiverError> {
-    let head = catalog
-        .head()?
-        .map_or(0, |head| head.snapshot.position.number);
-    let mut newest = None;
-    catalog.rows_of(hash, |row| {
-        let until = row.until.unwrap_or(u64::MAX);
-        if newest.as_ref().is_none_or(|(best, _)| *best < until) {
-            newest = Some((until, row.place));
-        }
-        Ok(())
-    })?;
-    let Some((_, place)) = newest else {
+/// Where the main should have the content, or else had it last.
+fn places_of(catalog: &Catalog, hash: ContentHash) -> Result<Vec<Place>, ReceiverError> {
+    let rows = catalog.rows_with(hash, head(catalog)?)?;
+    let mut places: Vec<_> = rows.into_iter().map(|row| row.place).collect();
+    // In the same order in every cycle.
+    places.sort();
+    if places.is_empty() {
+        let mut newest = None;
+        catalog.rows_of(hash, |row| {
+            let until = row.until.unwrap_or(u64::MAX);
+            if newest.as_ref().is_none_or(|(best, _)| *best < until) {
+                newest = Some((until, row.place));
+            }
+            Ok(())
+        })?;
+        places.extend(newest.map(|(_, place)| place));
+    }
+    Ok(places)
+}
+
+/// Where the main is asked for the content after it was at so many places, below its root; `None` if it does not have the
+/// directory any more.
+fn path_of(
+    catalog: &Catalog,
+    hash: ContentHash,
+    sought: u32,
+) -> Result<Option<RelPath>, ReceiverError> {
+    let mut places = places_of(catalog, hash)?;
+    if places.is_empty() {
         return Ok(None);
-    };
+    }
+    // There may be fewer by now.
+    let place = places.swap_remove((sought as usize).min(places.len() - 1));
+    let head = head(catalog)?;
     match Paths::new(catalog, head).path(place.parent) {
         Ok(above) => {
             let path = above.join(&place.name);
@@ -193,6 +234,11 @@ fn place_of(catalog: &Catalog, hash: ContentHash) -> Result<Option<RelPath>, Rec
     }
 }
 
+fn head(catalog: &Catalog) -> Result<u64, ReceiverError> {
+    let head = catalog.head()?;
+    Ok(head.map_or(0, |head| head.snapshot.position.number))
+}
+
 fn has_room(dataset: &Dataset, reserve: Reserve, size: u64) -> Result<bool, ReceiverError> {
     reserve.has_room_for(&dataset.control, size.saturating_mul(COPIES))
 }
@@ -200,7 +246,7 @@ fn has_room(dataset: &Dataset, reserve: Reserve, size: u64) -> Result<bool, Rece
 fn note(dataset: &Dataset, hash: ContentHash, state: State) -> Result<(), ReceiverError> {
     findings::decide(dataset, |known| {
         let is_it = known.damage.content.is_some_and(|(_, found)| found == hash);
-        let is_meant = is_it && known.state == State::Wanted;
+        let is_meant = is_it && known.state.sought().is_some();
         Some(if is_meant { state } else { known.state })
     })
 }

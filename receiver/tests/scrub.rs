@@ -413,3 +413,28 @@ fn what_is_mended_in_the_live_tree_is_not_kept_in_history_as_well() {
     assert!(!object.exists());
     assert_eq!(pass(&stage, Repair::Never).findings, 0);
 }
+
+#[test]
+fn what_has_several_names_is_lost_when_the_main_has_it_at_none() {
+    let mut stage = world();
+    let text = "under two names";
+    let hash = ContentHash::of(text.as_bytes());
+    let twice = ["n1", "n2"].map(|name| file(place(1, name), text));
+    stage.upload(&twice, &[]);
+    for name in ["n1", "n2"] {
+        flip(&live(&stage, name));
+    }
+    assert_eq!(pass(&stage, Repair::Always).findings, 2);
+    let mut asked = Vec::new();
+    for state in [FindingState::Wanted, FindingState::Lost] {
+        stage.talk(|channel| {
+            let wanted = begin(channel).wanted;
+            asked.extend(wanted.iter().map(|one| one.path.to_string()));
+            send(channel, &Message::Returned(Returned { hash, stream: None }));
+            goes_on(&stage, channel).expect("it goes on");
+        });
+        let found = health(&stage).findings;
+        assert!(found.iter().all(|one| one.state == state), "{found:?}");
+    }
+    assert_eq!(asked, ["n1", "n2"]);
+}
