@@ -77,7 +77,8 @@ fn tidy(dataset: &Dataset, catalog: &Catalog) -> Result<(), ReceiverError> {
     dataset.clean()
 }
 
-/// Carries on with what was held; if that fails, it stays held.
+/// Carries on with what was held; if that fails before the switch, it stays held. What remains to be tidied up once it is recorded,
+/// the next recovery does as well.
 pub(crate) fn apply_held(
     dataset: &Dataset,
     catalog: &Catalog,
@@ -96,9 +97,13 @@ pub(crate) fn apply_held(
         return Err(error);
     }
     crash_point!("receiver.released");
-    guard::forget(dataset)?;
-    guard::aside::drop_all(dataset)?;
-    tidy(dataset, catalog)
+    let tidied = guard::forget(dataset)
+        .and_then(|()| guard::aside::drop_all(dataset))
+        .and_then(|()| tidy(dataset, catalog));
+    if let Err(error) = tidied {
+        tracing::warn!(dataset = %dataset.name, "what was held is live and recorded, and not all of it is tidied up yet: {error}");
+    }
+    Ok(())
 }
 
 /// The intent is complete and staging was synced before it: carry on, unless the power may have been cut while

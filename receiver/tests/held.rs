@@ -514,3 +514,46 @@ fn file_below(directory: &std::path::Path, size: u64) -> std::path::PathBuf {
     }
     panic!("not found");
 }
+
+#[test]
+fn a_release_that_fails_after_the_switch_tells_that_it_is_live() {
+    let root = Message::SourceRoot(SourceRoot {
+        file_system: Some(1),
+        inode: 2,
+        born: None,
+    });
+    // What comes after the record keeps nobody from hearing that it is done.
+    let stage = with_files();
+    let changes = removals(0..15);
+    stage
+        .try_upload(&changes, std::slice::from_ref(&root))
+        .expect_err("held");
+    let first = held(&stage).expect("held");
+    let source = stage.path(".understudy/source");
+    std::fs::create_dir_all(source).expect("in the way");
+    release(&stage, &first).expect("release");
+    assert_eq!(live(&stage), numbers(15..20));
+    assert_nothing_is_put_aside(&stage);
+
+    let stage = with_files();
+    let first = assert_held(&stage, &changes);
+    let catalog = rusqlite::Connection::open(stage.path(".understudy/catalog.db")).expect("open");
+    let sql = "CREATE TRIGGER full BEFORE UPDATE OF committed ON snapshot BEGIN SELECT RAISE(ABORT, 'full'); END";
+    catalog.execute_batch(sql).expect("trigger");
+    let told = release(&stage, &first)
+        .expect_err("not recorded")
+        .to_string();
+    assert!(
+        told.contains("is live, and could not be recorded"),
+        "{told}"
+    );
+    assert_eq!(live(&stage), numbers(15..20));
+    catalog.execute_batch("DROP TRIGGER full").expect("drop");
+    // The next one records it.
+    let later = release(&stage, &first)
+        .expect_err("it is not held any more")
+        .to_string();
+    assert!(later.contains("nothing is held"), "{later}");
+    assert_eq!(held(&stage), None);
+    assert_eq!(live(&stage), numbers(15..20));
+}

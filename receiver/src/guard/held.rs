@@ -188,7 +188,7 @@ pub fn held(store: &Store, name: &DatasetName) -> Result<Option<Held>, ReceiverE
 }
 
 /// Applies what is held, if its digest begins with these digits; returns what was held and is live now. If that fails it stays
-/// held.
+/// held, unless it has become live: the error says which.
 pub fn release(
     store: &Store,
     name: &DatasetName,
@@ -210,16 +210,31 @@ pub fn release(
         )));
     }
     reserve.check(&dataset.control)?;
-    recover::apply_held(&dataset, &catalog, &locked, &pending).map_err(|error| {
-        let told = format!(
-            "the held cycle of dataset `{name}` could not be applied: {error}. It stays held, and the live tree is as before"
-        );
+    let applied = recover::apply_held(&dataset, &catalog, &locked, &pending);
+    // Only what can be seen to be live is told to be.
+    let is_live =
+        applied.is_ok() || recover::is_live(&dataset, &pending).is_ok_and(|is_live| is_live);
+    if is_live && let Err(error) = root::keep(&dataset, held.number, held.root.as_ref()) {
+        tracing::warn!(dataset = %name, "cannot note which directory the source of snapshot {} was: {error}", held.number);
+    }
+    applied.map_err(|error| {
+        let (what, then) = if is_live {
+            (
+                "is live, and could not be recorded",
+                "It is told as held until the next upload, or the receiver when it starts, records it",
+            )
+        } else {
+            (
+                "could not be applied",
+                "It stays held, and the live tree is as before",
+            )
+        };
+        let told = format!("the held cycle of dataset `{name}` {what}: {error}. {then}");
         match error {
             ReceiverError::NoSpace(_) => ReceiverError::NoSpace(told),
             _ => ReceiverError::Damaged(told),
         }
     })?;
-    root::keep(&dataset, held.number, held.root.as_ref())?;
     Ok(held)
 }
 
