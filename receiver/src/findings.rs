@@ -126,10 +126,15 @@ impl State {
 }
 
 impl Findings {
-    /// How many keep retention from removing anything.
+    /// How many keep retention from removing anything, so far as the last pass has come.
     pub(crate) fn open(&self) -> u64 {
+        self.listed_open() + self.unlisted
+    }
+
+    /// How many of the list keep retention from removing anything.
+    fn listed_open(&self) -> u64 {
         let open = self.list.iter().filter(|one| one.state != State::Accepted);
-        open.count() as u64 + self.unlisted
+        open.count() as u64
     }
 
     /// Those that are known to be lost.
@@ -220,7 +225,7 @@ pub(crate) fn read(control: &Directory) -> Result<Findings, ReceiverError> {
     }
 }
 
-/// A pass over everything begins; returns its number.
+/// A pass over everything begins; returns its number. What is counted stays so until it ends.
 pub(crate) fn begin_pass(dataset: &Dataset) -> Result<u64, ReceiverError> {
     let mut number = 0;
     change(dataset, None, |findings| {
@@ -249,13 +254,10 @@ pub(crate) fn add(
 }
 
 /// A pass has read everything: what was not seen since it began is not wrong any more.
-pub(crate) fn end_pass(dataset: &Dataset, pass: u64) -> Result<Findings, ReceiverError> {
-    let mut after = Findings::default();
-    change(dataset, Some(now_seconds()), |findings| {
+pub(crate) fn end_pass(dataset: &Dataset, pass: u64) -> Result<(), ReceiverError> {
+    change(dataset, Some(pass), |findings| {
         findings.list.retain(|one| one.seen_pass >= pass);
-        after = findings.clone();
-    })?;
-    Ok(after)
+    })
 }
 
 /// These are not wrong any more.
@@ -285,10 +287,10 @@ pub(crate) fn decide(
     })
 }
 
-/// Changes both files, alone.
+/// Changes both files, alone; `ended` is a pass that has read everything.
 fn change(
     dataset: &Dataset,
-    verified_seconds: Option<i64>,
+    ended: Option<u64>,
     work: impl FnOnce(&mut Findings),
 ) -> Result<(), ReceiverError> {
     let _alone = alone(dataset)?;
@@ -297,18 +299,21 @@ fn change(
     let mut after = before.clone();
     work(&mut after);
     let last = verified::read(control)?;
-    // What is counted and not listed, of a former version or a file that was lost, goes with the next whole pass.
-    let unknown = match (last, verified_seconds) {
-        (Some(last), None) => last.findings.saturating_sub(before.open()),
+    // What is counted and not listed, of a former pass, a former version or a file that was lost, goes with the next whole pass:
+    // the last one that began, for only that one has counted all that is not listed.
+    let is_counted_anew = ended.is_some_and(|pass| pass >= after.pass);
+    let former = match last {
+        Some(last) if !is_counted_anew => last.findings.saturating_sub(before.listed_open()),
         _ => 0,
     };
     let verdict = Verdict {
-        seconds: verified_seconds
+        seconds: ended
+            .map(|_| now_seconds())
             .or(last.map(|last| last.seconds))
             .unwrap_or_else(now_seconds),
-        findings: after.open() + unknown,
+        findings: after.listed_open() + after.unlisted.max(former),
     };
-    let is_first = verified_seconds.is_none() && last.is_none() && verdict.findings == 0;
+    let is_first = ended.is_none() && last.is_none() && verdict.findings == 0;
     let is_less = last.is_some_and(|last| verdict.findings <= last.findings);
     let note = || match last == Some(verdict) || is_first {
         true => Ok(()),
@@ -334,3 +339,7 @@ fn alone(dataset: &Dataset) -> Result<Directory, ReceiverError> {
         .map_err(|error| TreeError::new("lock", names::CONTROL.as_bytes(), error))?;
     Ok(control)
 }
+
+#[cfg(test)]
+#[path = "findings/tests.rs"]
+mod tests;

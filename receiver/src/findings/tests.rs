@@ -1,0 +1,68 @@
+//! How many are counted while passes begin and end.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use understudy_protocol::DatasetName;
+use understudy_tree::Mounts;
+
+use super::*;
+
+fn dataset(path: &Path) -> Dataset {
+    let store = Directory::open(path, Mounts::Cross).expect("open");
+    let name = DatasetName::new("site").expect("name");
+    Dataset::ensure(&store, path, &name, &Arc::default()).expect("made")
+}
+
+fn damage(number: usize) -> Damage {
+    Damage {
+        part: Part::Live,
+        path: RelPath::new(format!("f{number}").as_bytes()).expect("path"),
+        content: None,
+        what: "is gone".to_owned(),
+    }
+}
+
+fn counted(dataset: &Dataset) -> u64 {
+    let verdict = verified::read(&dataset.control).expect("read");
+    verdict.map_or(0, |verdict| verdict.findings)
+}
+
+/// A list that is full of what is accepted.
+fn full(pass: u64) -> Vec<Known> {
+    let known = |number| Known {
+        damage: damage(number),
+        state: State::Accepted,
+        found_seconds: 1,
+        seen_pass: pass,
+    };
+    (0..LISTED).map(known).collect()
+}
+
+#[test]
+fn a_pass_that_only_begins_changes_no_count() {
+    let scratch = tempfile::tempdir().expect("tempdir");
+    let dataset = dataset(scratch.path());
+    let pass = begin_pass(&dataset).expect("begin");
+    change(&dataset, None, |findings| findings.list = full(pass)).expect("change");
+    let more = |numbers: std::ops::Range<usize>, pass| {
+        let damages: Vec<Damage> = numbers.map(|number| damage(LISTED + number)).collect();
+        add(&dataset, &damages, Wish::Record, pass).expect("add");
+    };
+    more(0..3, pass);
+    end_pass(&dataset, pass).expect("end");
+    assert_eq!(counted(&dataset), 3);
+    let broken = begin_pass(&dataset).expect("begin");
+    assert_eq!(counted(&dataset), 3);
+    more(0..1, broken);
+    assert_eq!(counted(&dataset), 3, "they are the same");
+    // Another one begins before it ends: only the last one has counted everything.
+    let pass = begin_pass(&dataset).expect("begin");
+    assert_eq!(counted(&dataset), 3);
+    change(&dataset, None, |findings| findings.list = full(pass)).expect("change");
+    end_pass(&dataset, broken).expect("end");
+    assert_eq!(counted(&dataset), 3);
+    more(0..2, pass);
+    end_pass(&dataset, pass).expect("end");
+    assert_eq!(counted(&dataset), 2);
+}
