@@ -137,6 +137,23 @@ impl Findings {
         open.count() as u64
     }
 
+    /// Contents of the twins that were wrong and that a pass has not seen so, unless it found the same of the other one.
+    pub(crate) fn unseen_of_twins(&self, pass: u64) -> Vec<Damage> {
+        let is_of_twins = |one: &&Known| {
+            matches!(one.damage.part, Part::Live | Part::Twin) && one.damage.content.is_some()
+        };
+        let of_twins = || self.list.iter().filter(is_of_twins);
+        let seen: HashSet<_> = of_twins()
+            .filter(|one| one.seen_pass >= pass)
+            .map(|one| (&one.damage.path, one.damage.content))
+            .collect();
+        of_twins()
+            .filter(|one| one.seen_pass < pass)
+            .filter(|one| !seen.contains(&(&one.damage.path, one.damage.content)))
+            .map(|one| one.damage.clone())
+            .collect()
+    }
+
     /// Those that are known to be lost.
     pub(crate) fn accepted(&self) -> impl Iterator<Item = &Known> {
         self.list.iter().filter(|one| one.state == State::Accepted)
@@ -253,10 +270,17 @@ pub(crate) fn add(
     })
 }
 
-/// A pass has read everything: what was not seen since it began is not wrong any more.
-pub(crate) fn end_pass(dataset: &Dataset, pass: u64) -> Result<(), ReceiverError> {
+/// A pass has read everything but `unread`: of the rest, what was not seen since it began is not wrong any more.
+pub(crate) fn end_pass(
+    dataset: &Dataset,
+    pass: u64,
+    unread: &[Damage],
+) -> Result<(), ReceiverError> {
     change(dataset, Some(pass), |findings| {
-        findings.list.retain(|one| one.seen_pass >= pass);
+        let is_unread = |one: &Known| unread.iter().any(|damage| one.damage.is_same(damage));
+        findings
+            .list
+            .retain(|one| one.seen_pass >= pass || is_unread(one));
     })
 }
 

@@ -1,6 +1,7 @@
 //! Verification: reads the live tree, its twin, history and the catalog again and reports every difference. What is found is
 //! recorded, and keeps retention from removing anything.
 
+mod again;
 mod ground;
 mod history;
 mod live;
@@ -23,6 +24,7 @@ use crate::pace::Pacer;
 use crate::serve::{existing, send};
 use crate::store::Store;
 
+pub(crate) use again::{Doubtful, look_again};
 pub(crate) use mend::{Fate, Mending, mend};
 pub(crate) use reading::{Found, Position, Reading, Tally, cost_bytes};
 
@@ -122,7 +124,10 @@ fn verify(
     }
     // What had no part in a pass that broke off is not proved to be right.
     if let (Position::End, Some(pass)) = (&position, pass) {
-        findings::end_pass(dataset, pass)?;
+        let Doubtful { found, unread } = look_again(dataset, pass)?;
+        told += tell(store, dataset, (asked.mending, Some(pass)), found, outgoing)?;
+        findings::end_pass(dataset, pass, &unread)?;
+        told += send_findings(dataset, news(dataset, unread)?, outgoing)?;
     }
     let tally = reading.take_tally();
     Ok(Verified {
@@ -155,8 +160,17 @@ fn tell(
         };
         send(outgoing, &Message::Repaired(repaired))?;
     }
-    let told = left.len() as u64;
-    for damage in left {
+    send_findings(dataset, left, outgoing)
+}
+
+/// Tells of findings; returns how many.
+fn send_findings(
+    dataset: &Dataset,
+    damages: Vec<Damage>,
+    outgoing: &Outgoing,
+) -> Result<u64, ReceiverError> {
+    let told = damages.len() as u64;
+    for damage in damages {
         let finding = Finding {
             dataset: dataset.name.clone(),
             path: damage.path,
@@ -221,8 +235,16 @@ pub(crate) fn settle(
         findings::add(dataset, &stuck, Wish::Record, pass)?;
     }
     settled.left.append(&mut stuck);
-    // What somebody has accepted is no news.
-    let known = findings::read(&dataset.control)?;
-    settled.left.retain(|damage| !known.is_accepted(damage));
+    settled.left = news(dataset, settled.left)?;
     Ok(settled)
+}
+
+/// Without what somebody has accepted.
+pub(crate) fn news(
+    dataset: &Dataset,
+    mut damages: Vec<Damage>,
+) -> Result<Vec<Damage>, ReceiverError> {
+    let known = findings::read(&dataset.control)?;
+    damages.retain(|damage| !known.is_accepted(damage));
+    Ok(damages)
 }

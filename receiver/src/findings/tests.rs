@@ -50,7 +50,7 @@ fn a_pass_that_only_begins_changes_no_count() {
         add(&dataset, &damages, Wish::Record, pass).expect("add");
     };
     more(0..3, pass);
-    end_pass(&dataset, pass).expect("end");
+    end_pass(&dataset, pass, &[]).expect("end");
     assert_eq!(counted(&dataset), 3);
     let broken = begin_pass(&dataset).expect("begin");
     assert_eq!(counted(&dataset), 3);
@@ -60,9 +60,9 @@ fn a_pass_that_only_begins_changes_no_count() {
     let pass = begin_pass(&dataset).expect("begin");
     assert_eq!(counted(&dataset), 3);
     change(&dataset, None, |findings| findings.list = full(pass)).expect("change");
-    end_pass(&dataset, broken).expect("end");
+    end_pass(&dataset, broken, &[]).expect("end");
     assert_eq!(counted(&dataset), 3);
     more(0..2, pass);
-    end_pass(&dataset, pass).expect("end");
+    end_pass(&dataset, pass, &[]).expect("end");
     assert_eq!(counted(&dataset), 2);
 }

@@ -22,7 +22,9 @@ use crate::history::Objects;
 use crate::names;
 use crate::pace::Throttle;
 use crate::store::Store;
-use crate::verify::{Mending, Position, Reading, Settled, cost_bytes, settle};
+use crate::verify::{
+    Doubtful, Mending, Position, Reading, Settled, cost_bytes, look_again, news, settle,
+};
 
 use even::{bytes_per_second, due_seconds};
 use state::{Ended, Running, State};
@@ -262,6 +264,9 @@ impl Scrub {
         running.done.add(tally);
         running.findings += settled.left.len() as u64;
         log(name, &settled);
+        if running.position == Position::End {
+            look_at_open(&store, &dataset, mending, running)?;
+        }
         if matches!(running.position, Position::End | Position::Broken) {
             return end(&dataset, &mut known.state);
         }
@@ -302,6 +307,28 @@ fn begin(dataset: &Dataset, now_seconds: i64) -> Result<Running, ReceiverError> 
     })
 }
 
+/// Ends the pass of findings: what is still open is read before it counts as right.
+fn look_at_open(
+    store: &Store,
+    dataset: &Dataset,
+    mending: Mending,
+    running: &mut Running,
+) -> Result<(), ReceiverError> {
+    let Doubtful { found, unread } = look_again(dataset, running.pass)?;
+    let mut settled = settle(
+        store,
+        dataset,
+        (mending, Some(running.pass)),
+        Wish::Ask,
+        found,
+    )?;
+    findings::end_pass(dataset, running.pass, &unread)?;
+    settled.left.extend(news(dataset, unread)?);
+    running.findings += settled.left.len() as u64;
+    log(&dataset.name, &settled);
+    Ok(())
+}
+
 fn end(dataset: &Dataset, state: &mut State) -> Result<(), ReceiverError> {
     let Some(running) = &state.running else {
         return Ok(());
@@ -310,7 +337,6 @@ fn end(dataset: &Dataset, state: &mut State) -> Result<(), ReceiverError> {
         state.failed_seconds = Some(running.since_seconds);
         tracing::warn!(dataset = %dataset.name, "the scrub could not read everything");
     } else {
-        findings::end_pass(dataset, running.pass)?;
         let ended = Ended {
             since_seconds: running.since_seconds,
             seconds: now_seconds(),
