@@ -197,11 +197,14 @@ fn status(store: &Store, name: &DatasetName) -> DatasetStatus {
         };
         status.uploading = !store.housekeeping.is_on(name) && dataset.is_locked();
         let Some(catalog) = dataset.read_catalog()? else {
-            return Ok(());
+            return verify::not_orphaned(&dataset);
         };
         let held = guard::standing(&dataset, catalog.pending()?.as_ref())?;
         status.trouble = held.map(|held| guard::tell(name, &held).to_string());
         let recorded = catalog.snapshots()?;
+        if recorded.is_empty() {
+            verify::not_orphaned(&dataset)?;
+        }
         let committed = recorded.last().map(|newest| newest.as_of_seconds);
         status.as_of_seconds = committed.max(catalog.confirmed_seconds()?);
         status.snapshots = recorded

@@ -6,6 +6,7 @@ mod ground;
 mod history;
 mod live;
 mod mend;
+mod orphan;
 mod reading;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use crate::store::Store;
 
 pub(crate) use again::{Doubtful, look_again};
 pub(crate) use mend::{Fate, Mending, mend};
+pub(crate) use orphan::not_orphaned;
 pub(crate) use reading::{Found, Position, Reading, Tally, cost_bytes};
 
 /// What is asked for.

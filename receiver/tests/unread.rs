@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use stage::{Stage, dataset, directory, file, hear, place, send};
 use understudy_protocol::Message;
-use understudy_protocol::message::{ListRetention, Verify};
+use understudy_protocol::message::{DatasetStatus, List, ListRetention, Verify};
 use understudy_receiver::scrub::{Plan, Repair, Scrub, Turn};
 
 /// Paths and what is wrong with them.
@@ -185,4 +185,53 @@ fn a_tree_that_is_being_changed_closes_no_finding() {
     let found = verify(&stage);
     assert!(found.is_empty(), "{found:?}");
     assert_eq!(open(&stage), 0);
+}
+
+fn status(stage: &Stage) -> DatasetStatus {
+    stage.talk(|channel| {
+        let dataset = Some(dataset());
+        send(channel, &Message::List(List { dataset }));
+        match hear(channel).expect("answer") {
+            Message::Datasets(mut told) => told.datasets.remove(0),
+            other => panic!("{other:?}"),
+        }
+    })
+}
+
+#[test]
+fn a_dataset_without_its_catalog_is_not_sound() {
+    let stage = Stage::new();
+    stage.talk(stage::begin);
+    assert!(verify(&stage).is_empty(), "nothing was ever sent");
+    assert_eq!(status(&stage).trouble, None);
+    let all = ["live", ".understudy/shadow/SNAPSHOT", ".understudy/objects"];
+    for kept in all {
+        let stage = damaged();
+        let control = fs::read_dir(stage.path(".understudy")).expect("list");
+        for entry in control {
+            let entry = entry.expect("entry");
+            if entry.file_name().to_string_lossy().starts_with("catalog") {
+                fs::remove_file(entry.path()).expect("remove");
+            }
+        }
+        for other in all.iter().filter(|other| **other != kept) {
+            let path = stage.path(other);
+            if path.is_dir() {
+                fs::remove_dir_all(path).expect("remove");
+            } else {
+                fs::remove_file(path).expect("remove");
+            }
+        }
+        let found = verify(&stage);
+        let [(_, what)] = found.as_slice() else {
+            panic!("{kept}: {found:?}");
+        };
+        assert!(what.contains("the catalog is gone"), "{what}");
+        assert_eq!(open(&stage), 2, "{kept}: what was open stays so");
+        let trouble = status(&stage).trouble;
+        assert!(
+            trouble.is_some_and(|trouble| trouble.contains("the catalog is gone")),
+            "{kept}"
+        );
+    }
 }

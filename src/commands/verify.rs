@@ -116,7 +116,8 @@ fn value(dataset: &Verified, accepted: u64, findings: &[Finding], repaired: &[Re
 fn line(dataset: &Verified, accepted: u64) -> String {
     let what = match &dataset.snapshot {
         Some(snapshot) => format!("snapshot {}", snapshot.position.number),
-        None => "no snapshot yet".to_owned(),
+        None if dataset.findings == 0 => "no snapshot yet".to_owned(),
+        None => "no snapshot".to_owned(),
     };
     let verdict = if dataset.findings == 0 {
         health::verdict(accepted)

@@ -179,7 +179,7 @@ impl Reading<'_> {
         // No snapshot goes meanwhile.
         let reading = self.dataset.reading()?;
         let Some(ground) = Ground::open(self.dataset)? else {
-            return Ok(Position::End);
+            return Ok(Position::History(after));
         };
         let (catalog, head) = (&ground.catalog, ground.at());
         let snapshots = catalog.snapshots()?;

@@ -11,6 +11,7 @@ use understudy_tree::content::{self, Extents, HoleyHasher};
 use understudy_tree::uncached;
 
 use super::ground::Ground;
+use super::orphan;
 use crate::catalog::Row;
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
@@ -160,7 +161,7 @@ impl<'a> Reading<'a> {
         position: Position,
     ) -> Result<(Position, Vec<Found>), ReceiverError> {
         let ended = match Ground::open(self.dataset)? {
-            None => Ok(Position::End),
+            None => orphan::without_snapshot(self.dataset, position),
             Some(ground) => match position {
                 Position::Begin => self.begin(&ground),
                 Position::Live(cursor) => self.live(&ground, cursor),
