@@ -154,6 +154,15 @@ impl Findings {
             .collect()
     }
 
+    /// Whether a pass has found this content to be wrong in history.
+    pub(crate) fn is_found_in_history(&self, hash: ContentHash, pass: u64) -> bool {
+        let mut objects = self
+            .list
+            .iter()
+            .filter(|one| one.damage.part == Part::Object && one.seen_pass >= pass);
+        objects.any(|one| one.damage.content.is_some_and(|(_, found)| found == hash))
+    }
+
     /// Those that are known to be lost.
     pub(crate) fn accepted(&self) -> impl Iterator<Item = &Known> {
         self.list.iter().filter(|one| one.state == State::Accepted)

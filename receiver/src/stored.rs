@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 
+use understudy_protocol::ContentHash;
 use understudy_tree::TreeError;
 use understudy_tree::content::{self, Extent, Extents};
 
@@ -37,6 +38,17 @@ impl Base {
     /// A file that `packing` made.
     pub(crate) fn packed(file: File) -> Self {
         Self::Packed(Box::new(Unpacking::new(file)))
+    }
+
+    /// The size and the hash of the content.
+    pub(crate) fn hash(&self) -> Result<(u64, ContentHash), ReceiverError> {
+        match self {
+            Self::Whole(file) => {
+                let size = content::size(file)?;
+                Ok((size, content::hash_file(file, size)?))
+            }
+            Self::Packed(packed) => packing::hash(packed.packed()),
+        }
     }
 
     /// Fills an empty file with the content.
@@ -237,7 +249,6 @@ fn cover(pieces: &mut Pieces, (start, end): (u64, u64), patch: Option<usize>) {
 
 #[cfg(test)]
 mod tests {
-    use understudy_protocol::ContentHash;
 
     use super::*;
     use crate::patch::About;

@@ -34,6 +34,8 @@ pub(crate) struct Doubtful {
 enum Look {
     Sound,
     Wrong(Box<Found>),
+    /// No twin has it any more, and history has it wrong.
+    Moved,
     Unread(&'static str),
 }
 
@@ -41,7 +43,8 @@ enum Look {
 pub(crate) fn look_again(dataset: &Dataset, pass: u64) -> Result<Doubtful, ReceiverError> {
     let mut doubtful = Doubtful::default();
     let mut is_busy = false;
-    for damage in findings::read(&dataset.control)?.unseen_of_twins(pass) {
+    let known = findings::read(&dataset.control)?;
+    for damage in known.unseen_of_twins(pass) {
         let Some(content) = damage.content else {
             continue;
         };
@@ -58,6 +61,12 @@ pub(crate) fn look_again(dataset: &Dataset, pass: u64) -> Result<Doubtful, Recei
         };
         match looked {
             Look::Sound => {}
+            // That finding goes on in its place.
+            Look::Moved if known.is_found_in_history(content.1, pass) => {}
+            Look::Moved => {
+                let what = format!("{}; now it is history, and wrong there", damage.what);
+                doubtful.unread.push(Damage { what, ..damage });
+            }
             Look::Wrong(found) => doubtful.found.push(*found),
             Look::Unread(why) => {
                 let what = format!("{}; now it could not be read again: {why}", damage.what);
@@ -134,9 +143,7 @@ fn look(
     }
     // A cycle may have made it history after that was read.
     if !is_anywhere && !is_sound_object(dataset, content)? {
-        return Ok(Look::Unread(
-            "it has moved into history, and is wrong there",
-        ));
+        return Ok(Look::Moved);
     }
     Ok(Look::Sound)
 }
@@ -206,8 +213,7 @@ fn is_sound_object(
     (size, hash): (u64, ContentHash),
 ) -> Result<bool, ReceiverError> {
     match Objects::open(&dataset.control)?.open_object(hash) {
-        Ok(Some(file)) => Ok(understudy_tree::content::size(&file)? == size
-            && understudy_tree::content::hash_file(&file, size).is_ok_and(|found| found == hash)),
+        Ok(Some(base)) => Ok(base.hash().is_ok_and(|found| found == (size, hash))),
         Ok(None) => Ok(true),
         Err(ReceiverError::Tree(_) | ReceiverError::Damaged(_)) => Ok(false),
         Err(error) => Err(error),
