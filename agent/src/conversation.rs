@@ -172,11 +172,14 @@ mod tests {
             milliseconds: 1,
             of_milliseconds: 2,
         });
-        for _ in 0..2 * ANSWERS {
-            theirs.outgoing.send_message(&waited).expect("send");
-        }
-        let failure = Message::Failure(Failure::new(FailureCode::NoSpace, "full"));
-        theirs.outgoing.send_message(&failure).expect("send");
+        // More than the connection holds.
+        std::thread::spawn(move || {
+            for _ in 0..2 * ANSWERS {
+                theirs.outgoing.send_message(&waited).expect("send");
+            }
+            let failure = Message::Failure(Failure::new(FailureCode::NoSpace, "full"));
+            theirs.outgoing.send_message(&failure).expect("send");
+        });
         let answers = Mutex::default();
         receive(&mut ours.incoming, tuning, |answer| {
             let mut answers = answers.lock().expect("answers");
