@@ -1,4 +1,4 @@
-//! Amounts as people read them, on both sides alike.
+//! Amounts as people read and write them, on both sides alike.
 
 /// A size in powers of 1000, as disks are sold and `df -H` shows them.
 pub fn size(bytes: u64) -> String {
@@ -14,4 +14,22 @@ pub fn size(bytes: u64) -> String {
     }
     let decimals = usize::from(value < 99.95);
     format!("{value:.decimals$} {}", UNITS[unit])
+}
+
+/// The bytes that somebody wrote with their unit: `500kB`, `20MB`, `1GiB`; `None` if it is nothing of the kind, or more than fits.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let unit: u64 = match unit {
+        "B" => 1,
+        "kB" => 1000,
+        "MB" => 1000 * 1000,
+        "GB" => 1000 * 1000 * 1000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    let number: u64 = number.parse().ok()?;
+    number.checked_mul(unit)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
-use understudy_protocol::escape;
+use understudy_protocol::{escape, shown};
 use understudy_receiver::scrub::{Plan, Repair};
 
 use super::File;
@@ -59,20 +59,7 @@ pub(super) fn plan(file: &File<'_>, raw: &RawScrub) -> Result<Plan, CommandError
 
 /// Bytes per second: `500kB`, `20MB`, `1GiB`; never zero.
 pub(crate) fn parse_rate(text: &str) -> Option<u64> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    let unit: u64 = match unit {
-        "B" => 1,
-        "kB" => 1000,
-        "MB" => 1000 * 1000,
-        "GB" => 1000 * 1000 * 1000,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return None,
-    };
-    let number: u64 = number.parse().ok()?;
-    number.checked_mul(unit).filter(|bytes| *bytes > 0)
+    shown::parse_size(text).filter(|bytes| *bytes > 0)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use jiff::civil::Time;
+use understudy_protocol::shown;
 
 /// Longer ones are mistakes, and could not be added to a moment.
 const LONGEST_INTERVAL_DAYS: u64 = 3650;
@@ -57,20 +58,7 @@ pub(super) fn parse_bandwidth(text: &str) -> Result<Option<NonZeroU64>, String> 
     if text == "unlimited" {
         return Ok(None);
     }
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    let unit: u64 = match unit {
-        "B" => 1,
-        "kB" => 1000,
-        "MB" => 1000 * 1000,
-        "GB" => 1000 * 1000 * 1000,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let bytes = number.checked_mul(unit).ok_or_else(wrong)?;
+    let bytes = shown::parse_size(text).ok_or_else(wrong)?;
     match NonZeroU64::new(bytes) {
         Some(bytes) => Ok(Some(bytes)),
         None => Err(

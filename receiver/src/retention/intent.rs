@@ -144,7 +144,7 @@ impl Intent {
         }
     }
 
-    /// Leaves every snapshot where it is, for now.
+    /// Removes nothing; what is to be flagged is flagged all the same.
     pub(super) fn keep_all(&mut self) {
         self.change.remove.clear();
         self.pruned.removed.clear();
