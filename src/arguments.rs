@@ -37,8 +37,8 @@ Examples:
 
 Exit codes:
   0 done; 1 failed; 2 usage or configuration; 3 done, but some files could not be read (listed);
-  4 held by a guard; 6 the spare cannot be reached; 8 no space; 9 verification found damage;
-  130 interrupted")]
+  4 held by a guard; 6 the spare cannot be reached; 7 not authenticated, or not allowed; 8 no space;
+  9 verification found damage; 130 interrupted")]
 struct CommandLine {
     #[command(flatten)]
     places: Places,

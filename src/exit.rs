@@ -23,6 +23,8 @@ pub(crate) enum Code {
     Held = 4,
     /// The spare cannot be reached, or was lost.
     Unreachable = 6,
+    /// One side does not know the other, or may not do what was asked for.
+    NotAuthenticated = 7,
     /// No space on the spare.
     NoSpace = 8,
     /// Verification found damage.
@@ -108,6 +110,10 @@ impl From<&ProtocolError> for CommandError {
                 Code::Unreachable,
                 "check that the receiver runs there: understudy receiver --store DIR --listen HOST:PORT",
             ),
+            ProtocolError::NotAuthenticated(_) => (
+                Code::NotAuthenticated,
+                "pair the two again: `understudy pair --new NAME` on the spare prints what to type on the main",
+            ),
             ProtocolError::Cut | ProtocolError::Io(_) => (
                 Code::Unreachable,
                 "check the receiver and its log, then run the same command again: it carries on",
@@ -182,6 +188,10 @@ fn hint_for(code: FailureCode) -> (Code, &'static str) {
         FailureCode::NotInHistory => (
             Code::Failed,
             "run it again: everything is sent then, whatever history has; `understudy verify` tells what is wrong there",
+        ),
+        FailureCode::Forbidden => (
+            Code::NotAuthenticated,
+            "a main may see and change its own datasets alone; on the spare, `understudy pair --list` tells whose is whose",
         ),
         FailureCode::Interrupted => (Code::Unreachable, "run it again when the receiver is back"),
         FailureCode::Internal => (

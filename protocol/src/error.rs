@@ -51,6 +51,8 @@ pub enum FailureCode {
     BadLeftover,
     /// What the agent took to be in history is not, or not as it was: send it.
     NotInHistory,
+    /// What was asked for does not belong to this peer.
+    Forbidden,
 }
 
 /// A peer's bytes are not a message, or not one that is allowed here.
@@ -110,6 +112,9 @@ pub enum ProtocolError {
     /// The address is not allowed or cannot be reached.
     #[error("{0}")]
     Address(String),
+    /// One side is not who the other side takes it for, or is not known there.
+    #[error("{0}")]
+    NotAuthenticated(String),
     /// The network failed.
     #[error("the connection failed: {0}")]
     Io(#[from] std::io::Error),

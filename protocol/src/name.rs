@@ -81,28 +81,101 @@ pub struct InvalidName {
 /// What the names of a store's own files begin with.
 const RESERVED: &str = "understudy.";
 
-/// The name of a dataset: `[a-z0-9][a-z0-9._-]*`, at most 100 bytes, not beginning with `understudy.`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DatasetName(String);
+/// Names that people choose for what they see again in paths, commands and logs.
+macro_rules! chosen_names {
+    ($(#[$about:meta])* $name:ident, $invalid:ident, $what:literal) => {
+        $(#[$about])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(String);
+
+        impl $name {
+            /// Checks and takes the text.
+            pub fn new(text: impl Into<String>) -> Result<Self, $invalid> {
+                let text = text.into();
+                if can_be_chosen(&text) {
+                    Ok(Self(text))
+                } else {
+                    Err($invalid(escape(text.as_bytes())))
+                }
+            }
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = $invalid;
+
+            fn from_str(text: &str) -> Result<Self, $invalid> {
+                Self::new(text)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Self::new(String::deserialize(deserializer)?).map_err(de::Error::custom)
+            }
+        }
+
+        /// The text is no such name.
+        #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+        #[error(
+            "`{0}` cannot name {what}: use 1 to 100 of a-z, 0-9, '.', '_' and '-', starting with a letter or digit, \
+             but not with `understudy.`",
+            what = $what
+        )]
+        pub struct $invalid(String);
+    };
+}
+
+fn is_letter_or_digit(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit()
+}
+
+fn can_be_chosen(text: &str) -> bool {
+    text.len() <= limits::DATASET_NAME_BYTES
+        && text.starts_with(is_letter_or_digit)
+        && !text.starts_with(RESERVED)
+        && text
+            .chars()
+            .all(|c| is_letter_or_digit(c) || matches!(c, '.' | '_' | '-'))
+}
+
+chosen_names! {
+    /// The name of a dataset: `[a-z0-9][a-z0-9._-]*`, at most 100 bytes, not beginning with `understudy.`.
+    DatasetName,
+    InvalidDatasetName,
+    "a dataset"
+}
+
+chosen_names! {
+    /// The name that a spare knows a main by: as a [`DatasetName`].
+    MainName,
+    InvalidMainName,
+    "a main"
+}
 
 impl DatasetName {
-    /// Checks and takes the text.
-    pub fn new(text: impl Into<String>) -> Result<Self, InvalidDatasetName> {
-        let text = text.into();
-        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-        let valid = text.len() <= limits::DATASET_NAME_BYTES
-            && text.starts_with(allowed)
-            && !text.starts_with(RESERVED)
-            && text
-                .chars()
-                .all(|c| allowed(c) || matches!(c, '.' | '_' | '-'));
-        if valid {
-            Ok(Self(text))
-        } else {
-            Err(InvalidDatasetName(escape(text.as_bytes())))
-        }
-    }
-
     /// Makes a directory's name fit: lower case, everything else becomes `-`. Falls back to `dataset`.
     pub fn fit(directory: &[u8]) -> Self {
         let text: String = String::from_utf8_lossy(directory)
@@ -122,52 +195,7 @@ impl DatasetName {
         text.truncate(limits::DATASET_NAME_BYTES);
         Self::new(text).unwrap_or_else(|_| Self("dataset".to_owned()))
     }
-
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
 }
-
-impl fmt::Display for DatasetName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for DatasetName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for DatasetName {
-    type Err = InvalidDatasetName;
-
-    fn from_str(text: &str) -> Result<Self, InvalidDatasetName> {
-        Self::new(text)
-    }
-}
-
-impl Serialize for DatasetName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for DatasetName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(String::deserialize(deserializer)?).map_err(de::Error::custom)
-    }
-}
-
-/// The text is no dataset name.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` cannot name a dataset: use 1 to 100 of a-z, 0-9, '.', '_' and '-', starting with a letter or digit, \
-     but not with `understudy.`"
-)]
-pub struct InvalidDatasetName(String);
 
 /// Bytes made safe for logs and terminals: control characters and bytes that are not UTF-8 as `\xNN`, a
 /// backslash doubled.

@@ -42,6 +42,9 @@ pub enum ReceiverError {
     /// The change set does not lead to the state the agent computed.
     #[error("{0}")]
     OutOfStep(String),
+    /// What was asked for belongs to somebody else.
+    #[error("{0}")]
+    Forbidden(String),
     /// A guard refused the change set.
     #[error("{0}")]
     Refused(String),
@@ -118,6 +121,7 @@ impl ReceiverError {
             Self::Damaged(_) => FailureCode::Damaged,
             Self::OutOfStep(_) => FailureCode::OutOfStep,
             Self::Refused(_) => FailureCode::Refused,
+            Self::Forbidden(_) => FailureCode::Forbidden,
             Self::Misbehaved(_) | Self::Protocol(_) => FailureCode::Misbehaved,
             Self::BadDelta { .. } => FailureCode::BadDelta,
             Self::BadLeftover(_) => FailureCode::BadLeftover,

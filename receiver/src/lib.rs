@@ -35,6 +35,7 @@ mod names;
 mod pace;
 mod packing;
 mod patch;
+mod peer;
 mod recall;
 mod recover;
 mod repair;
@@ -59,6 +60,7 @@ mod waiting;
 mod workers;
 
 pub use error::ReceiverError;
+pub use peer::Peer;
 pub use serve::{AfterFirst, Deletions, Lease, SessionOptions, serve};
 pub use space::Reserve;
 pub use store::Store;

@@ -11,6 +11,7 @@ use crate::dataset::{Dataset, now_seconds};
 use crate::error::ReceiverError;
 use crate::give::Purpose;
 use crate::guard::{self, Guards};
+use crate::peer::Peer;
 use crate::space::Reserve;
 use crate::store::Store;
 use crate::verify::Asked;
@@ -49,6 +50,8 @@ impl Default for Lease {
 /// How sessions of a receiver behave; never set by the peer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SessionOptions {
+    /// Who is at the other end.
+    pub peer: Peer,
     /// See [`Deletions`].
     pub deletions: Deletions,
     /// See [`AfterFirst`].
