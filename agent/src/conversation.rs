@@ -103,13 +103,13 @@ impl Conversation {
             .send_message(&Message::Failure(Failure::new(code, told(error))));
     }
 
-    /// Puts the spare's own words in the place of "the connection was cut", if it said any.
+    /// Puts the spare's own words, or what became of the program that carried them, in the place of "the connection was cut".
     pub(crate) fn explain(&self, error: AgentError) -> AgentError {
         if !matches!(error, AgentError::Spare(ProtocolError::Cut)) {
             return error;
         }
         while let Ok(answer) = self.answers.recv_timeout(LAST_WORDS) {
-            if let Err(failed @ ProtocolError::Failed(_)) = answer {
+            if let Err(failed @ (ProtocolError::Failed(_) | ProtocolError::Carrier(_))) = answer {
                 return failed.into();
             }
         }

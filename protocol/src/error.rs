@@ -55,6 +55,27 @@ pub enum FailureCode {
     Forbidden,
 }
 
+/// Why the program that carries a connection gave up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct CarrierFailure {
+    /// What the caller does next.
+    pub kind: CarrierKind,
+    /// What happened, for people.
+    pub text: String,
+    /// What they can do about it.
+    pub advice: String,
+}
+
+/// The class of a [`CarrierFailure`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CarrierKind {
+    /// The other side cannot be reached, or was lost: it may be back later.
+    Away,
+    /// One side does not know the other: only people can change that.
+    Refused,
+}
+
 /// A peer's bytes are not a message, or not one that is allowed here.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -112,6 +133,9 @@ pub enum ProtocolError {
     /// The address is not allowed or cannot be reached.
     #[error("{0}")]
     Address(String),
+    /// The program that carries the connection failed.
+    #[error(transparent)]
+    Carrier(#[from] CarrierFailure),
     /// One side is not who the other side takes it for, or is not known there.
     #[error("{0}")]
     NotAuthenticated(String),
@@ -121,6 +145,15 @@ pub enum ProtocolError {
 }
 
 impl ProtocolError {
+    /// Whether the other side is gone or out of reach, so that another connection may do better.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Cut | Self::Io(_) | Self::Address(_) => true,
+            Self::Carrier(failure) => failure.kind == CarrierKind::Away,
+            _ => false,
+        }
+    }
+
     /// A malformed message with the reason.
     pub fn malformed(what: &'static str, reason: impl std::fmt::Display) -> Self {
         Self::Malformed {

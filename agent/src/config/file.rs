@@ -26,6 +26,7 @@ const DEFAULT_INTERVAL: Duration = Duration::from_secs(15 * 60);
 #[serde(deny_unknown_fields)]
 struct RawConfig {
     spare: Option<String>,
+    ssh: Option<Spanned<Vec<String>>>,
     state: Option<Spanned<PathBuf>>,
     interval: Option<Spanned<String>>,
     sweep: Option<Spanned<String>>,
@@ -104,6 +105,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, AgentError> {
         .transpose()?;
     Ok(Config {
         spare: raw.spare,
+        ssh: raw.ssh.map(|words| file.program(words)).transpose()?,
         state,
         datasets: file.datasets(&raw.dataset, &defaults)?,
         watch: raw.watch,
@@ -280,6 +282,22 @@ impl File<'_> {
             );
             self.refuse(Some(value.span()), &why)
         })
+    }
+
+    fn program(&self, words: Spanned<Vec<String>>) -> Result<Vec<String>, AgentError> {
+        let why = match words.get_ref().first() {
+            None => {
+                "`ssh` is empty: write for instance [\"ssh\", \"-i\", \"/etc/understudy/ssh_key\"]"
+            }
+            Some(program) if program.is_empty() => {
+                "`ssh` begins with an empty word: that is no program"
+            }
+            Some(_) if words.get_ref().iter().any(|word| word.contains('\0')) => {
+                "`ssh` holds a NUL, which no program can be given"
+            }
+            Some(_) => return Ok(words.into_inner()),
+        };
+        Err(self.refuse(Some(words.span()), &why))
     }
 
     fn absolute(&self, path: &Spanned<PathBuf>) -> Result<PathBuf, AgentError> {

@@ -22,6 +22,8 @@ use crate::{Emptied, Source, Unsettled, pace};
 pub struct Config {
     /// The spare's address, as a person wrote it.
     pub spare: Option<String>,
+    /// The program for a spare that is reached through ssh, with its options; never empty.
+    pub ssh: Option<Vec<String>>,
     /// The state directory.
     pub state: Option<PathBuf>,
     /// What to keep.

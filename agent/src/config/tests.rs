@@ -16,12 +16,16 @@ fn refused(text: &str) -> String {
 
 #[test]
 fn a_whole_configuration_is_read() {
-    let text = "spare = \"spare:7433\"\nstate = \"/s\"\ninterval = \"1h30m\"\n\
+    let text = "spare = \"spare:7433\"\nssh = [\"ssh\", \"-4\"]\nstate = \"/s\"\ninterval = \"1h30m\"\n\
                 [[dataset]]\npath = \"/srv/docs\"\nexclude = [\"*.tmp\"]\ncross_mounts = true\n\
                 [[dataset]]\nname = \"photos\"\npath = \"/srv/Fotos\"\ninterval = \"90s\"\n\
                 [[dataset]]\npath = \"/var/www/*\"\n";
     let config = Config::parse(text, Path::new("agent.toml")).expect("valid");
     assert_eq!(config.spare.as_deref(), Some("spare:7433"));
+    assert_eq!(
+        config.ssh.as_deref(),
+        Some(&["ssh", "-4"].map(String::from)[..])
+    );
     assert_eq!(config.state, Some("/s".into()));
     let [docs, photos, sites] = &config.datasets[..] else {
         unreachable!("three datasets")
@@ -89,6 +93,10 @@ fn wrong_files_say_where_and_why() {
             &["agent.toml:4:8:", "two datasets called `a`"],
         ),
         ("spare = \"x\"\n", &["no [[dataset]]"]),
+        ("ssh = []\n", &["agent.toml:1:7:", "empty"]),
+        ("ssh = [\"\"]\n", &["agent.toml:1:7:", "no program"]),
+        ("ssh = [\"s\\u0000\"]\n", &["agent.toml:1:7:", "NUL"]),
+        ("ssh = \"ssh -4\"\n", &["agent.toml:1:7:"]),
     ] {
         let message = refused(text);
         assert!(

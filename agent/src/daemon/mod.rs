@@ -224,8 +224,17 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
                 if config.watch != self.config.watch {
                     tracing::warn!("`watch` changed: that takes a restart of the agent");
                 }
-                if config.spare != self.config.spare || config.state != self.config.state {
-                    tracing::warn!("`spare` or `state` changed: that takes a restart of the agent");
+                let places = |config: &Config| {
+                    (
+                        config.spare.clone(),
+                        config.ssh.clone(),
+                        config.state.clone(),
+                    )
+                };
+                if places(&config) != places(&self.config) {
+                    tracing::warn!(
+                        "`spare`, `ssh` or `state` changed: that takes a restart of the agent"
+                    );
                 }
                 self.context.pace = std::sync::Arc::new(Pace::new(config.pace.clone()));
                 self.config = config;
@@ -339,9 +348,7 @@ fn why_everything(method: &Method, source: &Source, state: &State) -> Option<Str
 
 fn kind_of(result: &Result<SyncReport, AgentError>) -> Ended {
     match result {
-        Err(AgentError::Spare(
-            ProtocolError::Cut | ProtocolError::Address(_) | ProtocolError::Io(_),
-        )) => Ended::Away,
+        Err(AgentError::Spare(error)) if error.is_away() => Ended::Away,
         Err(AgentError::IndexLocked { .. }) => Ended::Busy,
         _ => Ended::Cycle,
     }

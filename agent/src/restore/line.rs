@@ -116,12 +116,10 @@ impl<'a> Line<'a> {
 /// Whether another connection may do better.
 fn is_cut(error: &AgentError) -> bool {
     match error {
-        AgentError::Spare(
-            ProtocolError::Cut | ProtocolError::Io(_) | ProtocolError::Address(_),
-        ) => true,
         AgentError::Spare(ProtocolError::Failed(failure)) => {
             failure.code == FailureCode::Interrupted
         }
+        AgentError::Spare(error) => error.is_away(),
         _ => false,
     }
 }

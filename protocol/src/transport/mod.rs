@@ -1,9 +1,11 @@
-//! How frames travel: between two parts of one process, or over TCP.
+//! How frames travel: between two parts of one process, over TCP, or through pipes.
 //!
 //! The only module that knows tokio. Both sides get the same [`Channel`], whose calls block: sessions run on
 //! threads of their own, and dropping a channel is what ends the tasks behind it.
 
 mod patience;
+pub mod stdio;
+pub mod stream;
 pub mod tcp;
 
 use std::sync::Arc;
