@@ -10,6 +10,7 @@ use understudy_protocol::escape;
 
 use crate::exit::{Code, CommandError};
 use crate::paths;
+use crate::ssh::{self, Remote};
 
 /// Where a spare is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub(crate) enum Address {
     Directory(PathBuf),
     /// A receiver at `HOST:PORT`, on a loopback address.
     Host(String),
+    /// A store on another host, whose receiver is started through ssh.
+    Ssh(Remote),
 }
 
 impl Address {
@@ -27,7 +30,7 @@ impl Address {
             Some(text) => Self::parse(text),
             None => Err(CommandError::usage(
                 "no spare is given",
-                "add --spare ADDRESS (a directory or HOST:PORT), or set UNDERSTUDY_SPARE",
+                "add --spare ADDRESS (a directory, HOST:PORT or ssh://[USER@]HOST/STORE), or set UNDERSTUDY_SPARE",
             )),
         }
     }
@@ -38,17 +41,11 @@ impl Address {
         if bytes.is_empty() {
             return Err(CommandError::usage(
                 "the spare's address is empty",
-                "give a directory or HOST:PORT",
+                "give a directory, HOST:PORT or ssh://[USER@]HOST/STORE",
             ));
         }
-        if bytes.starts_with(b"ssh://") {
-            return Err(CommandError::usage(
-                format!(
-                    "the spare `{}` cannot be used: ssh addresses are not there yet",
-                    escape(bytes)
-                ),
-                "forward a port with `ssh -L 7433:127.0.0.1:7433 HOST` and use --spare 127.0.0.1:7433",
-            ));
+        if bytes.starts_with(ssh::SCHEME) {
+            return Ok(Self::Ssh(Remote::parse(text)?));
         }
         let path = Path::new(text);
         let is_directory = bytes.contains(&b'/')
@@ -86,6 +83,7 @@ impl fmt::Display for Address {
         match self {
             Self::Directory(path) => f.write_str(&escape(path.as_os_str().as_bytes())),
             Self::Host(host) => f.write_str(host),
+            Self::Ssh(remote) => write!(f, "{remote}"),
         }
     }
 }
@@ -142,13 +140,18 @@ mod tests {
         for text in ["127.0.0.1:7433", "[::1]:7433"] {
             assert_eq!(parse(text).expect(text), Address::Host(text.to_owned()));
         }
+        for text in ["ssh://host/store", "ssh://root@[::1]:22/a store"] {
+            let address = parse(text).expect(text);
+            assert!(matches!(address, Address::Ssh(_)));
+            assert_eq!(address.to_string(), text);
+        }
     }
 
     #[test]
     fn what_is_neither_says_why() {
         for (text, word) in [
             ("", "empty"),
-            ("ssh://host/store", "not there yet"),
+            ("ssh://host", "no store"),
             ("10.0.0.1:7433", "loopback"),
             ("host:", "HOST:PORT"),
         ] {

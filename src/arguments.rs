@@ -4,6 +4,7 @@ mod daemons;
 mod on_spare;
 mod past;
 mod restore;
+mod ssh;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ pub(crate) use daemons::{Agent, Receiver};
 pub(crate) use on_spare::{Accept, Acknowledge, Decide, Held, OnSpare, Pin, Prune, Unpin};
 pub(crate) use past::{Cat, Diff, Find, Ls, Point, Selection};
 pub(crate) use restore::{Drill, Order, Owners, Restore};
+pub(crate) use ssh::AuthorizedKey;
 
 /// Keeps a spare server minutes behind its main, ready to serve.
 #[derive(Debug, Parser)]
@@ -152,12 +154,14 @@ Examples:
     Pin(Pin),
     Unpin(Unpin),
     Accept(Accept),
+    AuthorizedKey(AuthorizedKey),
 }
 
 impl Command {
     /// Whether it runs until it is told to end, which is then no failure.
     pub(crate) fn is_daemon(&self) -> bool {
         match self {
+            // One that serves whoever has started it must not say anything when it is told to end.
             Self::Receiver(_) => true,
             Self::Agent(agent) => !agent.once,
             _ => false,
@@ -168,11 +172,12 @@ impl Command {
 /// Where the spare is, and where the agent keeps what it knows.
 #[derive(Debug, Args)]
 pub(crate) struct Places {
-    /// The spare: a directory, or HOST:PORT of a receiver
+    /// The spare: a directory, HOST:PORT of a receiver, or ssh://[USER@]HOST[:PORT]/STORE
     ///
-    /// What holds a `/`, starts with `.`, is an existing directory or has no `:` is a directory; understudy
-    /// then does the receiver's work itself. Only loopback addresses are allowed as HOST, because
-    /// connections are not encrypted yet: forward a port with ssh to reach another host.
+    /// What begins with ssh:// is a store on another host, where a receiver is started through ssh. What else
+    /// holds a `/`, starts with `.`, is an existing directory or has no `:` is a directory; understudy
+    /// then does the receiver's work itself. Only loopback addresses are allowed as HOST:PORT, because
+    /// those connections are not encrypted yet.
     #[arg(
         long,
         global = true,
@@ -182,6 +187,18 @@ pub(crate) struct Places {
         help_heading = "Places"
     )]
     pub(crate) spare: Option<OsString>,
+    /// The program for ssh:// addresses, with options, as in 'ssh -i /etc/understudy/ssh_key'
+    ///
+    /// It is split into words as a shell does, but no shell runs and nothing is expanded.
+    #[arg(
+        long,
+        global = true,
+        value_name = "COMMAND",
+        env = "UNDERSTUDY_SSH",
+        hide_env_values = true,
+        help_heading = "Places"
+    )]
+    pub(crate) ssh: Option<OsString>,
     /// The directory for the agent's index
     ///
     /// By default /var/lib/understudy for root, else $XDG_STATE_HOME/understudy, else

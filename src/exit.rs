@@ -5,6 +5,7 @@
 use std::process::ExitCode;
 
 use understudy_agent::AgentError;
+use understudy_protocol::error::CarrierKind;
 use understudy_protocol::{Failure, FailureCode, ProtocolError};
 use understudy_receiver::ReceiverError;
 
@@ -106,6 +107,13 @@ impl From<&ProtocolError> for CommandError {
         let message = error.to_string();
         let (code, hint) = match error {
             ProtocolError::Failed(failure) => return told(failure),
+            ProtocolError::Carrier(failure) => {
+                let code = match failure.kind {
+                    CarrierKind::Away => Code::Unreachable,
+                    CarrierKind::Refused => Code::NotAuthenticated,
+                };
+                return Self::new(code, message, &failure.advice);
+            }
             ProtocolError::Address(_) => (
                 Code::Unreachable,
                 "check that the receiver runs there: understudy receiver --store DIR --listen HOST:PORT",

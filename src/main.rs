@@ -21,6 +21,7 @@ mod remaining;
 mod report;
 mod service;
 mod spare;
+mod ssh;
 mod words;
 
 use std::process::ExitCode;

@@ -74,6 +74,10 @@ fn draw(
     drawn: &mut Option<(Phase, Shape)>,
 ) {
     let phase = progress.phase();
+    if phase == Phase::Connecting {
+        // ssh may be asking for a password on this line.
+        return;
+    }
     let (done, total) = (progress.bytes_done(), progress.bytes_total());
     let shape = match phase {
         Phase::Sending if total > 0 => Shape::Bar,

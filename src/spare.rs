@@ -1,4 +1,4 @@
-//! Reaching a spare: a receiver over TCP, or one that runs in this process on a directory.
+//! Reaching a spare: a receiver over TCP or ssh, or one that runs in this process on a directory.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use understudy_receiver::{Deletions, ReceiverError, SessionOptions, Store};
 
 use crate::address::Address;
 use crate::exit::CommandError;
+use crate::ssh::{self, Asking};
 
 /// Whether a store may be made where there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,12 +30,18 @@ pub(crate) struct Spare {
     runtime: Handle,
     absent: Absent,
     deletions: Deletions,
+    ssh: ssh::Client,
 }
 
-/// The receiver within this process, if the spare is a directory.
+/// What is still at work at the other end when a channel was dropped, as far as it can be waited for.
 #[derive(Debug)]
-pub(crate) struct Embedded {
-    session: Option<JoinHandle<Result<(), ReceiverError>>>,
+pub(crate) enum FarEnd {
+    /// A receiver that runs by itself.
+    Elsewhere,
+    /// A receiver within this process.
+    Embedded(JoinHandle<Result<(), ReceiverError>>),
+    /// A receiver that ssh has started.
+    Ssh(ssh::Running),
 }
 
 impl Spare {
@@ -45,14 +52,22 @@ impl Spare {
             runtime,
             absent,
             deletions: Deletions::Guard,
+            ssh: ssh::Client::default(),
         }
+    }
+
+    /// Another program than `ssh` without options, for a spare that is reached by it.
+    #[must_use]
+    pub(crate) fn through(mut self, ssh: ssh::Client) -> Self {
+        self.ssh = ssh;
+        self
     }
 
     /// Its store, if it is a directory of this host.
     pub(crate) fn store(&self) -> Option<&Path> {
         match &self.address {
             Address::Directory(path) => Some(path),
-            Address::Host(_) => None,
+            Address::Host(_) | Address::Ssh(_) => None,
         }
     }
 
@@ -73,9 +88,9 @@ impl Spare {
         &self,
         talk: impl FnOnce(Channel) -> Result<T, AgentError>,
     ) -> Result<T, CommandError> {
-        let (channel, embedded) = self.connect()?;
+        let (channel, far_end) = self.connect()?;
         let result = talk(channel);
-        let received = embedded.finish();
+        let received = far_end.finish();
         match (result, received) {
             (Ok(value), _) => Ok(value),
             // What the embedded receiver died of says more than that it is gone.
@@ -89,21 +104,25 @@ impl Spare {
         &self,
         talk: impl FnOnce(Channel, Reconnect<'_>) -> Result<T, AgentError>,
     ) -> Result<T, CommandError> {
-        let Address::Host(address) = &self.address else {
+        if let Address::Directory(_) = &self.address {
             return self.talk(|channel| talk(channel, None));
-        };
-        let mut reconnect = || transport::tcp::connect(&self.runtime, address);
+        }
+        // What is at the other end of one that was cut ends by itself.
+        let mut reconnect = || self.connect_again().map(|(channel, _)| channel);
         self.talk(|channel| talk(channel, Some(&mut reconnect)))
     }
 
     /// Opens a channel to the receiver.
-    pub(crate) fn connect(&self) -> Result<(Channel, Embedded), CommandError> {
+    pub(crate) fn connect(&self) -> Result<(Channel, FarEnd), CommandError> {
         match &self.address {
             Address::Host(address) => {
                 let channel = transport::tcp::connect(&self.runtime, address)
                     .map_err(|error| CommandError::from(&error).about(address))?;
-                Ok((channel, Embedded { session: None }))
+                Ok((channel, FarEnd::Elsewhere))
             }
+            Address::Ssh(remote) => self
+                .start(remote, Asking::AtTerminal)
+                .map_err(|error| CommandError::from(&error)),
             Address::Directory(path) if self.absent == Absent::Refuse && !path.exists() => {
                 Err(CommandError::usage(
                     format!("there is no store at `{}`", path.display()),
@@ -116,17 +135,28 @@ impl Spare {
 
     /// As [`Self::connect`], for a caller that is no command: what an embedded receiver cannot do is told as a
     /// receiver at the other end of a connection would tell it.
-    pub(crate) fn connect_again(&self) -> Result<(Channel, Embedded), ProtocolError> {
+    pub(crate) fn connect_again(&self) -> Result<(Channel, FarEnd), ProtocolError> {
         match &self.address {
             Address::Host(address) => Ok((
                 transport::tcp::connect(&self.runtime, address)?,
-                Embedded { session: None },
+                FarEnd::Elsewhere,
             )),
+            Address::Ssh(remote) => self.start(remote, Asking::Never),
             Address::Directory(path) => self.embed(path).map_err(|error| error.to_failure().into()),
         }
     }
 
-    fn embed(&self, path: &Path) -> Result<(Channel, Embedded), ReceiverError> {
+    fn start(
+        &self,
+        remote: &ssh::Remote,
+        asking: Asking,
+    ) -> Result<(Channel, FarEnd), ProtocolError> {
+        let manner = (self.absent, asking);
+        let (channel, running) = ssh::connect(&self.ssh, remote, manner, &self.runtime)?;
+        Ok((channel, FarEnd::Ssh(running)))
+    }
+
+    fn embed(&self, path: &Path) -> Result<(Channel, FarEnd), ReceiverError> {
         let store = Arc::new(match self.absent {
             Absent::Create => Store::open(path)?,
             Absent::Refuse => Store::open_existing(path)?,
@@ -138,21 +168,20 @@ impl Spare {
         let (ours, theirs) = transport::in_process();
         let session =
             std::thread::spawn(move || understudy_receiver::serve(store, theirs, options));
-        Ok((
-            ours,
-            Embedded {
-                session: Some(session),
-            },
-        ))
+        Ok((ours, FarEnd::Embedded(session)))
     }
 }
 
-impl Embedded {
-    /// Waits for the end of the session, whose channel must have been dropped.
+impl FarEnd {
+    /// Waits until everything is put away there; the channel must have been dropped.
     pub(crate) fn finish(self) -> Result<(), ReceiverError> {
-        match self.session {
-            None => Ok(()),
-            Some(session) => session.join().unwrap_or(Err(ReceiverError::Worker)),
+        match self {
+            Self::Elsewhere => Ok(()),
+            Self::Embedded(session) => session.join().unwrap_or(Err(ReceiverError::Worker)),
+            Self::Ssh(running) => {
+                running.finish();
+                Ok(())
+            }
         }
     }
 }

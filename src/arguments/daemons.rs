@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use understudy_protocol::DatasetName;
+use understudy_protocol::{DatasetName, MainName};
 
 /// Keep the spare up to date with this host's datasets, every few minutes
 ///
@@ -19,7 +19,8 @@ Examples:
   understudy agent --once photos                  one cycle of one dataset
 
 A configuration:
-  spare = \"127.0.0.1:7433\"
+  spare = \"127.0.0.1:7433\"      # or \"ssh://root@spare.example.org/srv/spare\"
+  ssh = [\"ssh\", \"-i\", \"/etc/understudy/ssh_key\"]   # for the latter; this may be left out
   interval = \"15m\"
   sweep = \"1h\"                 # how often everything is compared in large datasets
   watch = \"auto\"               # fanotify, else inotify; or \"inotify\", or \"never\"
@@ -72,6 +73,7 @@ pub(crate) struct Agent {
 Examples:
   understudy receiver --store /srv/spare
   understudy receiver --config /etc/understudy/receiver.toml
+  understudy receiver --stdio --store /srv/spare      what an agent starts through ssh
 
 A configuration:
   store = \"/srv/spare\"
@@ -117,6 +119,18 @@ pub(crate) struct Receiver {
     /// Where to listen: a loopback address [default: 127.0.0.1:7433]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) listen: Option<String>,
+    /// Serve whoever has started it, over stdin and stdout, and end with them
+    ///
+    /// It may run beside a receiver that listens, on the same store. The configuration at its usual place counts
+    /// if it is about that store.
+    #[arg(long, conflicts_with = "listen")]
+    pub(crate) stdio: bool,
+    /// Let it see and change the datasets of this main alone
+    #[arg(long, value_name = "NAME", requires = "stdio")]
+    pub(crate) main: Option<MainName>,
+    /// Refuse a store that is not there yet
+    #[arg(long, requires = "stdio")]
+    pub(crate) existing: bool,
     /// The configuration; options on the command line come before it [default, without --store:
     /// /etc/understudy/receiver.toml]
     #[arg(long, value_name = "FILE")]

@@ -3,6 +3,7 @@
 mod accept;
 mod acknowledge;
 mod agent;
+mod authorized_key;
 mod cat;
 mod diff;
 mod drill;
@@ -20,6 +21,7 @@ mod restore;
 mod restore_all;
 mod snapshots;
 mod status;
+mod stdio;
 mod sync;
 mod verify;
 
@@ -40,6 +42,7 @@ use crate::paths;
 use crate::receiver_config::{self, ReceiverConfig};
 use crate::report::Report;
 use crate::spare::{Absent, Spare};
+use crate::ssh;
 
 /// What every command gets beside its own arguments.
 #[derive(Debug)]
@@ -59,6 +62,7 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<Report, Command
     match command {
         Command::Sync(arguments) => sync::run(&arguments, session),
         Command::Agent(arguments) => agent::run(&arguments, session),
+        Command::Receiver(arguments) if arguments.stdio => stdio::run(arguments, session),
         Command::Receiver(arguments) => receiver::run(arguments, session),
         Command::Restore(arguments) => restore::run(&arguments, session),
         Command::Snapshots(arguments) => snapshots::run(&arguments, session),
@@ -77,6 +81,7 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<Report, Command
         Command::Pin(arguments) => pin::pin(arguments, session),
         Command::Unpin(arguments) => pin::unpin(arguments, session),
         Command::Accept(arguments) => accept::run(arguments, session),
+        Command::AuthorizedKey(arguments) => authorized_key::run(&arguments),
     }
 }
 
@@ -94,10 +99,10 @@ impl Session {
             (Some(store), _) => store,
             (None, Some(spare)) => match Address::parse(spare)? {
                 Address::Directory(store) => store,
-                Address::Host(host) => {
+                other @ (Address::Host(_) | Address::Ssh(_)) => {
                     return Err(CommandError::usage(
                         format!(
-                            "this is done on the spare itself, but {host} is reached as a main does"
+                            "this is done on the spare itself, but {other} is reached as a main does"
                         ),
                         "run it on the spare, with --store DIR or --config FILE, which come before UNDERSTUDY_SPARE",
                     ));
@@ -114,11 +119,18 @@ impl Session {
 
     /// The spare that was given, whose store must exist already.
     fn existing_spare(&self) -> Result<Spare, CommandError> {
-        Ok(Spare::new(
-            self.address()?,
-            self.runtime.clone(),
-            Absent::Refuse,
-        ))
+        self.spare(self.address()?, Absent::Refuse, None)
+    }
+
+    /// The spare at `address`, reached by the ssh that was given or else by that of a configuration.
+    fn spare(
+        &self,
+        address: Address,
+        absent: Absent,
+        configured: Option<&[String]>,
+    ) -> Result<Spare, CommandError> {
+        let ssh = ssh::Client::given(self.places.ssh.as_deref(), configured)?;
+        Ok(Spare::new(address, self.runtime.clone(), absent).through(ssh))
     }
 
     fn context(&self, state: PathBuf, spare: &Spare) -> Context {

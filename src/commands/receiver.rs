@@ -111,12 +111,9 @@ pub(crate) fn run(arguments: Receiver, session: &Session) -> Result<Report, Comm
             .map_err(|error| not_listening(&error))?;
         let bound = listener.address().map_err(|error| not_listening(&error))?;
         let options = SessionOptions {
-            deletions: Deletions::Guard,
             // A daemon has time after a first snapshot.
             after_first: AfterFirst::FillShadow,
-            guards: Arc::new(guards),
-            reserve,
-            ..SessionOptions::default()
+            ..options(guards, reserve)
         };
         let watched = (Arc::clone(&store), reserve);
         let alerting = Alerting::start(watched, alerts, session.runtime.clone())?;
@@ -135,6 +132,16 @@ pub(crate) fn run(arguments: Receiver, session: &Session) -> Result<Report, Comm
     let _: Result<(), _> = all_ended.recv_timeout(FAREWELL);
     tracing::info!("ended");
     Ok(Report::ended())
+}
+
+/// What a configuration says of every session.
+pub(super) fn options(guards: Guards, reserve: Reserve) -> SessionOptions {
+    SessionOptions {
+        deletions: Deletions::Guard,
+        guards: Arc::new(guards),
+        reserve,
+        ..SessionOptions::default()
+    }
 }
 
 /// Gives each connection a thread, until a signal comes. The threads hold `held` as long as they run.
@@ -303,7 +310,7 @@ fn not_listening(error: &impl std::fmt::Display) -> CommandError {
 }
 
 /// One connection, to its end.
-fn serve(store: Arc<Store>, channel: Channel, options: SessionOptions, peer: &str) {
+pub(super) fn serve(store: Arc<Store>, channel: Channel, options: SessionOptions, peer: &str) {
     tracing::info!("{peer}: connected");
     match understudy_receiver::serve(store, channel, options) {
         Ok(()) => tracing::info!("{peer}: ended"),

@@ -15,13 +15,13 @@ use crate::arguments::Sync;
 use crate::exit::{Code, CommandError};
 use crate::progress::Line;
 use crate::report::{self, Report};
-use crate::spare::{Absent, Spare};
+use crate::spare::Absent;
 use crate::{paths, words};
 
 /// Brings the spare up to date with the source.
 pub(crate) fn run(arguments: &Sync, session: &Session) -> Result<Report, CommandError> {
     let address = session.address()?;
-    if arguments.accept_deletions && matches!(address, Address::Host(_)) {
+    if arguments.accept_deletions && !matches!(address, Address::Directory(_)) {
         return Err(CommandError::usage(
             "--accept-deletions is only for a spare that is a directory: no main may pass the guards of another host",
             "leave it out; what a guard holds back is decided on the spare",
@@ -32,7 +32,7 @@ pub(crate) fn run(arguments: &Sync, session: &Session) -> Result<Report, Command
     let state = paths::state(session.places.state.as_deref())?;
     let source = source(arguments, path)?;
     paths::make_state(&state)?;
-    let mut spare = Spare::new(address, session.runtime.clone(), Absent::Create);
+    let mut spare = session.spare(address, Absent::Create, None)?;
     if arguments.accept_deletions {
         spare = spare.accepting_deletions();
     }

@@ -21,7 +21,7 @@ use crate::paths;
 use crate::progress::Line;
 use crate::report::{self, Report};
 use crate::service;
-use crate::spare::{Absent, Embedded, Spare};
+use crate::spare::{Absent, FarEnd};
 
 /// Runs one cycle, or cycles until a signal comes.
 pub(crate) fn run(arguments: &Agent, session: &Session) -> Result<Report, CommandError> {
@@ -45,17 +45,17 @@ pub(crate) fn run(arguments: &Agent, session: &Session) -> Result<Report, Comman
     check_sources(&config, &address)?;
     let state = paths::state(session.places.state.as_deref().or(config.state.as_deref()))?;
     paths::make_state(&state)?;
-    let spare = Spare::new(address, session.runtime.clone(), Absent::Create);
+    let spare = session.spare(address, Absent::Create, config.ssh.as_deref())?;
     let context = Context {
         pace: Arc::new(Pace::new(config.pace.clone())),
         ..session.context(state, &spare)
     };
-    let embedded: RefCell<Option<Embedded>> = RefCell::default();
+    let far_end: RefCell<Option<FarEnd>> = RefCell::default();
     let connect = || {
         // The session before has its answer, and may still be putting things away.
-        finish(embedded.take());
+        finish(far_end.take());
         let (channel, session) = spare.connect_again()?;
-        embedded.replace(Some(session));
+        far_end.replace(Some(session));
         Ok(channel)
     };
     let trust = if arguments.full {
@@ -80,7 +80,7 @@ pub(crate) fn run(arguments: &Agent, session: &Session) -> Result<Report, Comman
         drop(pulse);
         result.map(|()| Report::ended())
     };
-    finish(embedded.take());
+    finish(far_end.take());
     match result {
         // This is how a daemon is meant to end.
         Err(AgentError::Interrupted) if !arguments.once => Ok(Report::ended()),
@@ -88,8 +88,8 @@ pub(crate) fn run(arguments: &Agent, session: &Session) -> Result<Report, Comman
     }
 }
 
-fn finish(embedded: Option<Embedded>) {
-    if let Some(Err(error)) = embedded.map(Embedded::finish) {
+fn finish(far_end: Option<FarEnd>) {
+    if let Some(Err(error)) = far_end.map(FarEnd::finish) {
         tracing::debug!("the embedded receiver's session ended: {error}");
     }
 }
