@@ -1,6 +1,7 @@
 //! Running a command with a time limit and its output captured.
 
 use std::ffi::{OsStr, OsString};
+use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -99,6 +100,27 @@ impl Run {
 
     /// The process, started, with the given handles for its output.
     pub(crate) fn spawn(&self, stdout: Stdio, stderr: Stdio) -> Child {
+        self.spawn_with([Stdio::null(), stdout, stderr])
+    }
+
+    /// Runs to the end with `input` on its standard input.
+    pub(crate) fn given(&self, input: &[u8]) -> Outcome {
+        let mut child = self.spawn_with([Stdio::piped(), Stdio::piped(), Stdio::piped()]);
+        let mut stdin = child.stdin.take().unwrap();
+        let (outcome, late) = std::thread::scope(|scope| {
+            // It need not want all of it.
+            scope.spawn(move || stdin.write_all(input).ok());
+            watched(child, None)
+        });
+        assert!(
+            !late,
+            "still running after {LIMIT:?}: {self:?}\n{outcome:?}"
+        );
+        outcome
+    }
+
+    /// The process, started, with the given handles for stdin, stdout and stderr.
+    pub(crate) fn spawn_with(&self, [stdin, stdout, stderr]: [Stdio; 3]) -> Child {
         let mut words: Vec<&OsStr> = self.prefix.iter().map(OsString::as_os_str).collect();
         words.push(self.program.as_os_str());
         words.extend(self.arguments.iter().map(OsString::as_os_str));
@@ -108,10 +130,12 @@ impl Run {
             .env_remove("FAILPOINTS")
             .env_remove("UNDERSTUDY_SPARE")
             .env_remove("UNDERSTUDY_STATE_DIR")
+            .env_remove("UNDERSTUDY_SSH")
+            .env_remove("SSH_ORIGINAL_COMMAND")
             .env_remove("RUST_LOG")
             .env("RUST_BACKTRACE", "1")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(stdout)
             .stderr(stderr);
         command
