@@ -12,6 +12,7 @@ mod db;
 mod effort;
 mod error;
 mod estimate;
+pub mod identity;
 mod index;
 mod journal;
 mod leftovers;

@@ -74,6 +74,24 @@ impl SecretKey {
         &self.seed
     }
 
+    /// The seed as it is kept in a file: 52 letters and digits; a secret.
+    pub fn to_text(&self) -> Zeroizing<String> {
+        let mut text = BASE32_NOPAD.encode(&self.seed[..]);
+        text.make_ascii_lowercase();
+        Zeroizing::new(text)
+    }
+
+    /// The key that [`SecretKey::to_text`] was asked of.
+    pub fn from_text(text: &str) -> Result<Self, KeyError> {
+        let upper = Zeroizing::new(text.to_ascii_uppercase());
+        let bytes = BASE32_NOPAD
+            .decode(upper.as_bytes())
+            .map(Zeroizing::new)
+            .map_err(|_| KeyError::Text)?;
+        let seed: &[u8; KEY_BYTES] = bytes[..].try_into().map_err(|_| KeyError::Text)?;
+        Self::from_seed(seed)
+    }
+
     /// What the other side may know.
     pub fn public(&self) -> PublicKey {
         let mut bytes = [0; KEY_BYTES];
@@ -226,6 +244,14 @@ mod tests {
         for text in ["", "a", &"1".repeat(52), &"a".repeat(53)] {
             assert_eq!(text.parse::<PublicKey>(), Err(KeyError::Text), "{text}");
         }
+    }
+
+    #[test]
+    fn secret_keys_are_read_back_from_what_is_kept_of_them() {
+        let text = key().to_text();
+        let read = SecretKey::from_text(&text).expect("key");
+        assert_eq!(read.public(), key().public());
+        assert!(SecretKey::from_text(&text[1..]).is_err());
     }
 
     #[test]

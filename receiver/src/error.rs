@@ -27,6 +27,14 @@ pub enum ReceiverError {
         /// The newest format this build knows.
         known: i64,
     },
+    /// What the spare knows of its mains cannot be used.
+    #[error("`{}` cannot be used: {reason}", path.display())]
+    Trust {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// Another upload holds the dataset.
     #[error("another upload of dataset `{0}` is running; this one was not started")]
     Busy(DatasetName),
@@ -127,6 +135,7 @@ impl ReceiverError {
             Self::BadLeftover(_) => FailureCode::BadLeftover,
             Self::NotInHistory { .. } => FailureCode::NotInHistory,
             Self::Store { .. }
+            | Self::Trust { .. }
             | Self::Tree(_)
             | Self::Catalog { .. }
             | Self::Worker

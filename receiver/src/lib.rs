@@ -54,6 +54,7 @@ mod store;
 mod stored;
 mod streams;
 mod syncs;
+pub mod trust;
 mod upload;
 mod verify;
 mod waiting;

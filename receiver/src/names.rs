@@ -23,6 +23,7 @@ names! {
     ALERTS = "understudy.alerts";
     ALERTS_LOCK = "understudy.alerts.lock";
     SPACE = "understudy.space";
+    TRUST = "understudy.trust";
     LIVE = "live";
     SNAPSHOT = "SNAPSHOT";
     CONTROL = ".understudy";

@@ -3,10 +3,12 @@
 //! The only module that knows tokio. Both sides get the same [`Channel`], whose calls block: sessions run on
 //! threads of their own, and dropping a channel is what ends the tasks behind it.
 
+pub mod pairing;
 mod patience;
 pub mod stdio;
 pub mod stream;
 pub mod tcp;
+pub mod tls;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -43,6 +43,24 @@ impl Written {
     }
 }
 
+/// Ends a connection at once, whatever is on its way.
+#[derive(Debug, Clone)]
+pub struct Cutter(Arc<watch::Sender<bool>>);
+
+impl Cutter {
+    /// Ends it: nothing more is sent, and nothing more is received.
+    pub fn cut(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+/// Waits until the connection was cut, for ever if nobody can any more.
+async fn was_cut(mut cut: watch::Receiver<bool>) {
+    if cut.wait_for(|&cut| cut).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Starts the two tasks of a connection; they end when the channel is dropped, or the peer is gone or takes nothing
 /// for as long as `stall` says. Needs a runtime around it.
 pub fn channel(
@@ -61,22 +79,49 @@ pub fn channel_to_program(
     stall: Duration,
     farewell: impl Future<Output = Option<ProtocolError>> + Send + 'static,
 ) -> (Channel, Written) {
+    let (channel, written, _) = start(reading, writing, stall, ProtocolError::from, farewell);
+    (channel, written)
+}
+
+/// As [`channel`], for a connection that can be cut off. `explain` says what a failed read means.
+pub(super) fn channel_to_host(
+    reading: impl AsyncRead + Unpin + Send + 'static,
+    writing: impl AsyncWrite + Unpin + Send + 'static,
+    stall: Duration,
+    explain: impl Fn(io::Error) -> ProtocolError + Send + Sync + 'static,
+) -> (Channel, Cutter) {
+    let farewell = std::future::ready(None);
+    let (channel, _, cutter) = start(reading, writing, stall, explain, farewell);
+    (channel, cutter)
+}
+
+fn start(
+    reading: impl AsyncRead + Unpin + Send + 'static,
+    writing: impl AsyncWrite + Unpin + Send + 'static,
+    stall: Duration,
+    explain: impl Fn(io::Error) -> ProtocolError + Send + Sync + 'static,
+    farewell: impl Future<Output = Option<ProtocolError>> + Send + 'static,
+) -> (Channel, Written, Cutter) {
     let (outgoing, to_send) = mpsc::channel(FRAMES);
     let (received, incoming) = mpsc::channel(FRAMES);
-    let stalled = Arc::new(Notify::new());
-    let ends = Arc::clone(&stalled);
+    let (cut, ends) = watch::channel(false);
+    let cutter = Cutter(Arc::new(cut));
+    let (stalled, ended) = (cutter.clone(), ends.clone());
     let written = tokio::spawn(async move {
-        let written = write(to_send, writing, stall).await;
+        let written = tokio::select! {
+            written = write(to_send, writing, stall) => written,
+            () = was_cut(ended) => return,
+        };
         if written.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
             tracing::warn!("the other side took nothing for {} s", stall.as_secs());
-            stalled.notify_one();
+            // It has no last words either.
+            stalled.cut();
         }
     });
     tokio::spawn(async move {
         tokio::select! {
-            () = receive(reading, &received, farewell) => {}
-            // It has no last words either.
-            () = ends.notified() => {}
+            () = receive(reading, &received, explain, farewell) => {}
+            () = was_cut(ends) => {}
         }
     });
     let channel = Channel {
@@ -94,7 +139,7 @@ pub fn channel_to_program(
             waited: Duration::ZERO,
         },
     };
-    (channel, Written(written))
+    (channel, Written(written), cutter)
 }
 
 /// Writes frames until there are no more. Those that wait are written together.
@@ -137,7 +182,8 @@ async fn write_all(
             taken => IoSlice::advance_slices(&mut slices, taken),
         }
     }
-    Ok(())
+    // Encryption keeps what the network does not take at once.
+    timeout(stall, writing.flush()).await?
 }
 
 /// How reading ended.
@@ -153,9 +199,10 @@ enum End {
 async fn receive(
     reading: impl AsyncRead + Unpin,
     received: &mpsc::Sender<Result<Frame, ProtocolError>>,
+    explain: impl Fn(io::Error) -> ProtocolError,
     farewell: impl Future<Output = Option<ProtocolError>>,
 ) {
-    let error = match read(reading, received).await {
+    let error = match read(reading, received, explain).await {
         End::Unwanted => return,
         End::Whole => farewell.await,
         // Why the other side is gone says more than that it is.
@@ -174,6 +221,7 @@ async fn receive(
 async fn read(
     mut reading: impl AsyncRead + Unpin,
     received: &mpsc::Sender<Result<Frame, ProtocolError>>,
+    explain: impl Fn(io::Error) -> ProtocolError,
 ) -> End {
     let mut deframer = Deframer::default();
     let mut buffer = Vec::with_capacity(READ_BYTES);
@@ -189,7 +237,7 @@ async fn read(
             Ok(0) if deframer.is_empty() => return End::Whole,
             Ok(0) => return End::Failed(ProtocolError::Cut),
             Ok(_) => {}
-            Err(error) => return End::Failed(error.into()),
+            Err(error) => return End::Failed(explain(error)),
         }
         let mut bytes = &buffer[..];
         let mut whole = Ok(deframer.whole());
@@ -339,6 +387,27 @@ mod tests {
             assert_eq!(decoded, text(stream));
             assert_eq!(second.expect("frame").decode().expect("decode"), alone);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_cut_ends_in_the_midst_of_a_frame() {
+        let (near, mut far) = tokio::io::duplex(16);
+        let (reading, writing) = tokio::io::split(near);
+        let (mut channel, cutter) =
+            channel_to_host(reading, writing, SPARE_STALL, ProtocolError::from);
+        let frame = || {
+            let hello = Message::Hello(Hello::ours());
+            channel.outgoing.encoder().encode(&hello).expect("short")
+        };
+        let to_send = channel.outgoing.frames.clone();
+        to_send.send(Ok(frame())).await.expect("sent");
+        far.read_exact(&mut [0; 5]).await.expect("the beginning");
+        cutter.cut();
+        while to_send.send(Ok(frame())).await.is_ok() {}
+        let mut rest = Vec::new();
+        far.read_to_end(&mut rest).await.expect("the end");
+        assert!(rest.len() <= 16, "what was in the pipe already");
+        assert!(channel.incoming.frames.recv().await.is_none());
     }
 
     #[test]
