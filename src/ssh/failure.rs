@@ -138,7 +138,10 @@ fn ssh_failed(client: &Client, remote: &Remote, said: &[String]) -> CarrierFailu
     let (host, by_hand) = (remote.host(), client.by_hand(remote));
     let all = said.join("\n").to_ascii_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| all.contains(word));
-    if has(&["host identification has changed"]) {
+    if has(&[
+        "host identification has changed",
+        "has changed and you have requested strict checking",
+    ]) {
         let why = format!("the host key of {host} is not the one that ssh knows");
         let advice = format!(
             "it may be another host: find out before anything else; if it is meant, `ssh-keygen -R '{}'` forgets the old key",

@@ -54,7 +54,7 @@ const LINE_BYTES: u64 = 1000;
 /// No more lines of one connection are shown: the other end may write what it likes.
 const SHOWN: usize = 100;
 /// So many of the last lines may explain an end.
-const KEPT: usize = 12;
+const KEPT: usize = 24;
 /// Enough to see whether what comes first is a frame.
 const FIRST_BYTES: usize = 512;
 

@@ -43,6 +43,7 @@ mod retention;
 mod scrub;
 mod silent;
 mod soak;
+mod ssh;
 mod units;
 mod verify;
 mod walkthrough;

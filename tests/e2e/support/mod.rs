@@ -14,6 +14,7 @@ pub(crate) mod pipes;
 pub(crate) mod proxy;
 pub(crate) mod random;
 pub(crate) mod spare;
+pub(crate) mod sshd;
 pub(crate) mod stage;
 pub(crate) mod trees;
 
