@@ -15,10 +15,12 @@ use understudy_protocol::{Attributes, Entry, Name, Node, Timestamp, Xattr, limit
 
 use crate::directory::Directory;
 use crate::error::{Context, TreeError};
-use crate::privileges::Privileges;
+use crate::privileges::{Privileges, Specials};
 
 const CAPABILITY: &[u8] = b"security.capability";
 const DEFAULT_ACL: &str = "system.posix_acl_default";
+/// Bits of a file that give rights to whoever runs it.
+const SET_ID: u16 = 0o6000;
 /// The mode of files until their attributes are set.
 const PRIVATE: u16 = 0o600;
 
@@ -128,7 +130,7 @@ pub fn create_file_as<E: From<TreeError>>(
     privileges: &Privileges,
     fill: impl FnOnce(&File) -> Result<(), E>,
 ) -> Result<Lacking, E> {
-    let mode = materialised_mode(attributes.mode, 0o400, privileges);
+    let mode = materialised_mode(file_mode(attributes, privileges), 0o400, privileges);
     // What it can be created with need not be set. A change of owner would take the special bits away, and without
     // privileges extended attributes want a file that can be written to.
     let is_plain = attributes.xattrs.is_empty() && mode & (privileges.umask | 0o7000) == 0;
@@ -170,23 +172,16 @@ fn set_what_differs(
             XattrFlags::empty(),
         )
     };
-    for xattr in attributes
-        .xattrs
-        .iter()
-        .filter(|xattr| *xattr.name != *CAPABILITY)
-    {
+    for xattr in wanted_xattrs(attributes, privileges).filter(|xattr| *xattr.name != *CAPABILITY) {
         lacking.xattrs |= !permitted(set(xattr), b"a new file")?;
     }
-    let mode = materialised_mode(attributes.mode, 0o400, privileges);
-    lacking.mode |= mode != attributes.mode;
+    let wanted = file_mode(attributes, privileges);
+    let mode = materialised_mode(wanted, 0o400, privileges);
+    lacking.mode |= mode != wanted;
     if mode != created || created & privileges.umask != 0 {
         lacking.mode |= !permitted(fchmod(file, mode_of(mode)), b"a new file")?;
     }
-    for xattr in attributes
-        .xattrs
-        .iter()
-        .filter(|xattr| *xattr.name == *CAPABILITY)
-    {
+    for xattr in wanted_xattrs(attributes, privileges).filter(|xattr| *xattr.name == *CAPABILITY) {
         lacking.xattrs |= !permitted(set(xattr), b"a new file")?;
     }
     futimens(file, &times(attributes.modified)).context("set times of", b"a new file")?;
@@ -217,12 +212,12 @@ pub fn set_attributes(
         lacking.xattrs = replace_symlink_xattrs(directory, name, &path, attributes)?;
     } else {
         let path = format!("/proc/self/fd/{}", pinned.as_fd().as_raw_fd());
-        let least = if matches!(entry.node, Node::Directory { .. }) {
-            0o500
+        let (wanted, least) = if matches!(entry.node, Node::Directory { .. }) {
+            (attributes.mode, 0o500)
         } else {
-            0o400
+            (file_mode(attributes, privileges), 0o400)
         };
-        let mode = materialised_mode(attributes.mode, least, privileges);
+        let mode = materialised_mode(wanted, least, privileges);
         if !privileges.override_permissions && stat.mode & 0o200 == 0 {
             // Without privileges attributes in `user.` can only be written while the file can.
             permitted(
@@ -236,17 +231,14 @@ pub fn set_attributes(
             )?;
         }
         let present = read_xattrs(directory, name)?;
-        lacking.xattrs = replace_xattrs(path.as_bytes(), bytes, &present, attributes)?;
-        lacking.mode = mode != attributes.mode;
+        let new: Vec<&Xattr> = wanted_xattrs(attributes, privileges).collect();
+        lacking.xattrs = replace_xattrs(path.as_bytes(), bytes, &present, &new)?;
+        lacking.mode = mode != wanted;
         lacking.mode |= !permitted(
             chmodat(CWD, path.as_str(), mode_of(mode), AtFlags::empty()),
             bytes,
         )?;
-        for xattr in attributes
-            .xattrs
-            .iter()
-            .filter(|xattr| *xattr.name == *CAPABILITY)
-        {
+        for xattr in new.iter().filter(|xattr| *xattr.name == *CAPABILITY) {
             lacking.xattrs |= !permitted(set_xattr(path.as_bytes(), xattr), bytes)?;
         }
     }
@@ -282,6 +274,66 @@ pub fn make_accessible(directory: &Directory, name: &Name) -> Result<(), TreeErr
         .context("set mode of", name.as_bytes())
 }
 
+/// What the attributes of an entry are to be on disk, as far as these privileges can read and set them; an unprivileged process
+/// adds bits to modes, to keep its access.
+pub fn to_make(entry: &Entry, privileges: &Privileges) -> Attributes {
+    let attributes = &entry.attributes;
+    let mode = match entry.node {
+        Node::Directory { .. } => attributes.mode,
+        _ => file_mode(attributes, privileges),
+    };
+    let xattrs = wanted_xattrs(attributes, privileges);
+    Attributes {
+        mode,
+        xattrs: xattrs
+            .filter(|xattr| is_within_reach(xattr, privileges))
+            .cloned()
+            .collect(),
+        ..attributes.clone()
+    }
+}
+
+/// Whether an attribute can be read and set; others are neither there nor missing.
+pub fn is_within_reach(xattr: &Xattr, privileges: &Privileges) -> bool {
+    privileges.trusted
+        || *xattr.name == *CAPABILITY
+        || !(xattr.name.starts_with(b"trusted.") || xattr.name.starts_with(b"security."))
+}
+
+/// The mode that anything but a directory is to have.
+fn file_mode(attributes: &Attributes, privileges: &Privileges) -> u16 {
+    match privileges.specials {
+        Specials::Materialise => attributes.mode,
+        Specials::Record => attributes.mode & !SET_ID,
+    }
+}
+
+/// The extended attributes that an entry is to have.
+fn wanted_xattrs<'a>(
+    attributes: &'a Attributes,
+    privileges: &Privileges,
+) -> impl Iterator<Item = &'a Xattr> + use<'a> {
+    let is_recording = privileges.specials == Specials::Record;
+    let xattrs = attributes.xattrs.iter();
+    xattrs.filter(move |xattr| !is_recording || *xattr.name != *CAPABILITY)
+}
+
+/// Whether an entry has what the mode [`Specials::Record`] does not make.
+pub fn is_special(entry: &Entry) -> bool {
+    let attributes = &entry.attributes;
+    match entry.node {
+        Node::CharacterDevice { .. } | Node::BlockDevice { .. } => true,
+        Node::Directory { .. } | Node::Symlink { .. } => false,
+        Node::File { .. } | Node::Fifo => {
+            attributes.mode & SET_ID != 0
+                || attributes
+                    .xattrs
+                    .iter()
+                    .any(|xattr| *xattr.name == *CAPABILITY)
+        }
+    }
+}
+
 /// Without privileges a file that its owner could not read is lost to restore, and such a directory to
 /// everything; those bits stay set and the catalog has the true ones.
 fn materialised_mode(mode: u16, least: u16, privileges: &Privileges) -> u16 {
@@ -296,25 +348,17 @@ fn replace_xattrs(
     path: &[u8],
     of: &[u8],
     present: &[Xattr],
-    attributes: &Attributes,
+    wanted: &[&Xattr],
 ) -> Result<bool, TreeError> {
     let path_str = OsStr::from_bytes(path);
     let mut lacking = false;
     for xattr in present {
-        if !attributes
-            .xattrs
-            .iter()
-            .any(|wanted| wanted.name == xattr.name)
-        {
+        if !wanted.iter().any(|wanted| wanted.name == xattr.name) {
             // Labels that the system itself gives (SELinux) may not be removable: not ours to report.
             permitted(removexattr(path_str, OsStr::from_bytes(&xattr.name)), of)?;
         }
     }
-    for xattr in attributes
-        .xattrs
-        .iter()
-        .filter(|xattr| *xattr.name != *CAPABILITY)
-    {
+    for xattr in wanted.iter().filter(|xattr| *xattr.name != *CAPABILITY) {
         if !present.contains(xattr) {
             lacking |= !permitted(set_xattr(path, xattr), of)?;
         }

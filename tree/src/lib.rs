@@ -30,6 +30,6 @@ pub use error::TreeError;
 pub use exclude::Excludes;
 pub use priority::{IoPriority, set_io_priority};
 pub use private::Private;
-pub use privileges::Privileges;
+pub use privileges::{Privileges, Specials};
 pub use select::{Glob, InvalidGlob};
 pub use stat::{Identity, Kind, Stat};

@@ -7,7 +7,7 @@ use understudy_protocol::{Attributes, DirectoryId, Entry, Name, Node};
 use crate::attributes::{Lacking, read_xattrs, read_xattrs_of, set_attributes};
 use crate::directory::Directory;
 use crate::error::TreeError;
-use crate::privileges::Privileges;
+use crate::privileges::{Privileges, Specials};
 use crate::stat::{Kind, Stat};
 
 /// The attributes of an entry whose `stat` was just read.
@@ -84,7 +84,7 @@ pub fn create_special(
 ) -> Result<Lacking, TreeError> {
     if !can_exist(entry, privileges) {
         return Ok(Lacking {
-            device: true,
+            device: privileges.specials == Specials::Materialise,
             ..Lacking::default()
         });
     }

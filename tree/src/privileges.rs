@@ -1,7 +1,17 @@
-//! What this process may do to files that are not its own.
+//! What this process may do to files that are not its own, and what it is to make of them.
 
 use rustix::process::{Gid, Uid, getegid, geteuid};
 use rustix::thread::{CapabilitySet, capabilities};
+
+/// What becomes of set-user-id and set-group-id bits of files, of file capabilities and of device nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Specials {
+    /// They are made like everything else.
+    #[default]
+    Materialise,
+    /// They are only recorded: whoever can enter the tree gains nothing by it.
+    Record,
+}
 
 /// Capabilities that matter for trees, read once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +22,10 @@ pub struct Privileges {
     pub override_permissions: bool,
     /// Device nodes can be made.
     pub make_devices: bool,
+    /// Attributes in `trusted.`, and those in `security.` that no module of the kernel cares for, can be read and set.
+    pub trusted: bool,
+    /// What gives rights, or stands for a device, is made.
+    pub specials: Specials,
     /// Effective user.
     pub uid: u32,
     /// Effective group.
@@ -30,9 +44,21 @@ impl Privileges {
             override_permissions: effective
                 .contains(CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER),
             make_devices: effective.contains(CapabilitySet::MKNOD),
+            trusted: effective.contains(CapabilitySet::SYS_ADMIN),
+            specials: Specials::Materialise,
             uid: Uid::as_raw(geteuid()),
             gid: Gid::as_raw(getegid()),
             umask: umask(),
+        }
+    }
+
+    /// The same for a tree whose specials are treated like this.
+    #[must_use]
+    pub fn with(self, specials: Specials) -> Self {
+        Self {
+            make_devices: self.make_devices && specials == Specials::Materialise,
+            specials,
+            ..self
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use understudy_protocol::{ContentHash, Entry, Place};
-use understudy_tree::attributes::{create_file_as, set_attributes, set_attributes_of_new};
+use understudy_tree::attributes::{create_file_as, set_attributes, set_attributes_of_new, to_make};
 use understudy_tree::{content, node};
 
 use super::{Stager, once};
@@ -103,8 +103,9 @@ impl Stager<'_> {
     ) -> Result<(), ReceiverError> {
         let (from, former) = (&found.directory, &found.name);
         let stat = from.stat(former)?;
-        let is_as_wanted = node::read_attributes(from, former, &stat)? == entry.attributes;
         let privileges = self.privileges;
+        let is_as_wanted =
+            node::read_attributes(from, former, &stat)? == to_make(entry, &privileges);
         self.note(id, place, entry)?;
         let (directory, name) = self.waiting_place(id, place)?;
         if is_as_wanted {

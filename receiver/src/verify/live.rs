@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use understudy_protocol::{ContentHash, DirectoryId, Entry, Name, Node, RelPath};
+use understudy_tree::attributes::{is_within_reach, to_make};
 use understudy_tree::{Directory, Kind, Stat, node};
 
 use super::ground::Ground;
@@ -334,8 +335,8 @@ impl Reading<'_> {
             return Ok(Some("points elsewhere".to_owned()));
         }
         let found = node::read_attributes(directory, &row.place.name, stat)?;
-        let wanted = &entry.attributes;
         let privileges = &self.dataset.privileges;
+        let wanted = to_make(entry, privileges);
         let mut differing = Vec::new();
         if found.modified != wanted.modified {
             differing.push("modification time");
@@ -350,7 +351,11 @@ impl Reading<'_> {
         if privileges.chown && (found.uid, found.gid) != (wanted.uid, wanted.gid) {
             differing.push("owner");
         }
-        if privileges.chown && found.xattrs != wanted.xattrs {
+        let within_reach = found
+            .xattrs
+            .iter()
+            .filter(|xattr| is_within_reach(xattr, privileges));
+        if privileges.chown && !within_reach.eq(&wanted.xattrs) {
             differing.push("extended attributes");
         }
         Ok((!differing.is_empty()).then(|| format!("differs in {}", differing.join(", "))))
