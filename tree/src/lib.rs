@@ -6,6 +6,7 @@
 //! writes to disk (`clippy.toml` holds the others to it).
 
 pub mod attributes;
+pub mod confine;
 pub mod content;
 pub mod crash;
 pub mod directory;
