@@ -111,6 +111,19 @@ impl Config {
             .flat_map(|dataset| dataset.sources(&mut taken))
             .collect()
     }
+
+    /// Whether a directory at this canonical path is a source as soon as it is there, for each one beside it is.
+    pub fn takes_in(&self, path: &Path) -> bool {
+        let name = path.file_name().unwrap_or_default();
+        if name.as_bytes().starts_with(b".") {
+            return false;
+        }
+        self.datasets.iter().any(|dataset| match &dataset.place {
+            Sources::One(..) => false,
+            Sources::Each(parent) => std::fs::canonicalize(parent)
+                .is_ok_and(|parent| path.parent() == Some(parent.as_path())),
+        })
+    }
 }
 
 impl Dataset {

@@ -124,13 +124,18 @@ fn check_datasets(config: &Config, wanted: &[DatasetName]) -> Result<(), Command
 }
 
 /// Refuses a spare inside a source and the other way round. Sources that are not there now tell so in their cycle.
-fn check_sources(config: &Config, address: &Address) -> Result<(), CommandError> {
+pub(crate) fn check_sources(config: &Config, address: &Address) -> Result<(), CommandError> {
     for scheduled in config.sources().into_iter().flatten() {
         if let Ok(path) = std::fs::canonicalize(&scheduled.source.path) {
             paths::check_apart("source", &path, address)?;
         }
     }
-    Ok(())
+    match address {
+        Address::Directory(store) if config.takes_in(store) => {
+            paths::check_apart("source", store, address)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The report of one cycle of everything.
