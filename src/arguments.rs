@@ -16,7 +16,7 @@ use understudy_protocol::DatasetName;
 use crate::exit::{Code, CommandError};
 use crate::report;
 
-pub(crate) use daemons::{Agent, Receiver};
+pub(crate) use daemons::{Agent, Messenger, Receiver};
 pub(crate) use on_spare::{Accept, Acknowledge, Decide, Held, OnSpare, Pin, Prune, Unpin};
 pub(crate) use past::{Cat, Diff, Find, Ls, Point, Selection};
 pub(crate) use restore::{Drill, Order, Owners, Restore};
@@ -129,6 +129,8 @@ pub(crate) enum Command {
     Sync(Sync),
     Agent(Agent),
     Receiver(Receiver),
+    #[command(hide = true)]
+    Messenger(Messenger),
     Restore(Restore),
     Snapshots(Snapshots),
     Status(Status),
@@ -162,7 +164,7 @@ impl Command {
     pub(crate) fn is_daemon(&self) -> bool {
         match self {
             // One that serves whoever has started it must not say anything when it is told to end.
-            Self::Receiver(_) => true,
+            Self::Receiver(_) | Self::Messenger(_) => true,
             Self::Agent(agent) => !agent.once,
             _ => false,
         }
@@ -408,7 +410,11 @@ mod tests {
 
     #[test]
     fn every_command_teaches_by_example() {
-        for command in CommandLine::command().get_subcommands() {
+        let command = CommandLine::command();
+        for command in command
+            .get_subcommands()
+            .filter(|command| !command.is_hide_set())
+        {
             let help = command.clone().render_long_help().to_string();
             assert!(help.contains("Examples:"), "{}", command.get_name());
             assert!(

@@ -8,6 +8,7 @@ mod address;
 mod alert;
 mod arguments;
 mod commands;
+mod confinement;
 mod drills;
 mod exit;
 mod interrupt;
@@ -26,6 +27,8 @@ mod words;
 
 use std::process::ExitCode;
 
+use crate::arguments::Arguments;
+use crate::confinement::Prepared;
 use crate::exit::{Code, CommandError};
 use crate::interrupt::Ended;
 use crate::report::Report;
@@ -37,33 +40,9 @@ fn main() -> ExitCode {
         Err(code) => return code.into(),
     };
     let output = arguments.output;
-    let is_daemon = arguments.command.is_daemon();
     logging::start(output);
-    let ended = tokio::runtime::Runtime::new().map(|runtime| {
-        let (handle, cancel) = (
-            runtime.handle().clone(),
-            understudy_agent::Cancel::default(),
-        );
-        let session = commands::Session {
-            runtime: handle,
-            cancel: cancel.clone(),
-            places: arguments.places,
-            output,
-        };
-        let ended = interrupt::guard(&runtime, &cancel, move || {
-            commands::run(arguments.command, &session)
-        });
-        // What still runs was told to end, and everything it writes survives a crash.
-        runtime.shutdown_background();
-        ended
-    });
-    let result = match ended {
-        Ok(Ended::Itself(result)) => result,
-        Ok(Ended::Interrupted) if is_daemon => Ok(Report::ended()),
-        Ok(Ended::Interrupted) => Err(CommandError::interrupted()),
-        Ok(Ended::Panicked) => Err(CommandError::panicked()),
-        Err(error) => Err(CommandError::failed(format!("cannot start: {error}"))),
-    };
+    // Before there are threads: they have only the rights of the one that starts them.
+    let result = confinement::prepare(&arguments).and_then(|prepared| run(arguments, prepared));
     let code = match &result {
         Ok(report) => report.code,
         Err(error) => error.code,
@@ -78,5 +57,35 @@ fn main() -> ExitCode {
                 code.into()
             }
         }
+    }
+}
+
+/// Runs the command, to its end or to the first signal.
+fn run(arguments: Arguments, prepared: Prepared) -> Result<Report, CommandError> {
+    let is_daemon = arguments.command.is_daemon();
+    let ended = tokio::runtime::Runtime::new().map(|runtime| {
+        let (handle, cancel) = (
+            runtime.handle().clone(),
+            understudy_agent::Cancel::default(),
+        );
+        let session = commands::Session {
+            runtime: handle,
+            cancel: cancel.clone(),
+            places: arguments.places,
+            output: arguments.output,
+        };
+        let ended = interrupt::guard(&runtime, &cancel, move || {
+            commands::run(arguments.command, prepared, &session)
+        });
+        // What still runs was told to end, and everything it writes survives a crash.
+        runtime.shutdown_background();
+        ended
+    });
+    match ended {
+        Ok(Ended::Itself(result)) => result,
+        Ok(Ended::Interrupted) if is_daemon => Ok(Report::ended()),
+        Ok(Ended::Interrupted) => Err(CommandError::interrupted()),
+        Ok(Ended::Panicked) => Err(CommandError::panicked()),
+        Err(error) => Err(CommandError::failed(format!("cannot start: {error}"))),
     }
 }

@@ -39,11 +39,7 @@ impl Store {
     /// Opens a store; makes one of an absent or empty directory. Refuses a file system that lacks what atomic
     /// commits need.
     pub fn open(path: &Path) -> Result<Self, ReceiverError> {
-        if let Err(error) = std::fs::metadata(path)
-            && error.kind() == std::io::ErrorKind::NotFound
-        {
-            create_directory(path)?;
-        }
+        Self::make(path)?;
         let store = Self::at(path)?;
         match store.format()? {
             Some(_) => {}
@@ -66,6 +62,14 @@ impl Store {
         }
         store.probe()?;
         Ok(store)
+    }
+
+    /// Makes the directory of a store, empty, unless it is there.
+    pub fn make(path: &Path) -> Result<(), ReceiverError> {
+        match std::fs::metadata(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => create_directory(path),
+            _ => Ok(()),
+        }
     }
 
     /// Opens a store that must exist already; for commands that only read.

@@ -1,4 +1,4 @@
-//! Runs the program that tells people. The only module that starts processes.
+//! Runs the program that tells people.
 
 use std::os::fd::AsFd;
 use std::process::{ExitStatus, Stdio};

@@ -11,6 +11,23 @@ use crate::words;
 /// Version of the object.
 const SCHEMA: u32 = 1;
 
+/// What it has.
+const FACTS: [&str; 13] = [
+    "dataset",
+    "event",
+    "failures",
+    "host",
+    "kind",
+    "lag_limit_seconds",
+    "lag_seconds",
+    "reason",
+    "schema",
+    "since",
+    "store",
+    "text",
+    "time",
+];
+
 /// The facts of one notice.
 #[derive(Debug, Clone)]
 pub(crate) struct Document(Map<String, Value>);
@@ -41,6 +58,19 @@ impl Document {
             Value::Object(facts) => Self(facts),
             _ => Self(Map::new()),
         }
+    }
+
+    /// A document of these facts; `None` unless each has a name that facts have, and a plain value.
+    pub(super) fn of(facts: Map<String, Value>) -> Option<Self> {
+        let is_fact = |(name, value): (&String, &Value)| {
+            FACTS.contains(&name.as_str()) && !matches!(value, Value::Array(_) | Value::Object(_))
+        };
+        facts.iter().all(is_fact).then_some(Self(facts))
+    }
+
+    /// The facts.
+    pub(super) fn facts(&self) -> &Map<String, Value> {
+        &self.0
     }
 
     /// One line of JSON.
@@ -87,12 +117,22 @@ mod tests {
                 failures: 0,
             };
             let document = Document::new(&notice, Path::new("/srv/spare"));
+            let passed_on = Document::of(document.0.clone()).expect("facts");
+            assert_eq!(passed_on.0, document.0);
+            assert_eq!(passed_on.0.len(), FACTS.len());
             let variables = document.variables();
             let keys = document.0.keys();
             let names = keys.chain(variables.iter().map(|(name, _)| name));
             for name in names {
                 assert!(runbook.contains(&format!("`{name}`")), "{name}");
             }
+        }
+        for (name, value) in [
+            ("path", Value::from("/tmp")),
+            ("text", Value::Array(Vec::new())),
+        ] {
+            let facts = Map::from_iter([(name.to_owned(), value)]);
+            assert!(Document::of(facts).is_none(), "{name}");
         }
         for event in [Event::Raised, Event::Repeated, Event::Over] {
             assert!(runbook.contains(&format!("`{}`", event.as_str())));

@@ -1,24 +1,24 @@
-//! Tells people: runs the command, posts to the webhook, keeps the heartbeats going. What is an alert is decided by
-//! `understudy_receiver::alert`, from facts that this module does not know.
+//! Watches, and has people told: what is an alert is decided by `understudy_receiver::alert`, from facts that this module does
+//! not know; [`messenger`] runs the command, posts to the webhook and fetches the heartbeats, in a process of its own.
 
 mod command;
 mod document;
 mod http;
+pub(crate) mod messenger;
+pub(crate) mod voice;
+mod wire;
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use reqwest::Url;
-use tokio::runtime::Handle;
-use tokio::task;
-use understudy_receiver::alert::{Delivery, Event, Look, Notice, Summary, Watch};
+use understudy_receiver::alert::{Event, Look, Notice, Summary, Watch};
 use understudy_receiver::{ReceiverError, Reserve, Store};
 
 use self::document::Document;
-use self::http::Http;
-use crate::receiver_config::Alerts;
-use crate::{service, words};
+use self::voice::{Pending, Voice};
+use crate::receiver_config::{Alerts, ReceiverConfig};
+use crate::{confinement, service, words};
 
 /// How often the watch looks.
 const TICK: Duration = Duration::from_secs(1);
@@ -34,6 +34,7 @@ const AT_ONCE: usize = 16;
 pub(crate) struct Alerting {
     settings: Arc<Settings>,
     thread: Thread,
+    voice: Voice,
 }
 
 /// What is configured now.
@@ -52,15 +53,12 @@ impl Alerting {
     pub(crate) fn start(
         (store, reserve): (Arc<Store>, Reserve),
         alerts: Alerts,
-        runtime: Handle,
+        voice: Voice,
     ) -> Result<Self, ReceiverError> {
         let watcher = Watcher {
             watch: Watch::open(Arc::clone(&store))?.reserving(reserve),
             store,
-            messenger: Messenger {
-                runtime,
-                http: Http::default(),
-            },
+            voice: voice.clone(),
             telling: Vec::new(),
             heartbeat: None,
         };
@@ -70,11 +68,19 @@ impl Alerting {
         Ok(Self {
             settings,
             thread: thread.thread().clone(),
+            voice,
         })
     }
 
-    /// From now on this is configured.
-    pub(crate) fn configure(&self, alerts: Alerts) {
+    /// Has the configuration of this name read again, and counts on what it says about alerts; else why everything stays as it was.
+    pub(crate) fn reload(&self, name: &str) -> Result<(), String> {
+        let text = self.voice.reload()?;
+        let config = ReceiverConfig::parse(&text, name).map_err(|error| error.message)?;
+        self.configure(config.alerts);
+        Ok(())
+    }
+
+    fn configure(&self, alerts: Alerts) {
         let mut settings = self
             .settings
             .0
@@ -89,9 +95,9 @@ impl Alerting {
 struct Watcher {
     watch: Watch,
     store: Arc<Store>,
-    messenger: Messenger,
-    telling: Vec<(Notice, task::JoinHandle<Delivery>)>,
-    heartbeat: Option<(Instant, task::JoinHandle<()>)>,
+    voice: Voice,
+    telling: Vec<(Notice, Pending)>,
+    heartbeat: Option<(Instant, Pending)>,
 }
 
 impl Watcher {
@@ -105,8 +111,8 @@ impl Watcher {
                 self.tell(notice, &alerts);
             }
             for dataset in &look.fresh {
-                if let Some(url) = alerts.dataset_heartbeats.get(dataset) {
-                    self.messenger.ping(url.clone());
+                if alerts.dataset_heartbeats.contains_key(dataset) {
+                    self.voice.fresh(dataset);
                 }
             }
             self.beat(&look, &alerts);
@@ -122,19 +128,15 @@ impl Watcher {
 
     /// Has the watch know of notices that were told.
     fn finish(&mut self) {
-        let (ended, running) = std::mem::take(&mut self.telling)
-            .into_iter()
-            .partition(|(_, task)| task.is_finished());
-        self.telling = running;
-        let ended: Vec<_> = ended;
-        for (notice, task) in ended {
-            let delivery = self.messenger.runtime.block_on(task);
-            self.watch
-                .end(&notice, delivery.unwrap_or(Delivery::Failed));
+        for (notice, pending) in std::mem::take(&mut self.telling) {
+            match pending.outcome() {
+                Some(delivery) => self.watch.end(&notice, delivery),
+                None => self.telling.push((notice, pending)),
+            }
         }
     }
 
-    fn tell(&mut self, notice: &Notice, alerts: &Arc<Alerts>) {
+    fn tell(&mut self, notice: &Notice, alerts: &Alerts) {
         if self.telling.len() >= AT_ONCE {
             return;
         }
@@ -142,103 +144,30 @@ impl Watcher {
             Event::Raised | Event::Repeated => tracing::error!("ALERT: {}", notice.text()),
             Event::Over => tracing::warn!("{}", notice.text()),
         }
-        let dataset = notice.dataset.as_ref();
-        let heartbeat = dataset.and_then(|dataset| alerts.dataset_heartbeats.get(dataset));
-        if let Some(url) =
-            heartbeat.filter(|_| alerts.heartbeat_fail && notice.event != Event::Over)
+        if let Some(dataset) = &notice.dataset
+            && alerts.heartbeat_fail
+            && notice.event != Event::Over
+            && alerts.dataset_heartbeats.contains_key(dataset)
         {
-            self.messenger.ping(failed(url));
+            self.voice.failed(dataset);
         }
-        let document = Document::new(notice, self.store.path());
-        let messenger = self.messenger.clone();
-        let alerts = Arc::clone(alerts);
-        let task = self
-            .messenger
-            .runtime
-            .spawn(async move { messenger.tell(&document, &alerts).await });
+        let pending = self.voice.tell(&Document::new(notice, self.store.path()));
         self.watch.begin(notice);
-        self.telling.push((notice.clone(), task));
+        self.telling.push((notice.clone(), pending));
     }
 
     /// The heartbeat of the receiver itself: this loop has come round, and the store can be read.
     fn beat(&mut self, look: &Look, alerts: &Alerts) {
-        let Some(url) = &alerts.heartbeat else {
+        if alerts.heartbeat.is_none() || look.unreadable.is_some() {
             return;
-        };
-        let is_due = self.heartbeat.as_ref().is_none_or(|(begun, task)| {
-            begun.elapsed() >= alerts.heartbeat_interval && task.is_finished()
-        });
-        match &look.unreadable {
-            None if is_due => {
-                let task = self.messenger.ping(url.clone());
-                self.heartbeat = Some((Instant::now(), task));
-            }
-            _ => {}
         }
-    }
-}
-
-/// Carries messages; each on a task of its own, so that none waits for another.
-#[derive(Clone)]
-struct Messenger {
-    runtime: Handle,
-    http: Http,
-}
-
-impl Messenger {
-    /// Tells people in every configured way. The log has it already, and is enough where nothing is configured.
-    async fn tell(&self, document: &Document, alerts: &Alerts) -> Delivery {
-        let command = async {
-            let command = alerts.command.as_ref()?;
-            let result = command::run(command, document, LIMIT).await;
-            Some(logged("command", "the command", result))
-        };
-        let webhook = async {
-            let url = alerts.webhook.as_ref()?;
-            let result = self.http.post(url, document.json(), LIMIT).await;
-            Some(logged("webhook", &http::shown(url), result))
-        };
-        match tokio::join!(command, webhook) {
-            (Some(Delivery::Failed), None | Some(Delivery::Failed))
-            | (None, Some(Delivery::Failed)) => Delivery::Failed,
-            _ => Delivery::Worked,
+        if let Some((begun, pending)) = &self.heartbeat
+            && (begun.elapsed() < alerts.heartbeat_interval || pending.outcome().is_none())
+        {
+            return;
         }
+        self.heartbeat = Some((Instant::now(), self.voice.beat()));
     }
-
-    /// Fetches a heartbeat URL.
-    fn ping(&self, url: Url) -> task::JoinHandle<()> {
-        let http = self.http.clone();
-        self.runtime.spawn(async move {
-            let shown = http::shown(&url);
-            match http.fetch(&url, LIMIT).await {
-                Ok(()) => tracing::debug!("heartbeat: told {shown}"),
-                Err(error) => tracing::error!("heartbeat: cannot tell {shown}: {error}"),
-            }
-        })
-    }
-}
-
-fn logged(way: &str, to: &str, result: Result<(), String>) -> Delivery {
-    match result {
-        Ok(()) => {
-            tracing::info!("{way}: told {to}");
-            Delivery::Worked
-        }
-        Err(error) => {
-            tracing::error!("{way}: cannot tell {to}: {error}");
-            Delivery::Failed
-        }
-    }
-}
-
-/// The URL that tells a monitor of a failure.
-fn failed(url: &Url) -> Url {
-    let mut failed = url.clone();
-    // Configured URLs are of http, which have a path.
-    if let Ok(mut path) = failed.path_segments_mut() {
-        path.pop_if_empty().push("fail");
-    }
-    failed
 }
 
 fn status_line(look: &Look) -> String {
@@ -259,31 +188,15 @@ fn status_line(look: &Look) -> String {
     if *acknowledged > 0 {
         line += &format!(", {acknowledged} acknowledged");
     }
+    if let Some(gap) = confinement::gap() {
+        line += &format!("; {gap}");
+    }
     line
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_failure_is_told_below_the_heartbeat() {
-        let url = |text: &str| Url::parse(text).expect("URL");
-        for (given, expected) in [
-            ("https://hc.example/uuid", "https://hc.example/uuid/fail"),
-            (
-                "https://hc.example/uuid/?a=b",
-                "https://hc.example/uuid/fail?a=b",
-            ),
-            ("http://localhost:80", "http://localhost/fail"),
-        ] {
-            assert_eq!(failed(&url(given)), url(expected));
-        }
-        assert_eq!(
-            http::shown(&url("https://hc.example/secret")),
-            "https://hc.example"
-        );
-    }
 
     #[test]
     fn the_status_line_has_the_numbers() {

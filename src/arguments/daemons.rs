@@ -68,7 +68,7 @@ pub(crate) struct Agent {
 /// Prints `listening on HOST:PORT` when it is ready, and runs until it is told to end by SIGTERM or Ctrl-C. The
 /// store is made if the directory is empty or not there yet. The newest snapshot of each dataset is at
 /// STORE/DATASET/live/files, as plain files.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(after_long_help = "\
 Examples:
   understudy receiver --store /srv/spare
@@ -135,4 +135,12 @@ pub(crate) struct Receiver {
     /// /etc/understudy/receiver.toml]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+/// Tell people what the receiver at the other end of standard input says; started by the receiver alone
+#[derive(Debug, Args)]
+pub(crate) struct Messenger {
+    /// The receiver's configuration
+    #[arg(value_name = "FILE")]
+    pub(crate) config: PathBuf,
 }

@@ -2,7 +2,7 @@
 
 mod accept;
 mod acknowledge;
-mod agent;
+pub(crate) mod agent;
 mod authorized_key;
 mod cat;
 mod diff;
@@ -16,12 +16,12 @@ mod past;
 mod pin;
 mod policies;
 mod prune;
-mod receiver;
+pub(crate) mod receiver;
 mod restore;
 mod restore_all;
 mod snapshots;
 mod status;
-mod stdio;
+pub(crate) mod stdio;
 mod sync;
 mod verify;
 
@@ -35,7 +35,9 @@ use understudy_protocol::DatasetName;
 use understudy_receiver::Store;
 
 use crate::address::Address;
+use crate::alert::messenger;
 use crate::arguments::{Command, OnSpare, Output, Places};
+use crate::confinement::Prepared;
 use crate::drills::{self, Expectation};
 use crate::exit::{Code, CommandError};
 use crate::paths;
@@ -58,12 +60,21 @@ pub(crate) struct Session {
 }
 
 /// Runs a command to its end.
-pub(crate) fn run(command: Command, session: &Session) -> Result<Report, CommandError> {
+pub(crate) fn run(
+    command: Command,
+    prepared: Prepared,
+    session: &Session,
+) -> Result<Report, CommandError> {
     match command {
         Command::Sync(arguments) => sync::run(&arguments, session),
         Command::Agent(arguments) => agent::run(&arguments, session),
-        Command::Receiver(arguments) if arguments.stdio => stdio::run(arguments, session),
-        Command::Receiver(arguments) => receiver::run(arguments, session),
+        Command::Receiver(arguments) if arguments.stdio => {
+            stdio::run(&arguments, prepared, session)
+        }
+        Command::Receiver(_) => receiver::run(prepared, session),
+        Command::Messenger(arguments) => {
+            messenger::run(&arguments.config, &session.runtime).map(|()| Report::ended())
+        }
         Command::Restore(arguments) => restore::run(&arguments, session),
         Command::Snapshots(arguments) => snapshots::run(&arguments, session),
         Command::Status(_) => status::run(session),

@@ -18,7 +18,9 @@ use understudy_receiver::{AfterFirst, Deletions, ReceiverError, Reserve, Session
 use super::Session;
 use crate::address;
 use crate::alert::Alerting;
+use crate::alert::voice::Voice;
 use crate::arguments::{Format, Receiver};
+use crate::confinement::Prepared;
 use crate::exit::{Code, CommandError};
 use crate::interrupt;
 use crate::receiver_config::{self, Alerts, ReceiverConfig};
@@ -41,15 +43,19 @@ const PAUSE: Duration = Duration::from_millis(200);
 const TIDYING: Duration = Duration::from_secs(60 * 60);
 
 /// What options and configuration come to.
-struct Settings {
-    store: PathBuf,
-    listen: String,
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// The directory that holds the datasets.
+    pub(crate) store: PathBuf,
+    /// Where to listen.
+    pub(crate) listen: String,
     alerts: Alerts,
     guards: Guards,
     reserve: Reserve,
     retention: Policies,
     scrub: Plan,
-    file: Option<PathBuf>,
+    /// The configuration, if there is one.
+    pub(crate) file: Option<PathBuf>,
 }
 
 /// The signals that it knows.
@@ -88,7 +94,9 @@ async fn hung_up(reload: &mut Option<(Signal, PathBuf)>) -> PathBuf {
 }
 
 /// Serves connections until a signal comes.
-pub(crate) fn run(arguments: Receiver, session: &Session) -> Result<Report, CommandError> {
+pub(crate) fn run(prepared: Prepared, session: &Session) -> Result<Report, CommandError> {
+    let settings = prepared.receiver.ok_or_else(CommandError::panicked)?;
+    let voice = Voice::new(prepared.messenger);
     let Settings {
         store,
         listen,
@@ -98,7 +106,7 @@ pub(crate) fn run(arguments: Receiver, session: &Session) -> Result<Report, Comm
         retention,
         scrub,
         file,
-    } = settings(arguments)?;
+    } = settings;
     let policies = Arc::new(retention);
     address::check_loopback(&listen)?;
     let store = Arc::new(Store::open(&store)?);
@@ -116,7 +124,7 @@ pub(crate) fn run(arguments: Receiver, session: &Session) -> Result<Report, Comm
             ..options(guards, reserve)
         };
         let watched = (Arc::clone(&store), reserve);
-        let alerting = Alerting::start(watched, alerts, session.runtime.clone())?;
+        let alerting = Alerting::start(watched, alerts, voice)?;
         announce(&bound.to_string(), session.output.format);
         let scrubbed = Arc::clone(&store);
         // It ends with the process: what it was at is begun again.
@@ -254,39 +262,42 @@ fn tell_pruned(dataset: &DatasetName, pruned: Result<Pruned, ReceiverError>) {
     }
 }
 
-/// Where the store is and where to listen: options first, then the configuration, then the defaults.
-fn settings(arguments: Receiver) -> Result<Settings, CommandError> {
-    let file = receiver_config::chosen(arguments.config.as_deref(), arguments.store.as_deref());
-    let config = match &file {
-        Some(path) => ReceiverConfig::load(path)?,
-        None => ReceiverConfig::default(),
-    };
-    let store = arguments.store.or(config.store);
-    let listen = arguments.listen.or(config.listen);
-    Ok(Settings {
-        store: store.ok_or_else(receiver_config::no_store)?,
-        listen: listen.unwrap_or_else(|| DEFAULT_LISTEN.to_owned()),
-        alerts: config.alerts,
-        guards: config.guards,
-        reserve: config.reserve,
-        retention: config.retention,
-        scrub: config.scrub,
-        file,
-    })
+impl Settings {
+    /// Options first, then the configuration, then the defaults.
+    pub(crate) fn of(arguments: &Receiver) -> Result<Self, CommandError> {
+        let given = (arguments.config.as_deref(), arguments.store.as_deref());
+        let file = receiver_config::chosen(given.0, given.1);
+        let config = match &file {
+            Some(path) => ReceiverConfig::load(path)?,
+            None => ReceiverConfig::default(),
+        };
+        let store = arguments.store.clone().or(config.store);
+        let store = store.ok_or_else(receiver_config::no_store)?;
+        let listen = arguments.listen.clone().or(config.listen);
+        Ok(Self {
+            store: std::path::absolute(&store).unwrap_or(store),
+            listen: listen.unwrap_or_else(|| DEFAULT_LISTEN.to_owned()),
+            alerts: config.alerts,
+            guards: config.guards,
+            reserve: config.reserve,
+            retention: config.retention,
+            scrub: config.scrub,
+            file,
+        })
+    }
 }
 
 /// Reads the alerts' part of the configuration again. A file that is wrong changes nothing.
 fn reload(file: &Path, alerting: &Alerting) {
     service::reloading();
-    match ReceiverConfig::load(file) {
-        Ok(config) => {
-            alerting.configure(config.alerts);
+    match alerting.reload(&file.display().to_string()) {
+        Ok(()) => {
             tracing::info!(
                 "`{}`: alerts are as it says now; the rest counts from the next start",
                 file.display()
             );
         }
-        Err(error) => tracing::error!("everything stays as it was: {}", error.message),
+        Err(reason) => tracing::error!("everything stays as it was: {reason}"),
     }
     service::ready();
 }

@@ -14,6 +14,7 @@ use understudy_receiver::{Peer, SessionOptions, Store};
 
 use super::{Session, receiver};
 use crate::arguments::Receiver;
+use crate::confinement::Prepared;
 use crate::exit::{Code, CommandError};
 use crate::paths;
 use crate::receiver_config::{self, ReceiverConfig};
@@ -27,7 +28,12 @@ const FAREWELL: Duration = Duration::from_secs(10);
 const ASKED: &str = "SSH_ORIGINAL_COMMAND";
 
 /// Serves until the other end is done.
-pub(crate) fn run(arguments: Receiver, session: &Session) -> Result<Report, CommandError> {
+pub(crate) fn run(
+    arguments: &Receiver,
+    prepared: Prepared,
+    session: &Session,
+) -> Result<Report, CommandError> {
+    let served = prepared.served.ok_or_else(CommandError::panicked)?;
     let (channel, written) = transport::stdio::open(&session.runtime).map_err(|error| {
         CommandError::usage(
             format!("cannot speak over stdin and stdout: {error}"),
@@ -39,7 +45,7 @@ pub(crate) fn run(arguments: Receiver, session: &Session) -> Result<Report, Comm
         .as_ref()
         .map_or("stdin", MainName::as_str)
         .to_owned();
-    let code = match prepare(arguments) {
+    let code = match served {
         Ok((store, options)) => {
             receiver::serve(store, channel, options, &peer);
             Code::Done
@@ -59,8 +65,11 @@ pub(crate) fn run(arguments: Receiver, session: &Session) -> Result<Report, Comm
     })
 }
 
-/// Opens the store and says how it is served, or why it cannot be.
-fn prepare(arguments: Receiver) -> Result<(Arc<Store>, SessionOptions), (Code, Failure)> {
+/// A store, and how it is served, or why it cannot be.
+pub(crate) type Served = Result<(Arc<Store>, SessionOptions), (Code, Failure)>;
+
+/// Opens the store.
+pub(crate) fn prepare(arguments: Receiver) -> Served {
     let untold = |error: CommandError| (error.code, told(&error));
     let asked = std::env::var_os(ASKED);
     let asked = asked.as_deref().map(Asked::read);

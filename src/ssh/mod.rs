@@ -1,6 +1,6 @@
 //! Reaching a receiver through ssh: what an address means, the program that is started, and what becomes of it.
 //!
-//! Frames go through its standard input and output. It is the only module beside the alerts' command that starts
+//! Frames go through its standard input and output. Only it and what tells people start
 //! processes. No shell of this host reads anything; the one at the other end gets every word quoted.
 
 mod failure;

@@ -1,0 +1,229 @@
+//! Confines the process before its threads start: what parses a peer's bytes, or reads everybody's files, has no more
+//! rights than its work takes. Which ones is decided here; how is `understudy_tree::confine`'s.
+//!
+//! `docs/decisions/0017-each-process-confines-itself.md` says why so.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use rustix::process::geteuid;
+use rustix::thread::CapabilitySet;
+use understudy_agent::config::Config;
+use understudy_receiver::Store;
+use understudy_tree::confine::{
+    Bounds, Enforced, FOR_A_MAIN, FOR_A_SPARE, Network, Reading, confine,
+};
+
+use crate::address::Address;
+use crate::alert::voice::Started;
+use crate::arguments::{Agent, Arguments, Command, Output, Receiver, Restore};
+use crate::commands::agent::check_sources;
+use crate::commands::receiver::Settings;
+use crate::commands::stdio::{self, Served};
+use crate::exit::{Code, CommandError};
+use crate::paths;
+
+/// What a confined receiver reads beside its store: what the kernel tells of this process and of its limits, the time
+/// zone, and how `localhost` is looked up.
+const READ_BY_A_RECEIVER: [&str; 12] = [
+    "/proc",
+    "/sys/fs/cgroup",
+    "/dev/urandom",
+    "/etc/localtime",
+    "/usr/share/zoneinfo",
+    "/etc/hosts",
+    "/etc/host.conf",
+    "/etc/nsswitch.conf",
+    "/etc/resolv.conf",
+    "/etc/gai.conf",
+    "/etc/passwd",
+    "/etc/group",
+];
+
+/// What a command has when it begins to run.
+#[derive(Debug, Default)]
+pub(crate) struct Prepared {
+    /// Of a receiver: what it is to do, read before it could not be read any more.
+    pub(crate) receiver: Option<Settings>,
+    /// Of a receiver with a configuration: the process that tells people.
+    pub(crate) messenger: Option<Started>,
+    /// Of a receiver for whoever has started it: what it serves.
+    pub(crate) served: Option<Served>,
+}
+
+static GAP: OnceLock<&str> = OnceLock::new();
+
+/// What the kernel does not enforce, in words; `None` if it enforces everything.
+pub(crate) fn gap() -> Option<&'static str> {
+    GAP.get().copied()
+}
+
+/// Prepares a command, and confines this process to what it takes. There must not be any threads yet.
+pub(crate) fn prepare(arguments: &Arguments) -> Result<Prepared, CommandError> {
+    let places = &arguments.places;
+    let (spare, state) = (places.spare.as_deref(), places.state.as_deref());
+    match &arguments.command {
+        Command::Receiver(given) if given.stdio => return stdio(given),
+        Command::Receiver(given) => return receiver(given, arguments.output),
+        Command::Agent(given) => agent(given, spare, state)?,
+        Command::Sync(given) => {
+            let spare = Address::given(spare)?;
+            paths::check_apart("source", &paths::source(&given.source)?, &spare)?;
+            main(&spare, &paths::state(state)?)?;
+        }
+        Command::Restore(given) => restore(given, &Address::given(spare)?, state)?,
+        _ => {}
+    }
+    Ok(Prepared::default())
+}
+
+fn receiver(given: &Receiver, output: Output) -> Result<Prepared, CommandError> {
+    let settings = Settings::of(given)?;
+    Store::make(&settings.store)?;
+    let messenger = settings.file.as_deref().map(|file| {
+        Started::start(file, output).map_err(|error| {
+            CommandError::failed(format!(
+                "cannot start the process that tells people: {error}"
+            ))
+        })
+    });
+    let messenger = messenger.transpose()?;
+    let port = settings.listen.rsplit_once(':');
+    let port = port.and_then(|(_, port)| port.parse().ok());
+    within_store(
+        &settings.store,
+        port.map_or(Network::Closed, Network::Listen),
+    )?;
+    Ok(Prepared {
+        receiver: Some(settings),
+        messenger,
+        served: None,
+    })
+}
+
+/// The connection is open already, and the store is opened before its configuration cannot be read any more.
+fn stdio(given: &Receiver) -> Result<Prepared, CommandError> {
+    let served = stdio::prepare(given.clone());
+    if let Ok((store, _)) = &served {
+        within_store(store.path(), Network::Closed)?;
+    }
+    Ok(Prepared {
+        served: Some(served),
+        ..Prepared::default()
+    })
+}
+
+fn within_store(store: &Path, network: Network) -> Result<(), CommandError> {
+    within(&Bounds {
+        write: &[store.to_owned()],
+        read: Reading::Below(&READ_BY_A_RECEIVER.map(PathBuf::from)),
+        network,
+        keep: FOR_A_SPARE,
+    })
+}
+
+fn agent(given: &Agent, spare: Option<&OsStr>, state: Option<&Path>) -> Result<(), CommandError> {
+    // It is read again, and what is wrong is told, by the command itself.
+    let Ok(config) = Config::load(&given.config) else {
+        return Ok(());
+    };
+    let state = paths::state(state.or(config.state.as_deref()))?;
+    let Some(spare) = spare.or(config.spare.as_deref().map(OsStr::new)) else {
+        return Ok(());
+    };
+    let spare = Address::parse(spare)?;
+    check_sources(&config, &spare)?;
+    main(&spare, &state)
+}
+
+/// The main's side writes nothing but what it knows, and the spare if that is a directory.
+fn main(spare: &Address, state: &Path) -> Result<(), CommandError> {
+    if let Address::Ssh(_) = spare {
+        // What ssh writes and starts is what its user has configured.
+        return Ok(());
+    }
+    paths::make_state(state)?;
+    let mut write = vec![state.to_owned()];
+    let mut keep = FOR_A_MAIN | for_the_directory_of_others(state);
+    if let Address::Directory(store) = spare {
+        if !store.exists() {
+            // Whole, for an empty directory may look like one of the sources.
+            Store::open(store)?;
+        }
+        write.push(store.clone());
+        keep |= FOR_A_SPARE;
+    }
+    within(&Bounds {
+        write: &write,
+        read: Reading::Everything,
+        network: Network::Any,
+        keep,
+    })
+}
+
+/// A restore writes beside its target, for it exchanges the two in one step.
+fn restore(given: &Restore, spare: &Address, state: Option<&Path>) -> Result<(), CommandError> {
+    let target = std::path::absolute(&given.target).unwrap_or_else(|_| given.target.clone());
+    let seen = paths::canonical(&target).unwrap_or_else(|_| target.clone());
+    let mut write: Vec<PathBuf> = [&target, &seen]
+        .into_iter()
+        .filter_map(|path| path.parent())
+        .map(Path::to_owned)
+        .collect();
+    if seen.is_dir() {
+        write.push(seen);
+    }
+    let is_beside_everything = write.iter().any(|path| path == Path::new("/"));
+    if is_beside_everything || matches!(spare, Address::Ssh(_)) {
+        return Ok(());
+    }
+    if let Ok(state) = paths::state(state) {
+        write.push(state);
+    }
+    if let Address::Directory(store) = spare {
+        write.push(store.clone());
+    }
+    // What is not there is told by the command itself.
+    write.retain(|path| path.exists());
+    within(&Bounds {
+        write: &write,
+        read: Reading::Everything,
+        network: Network::Any,
+        keep: FOR_A_MAIN | FOR_A_SPARE,
+    })
+}
+
+/// Root that works by hand in the directory of a service needs to be let in.
+fn for_the_directory_of_others(state: &Path) -> CapabilitySet {
+    let owner = std::fs::metadata(state).map_or(0, |found| found.uid());
+    if owner == geteuid().as_raw() {
+        CapabilitySet::empty()
+    } else {
+        CapabilitySet::DAC_OVERRIDE
+    }
+}
+
+fn within(bounds: &Bounds<'_>) -> Result<(), CommandError> {
+    let enforced = confine(bounds).map_err(|error| {
+        CommandError::new(
+            Code::Failed,
+            error.to_string(),
+            "nothing was done: without this a defect could reach all of this host",
+        )
+    })?;
+    let gap = match enforced {
+        Enforced::Fully => return Ok(()),
+        Enforced::Partly => "confined in part, for this kernel is older than Linux 6.12",
+        Enforced::Not => "NOT CONFINED: this kernel has no Landlock, or is older than Linux 5.19",
+    };
+    let _ = GAP.set(gap);
+    match enforced {
+        Enforced::Not => tracing::warn!(
+            "{gap}; a defect in understudy could write wherever this user may: keep the unit's ProtectSystem=strict, or start a kernel with `lsm=landlock`"
+        ),
+        _ => tracing::warn!("{gap}; what writes data is"),
+    }
+    Ok(())
+}
