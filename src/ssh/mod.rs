@@ -191,8 +191,8 @@ async fn start(
     mut command: Command,
     asking: Asking,
 ) -> Result<(Channel, JoinHandle<()>), ProtocolError> {
-    let mut child = command
-        .spawn()
+    let mut child = keep_privileges()
+        .and_then(|()| command.spawn())
         .map_err(|error| failure::not_started(&client.words[0], remote, &error))?;
     let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
@@ -234,6 +234,11 @@ async fn start(
     };
     let (channel, _) = stream::channel_to_program(reading, stdin, SPARE_STALL, farewell);
     Ok((channel, tending))
+}
+
+/// Sees to it that what this thread starts does not inherit what an unprivileged agent was given to read everything.
+fn keep_privileges() -> std::io::Result<()> {
+    caps::clear(None, caps::CapSet::Ambient).map_err(std::io::Error::other)
 }
 
 /// Waits for the end of ssh, and sees to it where nobody wants the connection any more.

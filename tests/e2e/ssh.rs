@@ -338,13 +338,60 @@ fn nothing_in_an_address_is_taken_for_an_option() {
 }
 
 #[test]
+fn ssh_inherits_no_privileges() {
+    needs!("ssh_inherits_no_privileges": "root", "setpriv");
+    let stage = Stage::below(Kind::Embedded, &std::env::temp_dir());
+    let program = stage.path().join("understudy");
+    std::fs::copy(crate::support::command::binary(), &program).unwrap();
+    let ssh = stand_in(stage.path(), "grep -E '^Cap(Eff|Amb)' /proc/self/status; ");
+    for path in [stage.path(), &program, &ssh] {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+    }
+    let run = Run::new(["status", "--json", "--spare", "ssh://spare/srv", "--ssh"]).arg(&ssh);
+    let privileged = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+    ];
+    let privileges = [
+        "--inh-caps=+dac_read_search",
+        "--ambient-caps=+dac_read_search",
+    ];
+    let run = run
+        .program(&program)
+        .through(&[&privileged[..], &privileges].concat());
+    // What it prints is no frame, and so is shown.
+    let outcome = run.expect(6);
+    explained(&outcome, &["CapEff:\\u{9}0000000000000000"], "");
+}
+
+#[test]
 fn a_forced_command_confines_a_key() {
     needs!("a_forced_command_confines_a_key": "sshd", "ssh", "rsync");
     let remote = Remote::new();
     set_generation(&remote.stage.source, 1, FILES);
     let store = &remote.stage.store;
-    let line = remote.sshd.line_for("web1", "key", store);
+    let line = remote.sshd.line_for("web1", "key", store, &[]);
     assert!(line.starts_with("restrict,command=\""), "{line}");
+    remote.sshd.authorize(&line);
+    remote.sync().ok();
+    remote.judge();
+    // Its guards are those that the line names.
+    let config = remote.stage.path().join("receiver.toml");
+    std::fs::write(&config, "[guard]\nfiles_percent = 1\nfiles_least = 1\n").unwrap();
+    let arguments = ["--config", config.to_str().unwrap()];
+    remote
+        .sshd
+        .authorize(&remote.sshd.line_for("web1", "key", store, &arguments));
+    for name in std::fs::read_dir(&remote.stage.source).unwrap().take(3) {
+        let path = name.unwrap().path();
+        if path.is_file() {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    remote.sync().expect(4);
     remote.sshd.authorize(&line);
     remote.sync().ok();
     remote.judge();

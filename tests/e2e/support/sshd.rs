@@ -110,8 +110,8 @@ impl Sshd {
     }
 
     /// The line that `understudy authorized-key` prints for `main`.
-    pub(crate) fn line_for(&self, main: &str, key: &str, store: &Path) -> String {
-        let run = Run::new(["authorized-key", main]);
+    pub(crate) fn line_for(&self, main: &str, key: &str, store: &Path, others: &[&str]) -> String {
+        let run = Run::new(["authorized-key", main]).args(others);
         let run = run.arg(self.at(&format!("{key}.pub")));
         run.arg("--store").arg(store).ok().stdout
     }
