@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::net::ToSocketAddrs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +16,7 @@ use crate::ssh::{self, Remote};
 pub(crate) enum Address {
     /// A store that this process opens itself; a canonical path.
     Directory(PathBuf),
-    /// A receiver at `HOST:PORT`, on a loopback address.
+    /// A receiver at `HOST:PORT`.
     Host(String),
     /// A store on another host, whose receiver is started through ssh.
     Ssh(Remote),
@@ -73,7 +72,7 @@ impl Address {
             );
             CommandError::usage(message, "give a directory or HOST:PORT")
         })?;
-        check_loopback(host)?;
+        check_host(host)?;
         Ok(Self::Host(host.to_owned()))
     }
 }
@@ -88,31 +87,21 @@ impl fmt::Display for Address {
     }
 }
 
-/// Refuses every `HOST:PORT` but those of this host: nothing is encrypted or authenticated yet.
-pub(crate) fn check_loopback(address: &str) -> Result<(), CommandError> {
+/// Refuses what is no `HOST:PORT`. Whether there is such a host is found out when it is needed.
+pub(crate) fn check_host(address: &str) -> Result<(), CommandError> {
+    let port = address.rsplit_once(':').and_then(|(host, port)| {
+        let is_name = !host.is_empty() && (!host.contains(':') || host.starts_with('['));
+        port.parse::<u16>().ok().filter(|_| is_name)
+    });
+    let is_plain = !address.chars().any(|c| c.is_control() || c.is_whitespace());
+    if port.is_some() && is_plain {
+        return Ok(());
+    }
     let shown = escape(address.as_bytes());
-    let port = address
-        .rsplit_once(':')
-        .and_then(|(host, port)| port.parse::<u16>().ok().filter(|_| !host.is_empty()));
-    if port.is_none() {
-        return Err(CommandError::usage(
-            format!("`{shown}` is not HOST:PORT"),
-            "write the port after the host, as in 127.0.0.1:7433; a directory that is not there yet is written with a `/`",
-        ));
-    }
-    let hint = "to reach another host, forward a port, for instance with `ssh -L 7433:127.0.0.1:7433 HOST`, and use 127.0.0.1:7433";
-    let only = "connections are not encrypted and authenticated yet, so only loopback addresses (127.0.0.1, [::1]) are allowed";
-    match address.to_socket_addrs().map(|mut found| found.next()) {
-        Ok(Some(address)) if address.ip().is_loopback() => Ok(()),
-        Ok(_) => Err(CommandError::usage(
-            format!("`{shown}` is not on this host: {only}"),
-            hint,
-        )),
-        Err(error) => Err(CommandError::usage(
-            format!("`{shown}` has no address ({error}): {only}"),
-            hint,
-        )),
-    }
+    Err(CommandError::usage(
+        format!("`{shown}` is not HOST:PORT"),
+        "write the port after the host, as in spare.example.org:7433 or [2001:db8::1]:7433; a directory that is not there yet is written with a `/`",
+    ))
 }
 
 #[cfg(test)]
@@ -137,7 +126,7 @@ mod tests {
             parse("/no/such:1").expect("path"),
             Address::Directory("/no/such:1".into())
         );
-        for text in ["127.0.0.1:7433", "[::1]:7433"] {
+        for text in ["127.0.0.1:7433", "[::1]:7433", "spare.example.org:7433"] {
             assert_eq!(parse(text).expect(text), Address::Host(text.to_owned()));
         }
         for text in ["ssh://host/store", "ssh://root@[::1]:22/a store"] {
@@ -152,8 +141,10 @@ mod tests {
         for (text, word) in [
             ("", "empty"),
             ("ssh://host", "no store"),
-            ("10.0.0.1:7433", "loopback"),
             ("host:", "HOST:PORT"),
+            ("host:seven", "HOST:PORT"),
+            ("::1:7433", "HOST:PORT"),
+            ("a host:7433", "HOST:PORT"),
         ] {
             let error = parse(text).expect_err(text);
             assert_eq!(error.code, Code::Usage);

@@ -2,6 +2,7 @@
 
 mod daemons;
 mod on_spare;
+mod pair;
 mod past;
 mod restore;
 mod ssh;
@@ -18,6 +19,7 @@ use crate::report;
 
 pub(crate) use daemons::{Agent, Messenger, Receiver};
 pub(crate) use on_spare::{Accept, Acknowledge, Decide, Held, OnSpare, Pin, Prune, Unpin};
+pub(crate) use pair::Pair;
 pub(crate) use past::{Cat, Diff, Find, Ls, Point, Selection};
 pub(crate) use restore::{Drill, Order, Owners, Restore};
 pub(crate) use ssh::AuthorizedKey;
@@ -35,7 +37,8 @@ Examples:
   understudy sync /srv/photos --spare /mnt/spare    copy a tree; again: only what changed
   understudy receiver --store /srv/spare            take uploads on this host
   understudy agent --config agent.toml              send what that file names, every 15 minutes
-  understudy status --spare 127.0.0.1:7433          how far behind is the spare?
+  understudy pair --new web1 --store /srv/spare     let a main in: prints what to type there
+  understudy status --spare spare.example.org:7433  how far behind is the spare?
 
 Exit codes:
   0 done; 1 failed; 2 usage or configuration; 3 done, but some files could not be read (listed);
@@ -156,6 +159,7 @@ Examples:
     Pin(Pin),
     Unpin(Unpin),
     Accept(Accept),
+    Pair(Box<Pair>),
     AuthorizedKey(AuthorizedKey),
 }
 
@@ -178,8 +182,8 @@ pub(crate) struct Places {
     ///
     /// What begins with ssh:// is a store on another host, where a receiver is started through ssh. What else
     /// holds a `/`, starts with `.`, is an existing directory or has no `:` is a directory; understudy
-    /// then does the receiver's work itself. Only loopback addresses are allowed as HOST:PORT, because
-    /// those connections are not encrypted yet.
+    /// then does the receiver's work itself. A receiver at HOST:PORT must know this host, and this host it: `understudy
+    /// pair` brings that about.
     #[arg(
         long,
         global = true,
@@ -226,7 +230,7 @@ pub(crate) struct Places {
 Examples:
   understudy sync /srv/photos --spare /mnt/spare
       The newest state is then at /mnt/spare/photos/live/files.
-  understudy sync /srv/shop --exclude '*.tmp' --exclude /cache/ --spare 127.0.0.1:7433
+  understudy sync /srv/shop --exclude '*.tmp' --exclude /cache/ --spare spare.example.org:7433
       To a receiver, without temporary files and without the top-level directory `cache`.")]
 pub(crate) struct Sync {
     /// The directory to copy
@@ -251,7 +255,7 @@ pub(crate) struct Sync {
 #[command(after_long_help = "\
 Examples:
   understudy snapshots --spare /mnt/spare
-  understudy snapshots photos --json --spare 127.0.0.1:7433
+  understudy snapshots photos --json --spare spare.example.org:7433
   understudy snapshots photos --changes --spare /mnt/spare")]
 pub(crate) struct Snapshots {
     /// Only this dataset
@@ -268,7 +272,7 @@ pub(crate) struct Snapshots {
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-  understudy status --spare 127.0.0.1:7433
+  understudy status --spare spare.example.org:7433
   understudy status --json --spare /mnt/spare | jq '.data.datasets[].lag_seconds'")]
 pub(crate) struct Status {}
 
@@ -281,9 +285,9 @@ pub(crate) struct Status {}
 #[command(after_long_help = "\
 Examples:
   understudy verify --spare /mnt/spare
-  understudy verify photos --spare 127.0.0.1:7433
+  understudy verify photos --spare spare.example.org:7433
   understudy verify photos --repair --spare /mnt/spare
-  understudy verify --pace 20MB --spare 127.0.0.1:7433")]
+  understudy verify --pace 20MB --spare spare.example.org:7433")]
 pub(crate) struct Verify {
     /// Only this dataset
     pub(crate) dataset: Option<DatasetName>,

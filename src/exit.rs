@@ -120,7 +120,7 @@ impl From<&ProtocolError> for CommandError {
             ),
             ProtocolError::NotAuthenticated(_) => (
                 Code::NotAuthenticated,
-                "pair the two again: `understudy pair --new NAME` on the spare prints what to type on the main",
+                "pair the two: `understudy pair --new NAME` on the spare prints what to type on the main",
             ),
             ProtocolError::Cut | ProtocolError::Io(_) => (
                 Code::Unreachable,

@@ -1,12 +1,14 @@
-//! Reaching a spare: a receiver over TCP or ssh, or one that runs in this process on a directory.
+//! Reaching a spare: a receiver over TLS or ssh, or one that runs in this process on a directory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tokio::runtime::Handle;
+use understudy_agent::identity::Identity;
 use understudy_agent::{AgentError, Reconnect};
 use understudy_protocol::ProtocolError;
+use understudy_protocol::transport::tls::{self, Credentials};
 use understudy_protocol::transport::{self, Channel};
 use understudy_receiver::{Deletions, ReceiverError, SessionOptions, Store};
 
@@ -31,6 +33,8 @@ pub(crate) struct Spare {
     absent: Absent,
     deletions: Deletions,
     ssh: ssh::Client,
+    /// The state directory with the identity by which a receiver knows this host.
+    identity: Option<PathBuf>,
 }
 
 /// What is still at work at the other end when a channel was dropped, as far as it can be waited for.
@@ -53,7 +57,15 @@ impl Spare {
             absent,
             deletions: Deletions::Guard,
             ssh: ssh::Client::default(),
+            identity: None,
         }
+    }
+
+    /// Where the identity is by which a receiver at HOST:PORT knows this host: the state directory.
+    #[must_use]
+    pub(crate) fn known_from(mut self, state: Option<PathBuf>) -> Self {
+        self.identity = state;
+        self
     }
 
     /// Another program than `ssh` without options, for a spare that is reached by it.
@@ -116,7 +128,8 @@ impl Spare {
     pub(crate) fn connect(&self) -> Result<(Channel, FarEnd), CommandError> {
         match &self.address {
             Address::Host(address) => {
-                let channel = transport::tcp::connect(&self.runtime, address)
+                let channel = self
+                    .reach(address)
                     .map_err(|error| CommandError::from(&error).about(address))?;
                 Ok((channel, FarEnd::Elsewhere))
             }
@@ -137,13 +150,30 @@ impl Spare {
     /// receiver at the other end of a connection would tell it.
     pub(crate) fn connect_again(&self) -> Result<(Channel, FarEnd), ProtocolError> {
         match &self.address {
-            Address::Host(address) => Ok((
-                transport::tcp::connect(&self.runtime, address)?,
-                FarEnd::Elsewhere,
-            )),
+            Address::Host(address) => Ok((self.reach(address)?, FarEnd::Elsewhere)),
             Address::Ssh(remote) => self.start(remote, Asking::Never),
             Address::Directory(path) => self.embed(path).map_err(|error| error.to_failure().into()),
         }
+    }
+
+    /// Connects to a receiver that knows this host. What is known is read each time: a pairing counts at once.
+    fn reach(&self, address: &str) -> Result<Channel, ProtocolError> {
+        let unusable = |error: AgentError| {
+            let text = format!("the identity of this host cannot be used: {error}");
+            ProtocolError::NotAuthenticated(text)
+        };
+        let state = self.identity.as_deref().unwrap_or(Path::new(""));
+        let identity = Identity::open(state).map_err(unusable)?;
+        let Some(identity) = identity else {
+            return Err(not_paired(address, &[]));
+        };
+        let spares = identity.spares().map_err(unusable)?;
+        let Some(known) = spares.iter().find(|spare| spare.address == address) else {
+            let others: Vec<_> = spares.iter().map(|spare| spare.address.as_str()).collect();
+            return Err(not_paired(address, &others));
+        };
+        let credentials = Credentials::new(identity.secret())?;
+        tls::connect(&self.runtime, address, &credentials, known.key)
     }
 
     fn start(
@@ -170,6 +200,18 @@ impl Spare {
             std::thread::spawn(move || understudy_receiver::serve(store, theirs, options));
         Ok((ours, FarEnd::Embedded(session)))
     }
+}
+
+/// This host does not know which key the spare at `address` must have.
+fn not_paired(address: &str, others: &[&str]) -> ProtocolError {
+    let mut text = format!("this host is not paired with the spare at {address}");
+    if let [first, ..] = others {
+        let first = understudy_protocol::escape(first.as_bytes());
+        text.push_str(&format!(
+            "; if that is the one that is known at {first}, type `understudy pair --address {address} {first}`"
+        ));
+    }
+    ProtocolError::NotAuthenticated(text)
 }
 
 impl FarEnd {

@@ -55,8 +55,23 @@ impl Pair {
             work: work.to_owned(),
             address,
         };
+        pair.introduce(&store.join("store"));
         pair.restart();
         pair
+    }
+
+    /// Has the two sides know each other.
+    fn introduce(&self, store: &Path) {
+        let mut command = Command::new(&self.binary);
+        command.args(["pair", "--new", "bench", "--json", "--store"]);
+        let printed = command.arg(store).output().unwrap().stdout;
+        let printed: Value = serde_json::from_slice(&printed).unwrap();
+        let code = printed["data"]["code"].as_str().unwrap();
+        let mut command = Command::new(&self.binary);
+        command.args(["pair", &self.address, code, "--state"]);
+        let command = command.arg(self.work.join("agent-state"));
+        let status = command.stdout(Stdio::null()).status().unwrap();
+        assert!(status.success(), "{status}");
     }
 
     /// Ends the agent and starts it again.

@@ -1,6 +1,6 @@
-//! Micro benchmarks: what frames, deltas, commits and scans cost by themselves.
+//! Micro benchmarks: what frames, connections, deltas, commits and scans cost by themselves.
 //!
-//! `cargo bench --bench micro -- frame | delta | commit [FILES] | scan [FILES]`. Figures are printed, never asserted.
+//! `cargo bench --bench micro -- frame | wire | delta | commit [FILES] | scan [FILES]`. Figures are printed, never asserted.
 
 #![allow(
     clippy::disallowed_methods,
@@ -16,6 +16,7 @@ mod frame;
 #[path = "../../tests/e2e/support/random.rs"]
 mod random;
 mod scan;
+mod wire;
 
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,9 @@ fn main() {
         .unwrap_or(20_000);
     if matches!(which.as_str(), "frame" | "all") {
         frame::run();
+    }
+    if matches!(which.as_str(), "wire" | "all") {
+        wire::run();
     }
     if matches!(which.as_str(), "delta" | "all") {
         delta::run();

@@ -245,6 +245,29 @@ impl SetUp<'_> {
         let address = address.unwrap_or_else(|| panic!("the receiver said {line:?}"));
         self.address = self.lead_to(address);
         self.watch(child);
+        self.pair();
+    }
+
+    /// Has the two sides know each other.
+    fn pair(&self) {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(["pair", "--new", "bench", "--json", "--store"])
+            .arg(self.repository());
+        let printed = command.output().unwrap().stdout;
+        let printed: serde_json::Value = serde_json::from_slice(&printed).unwrap();
+        let code = printed["data"]["code"].as_str().unwrap();
+        let mut command = Command::new(&self.binary);
+        command
+            .args(["pair", &self.address, code, "--state"])
+            .arg(&self.state)
+            .stdout(Stdio::null());
+        let child = match self.link {
+            Some(link) => link.spawn_near(&mut command),
+            None => command.spawn(),
+        };
+        let status = child.unwrap().wait().unwrap();
+        assert!(status.success(), "{command:?}: {status}");
     }
 
     fn start_rsync(&mut self) {

@@ -19,7 +19,7 @@ Examples:
   understudy agent --once photos                  one cycle of one dataset
 
 A configuration:
-  spare = \"127.0.0.1:7433\"      # or \"ssh://root@spare.example.org/srv/spare\"
+  spare = \"spare.example.org:7433\"  # or \"ssh://root@spare.example.org/srv/spare\"
   ssh = [\"ssh\", \"-i\", \"/etc/understudy/ssh_key\"]   # for the latter; this may be left out
   interval = \"15m\"
   sweep = \"1h\"                 # how often everything is compared in large datasets
@@ -66,7 +66,7 @@ pub(crate) struct Agent {
 /// Be the spare: take uploads into a store
 ///
 /// Prints `listening on HOST:PORT` when it is ready, and runs until it is told to end by SIGTERM or Ctrl-C. The
-/// store is made if the directory is empty or not there yet. The newest snapshot of each dataset is at
+/// store is made if the directory is empty or not there yet. Only mains that it knows are let in (`understudy pair`). The newest snapshot of each dataset is at
 /// STORE/DATASET/live/files, as plain files.
 #[derive(Debug, Clone, Args)]
 #[command(after_long_help = "\
@@ -77,7 +77,7 @@ Examples:
 
 A configuration:
   store = \"/srv/spare\"
-  listen = \"127.0.0.1:7433\"
+  listen = \"[::]:7433\"
 
   [alerts]                              # each line may be left out
   lag = \"1h\"                            # a dataset that is further behind is an alert
@@ -116,7 +116,7 @@ pub(crate) struct Receiver {
     /// The directory that holds the datasets
     #[arg(long, value_name = "DIR")]
     pub(crate) store: Option<PathBuf>,
-    /// Where to listen: a loopback address [default: 127.0.0.1:7433]
+    /// Where to listen [default: [::]:7433, which is every address of this host]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) listen: Option<String>,
     /// Serve whoever has started it, over stdin and stdout, and end with them

@@ -22,7 +22,7 @@ pub(crate) struct Selection {
 #[command(after_long_help = "\
 Examples:
   understudy ls photos --spare /mnt/spare
-  understudy ls photos 2026/summer -l --at '3 days ago' --spare 127.0.0.1:7433
+  understudy ls photos 2026/summer -l --at '3 days ago' --spare spare.example.org:7433
   understudy ls photos -R --snapshot 12 --json --spare /mnt/spare")]
 pub(crate) struct Ls {
     /// The dataset
@@ -48,7 +48,7 @@ pub(crate) struct Ls {
 #[command(after_long_help = "\
 Examples:
   understudy cat shop settings.php --snapshot 12 --spare /mnt/spare
-  understudy cat shop data/orders.csv --at '2026-11-26 08:00' --spare 127.0.0.1:7433 > orders.csv")]
+  understudy cat shop data/orders.csv --at '2026-11-26 08:00' --spare spare.example.org:7433 > orders.csv")]
 pub(crate) struct Cat {
     /// The dataset
     pub(crate) dataset: DatasetName,
@@ -69,7 +69,7 @@ pub(crate) struct Cat {
 Examples:
   understudy find shop settings.php --spare /mnt/spare
       When did it change, or vanish?
-  understudy find shop '/data/*.csv' --since 2d --spare 127.0.0.1:7433")]
+  understudy find shop '/data/*.csv' --since 2d --spare spare.example.org:7433")]
 pub(crate) struct Find {
     /// The dataset
     pub(crate) dataset: DatasetName,
@@ -88,7 +88,7 @@ pub(crate) struct Find {
 #[command(after_long_help = "\
 Examples:
   understudy diff shop 12 13 --spare /mnt/spare
-  understudy diff shop 12 --spare 127.0.0.1:7433
+  understudy diff shop 12 --spare spare.example.org:7433
       What has changed since then?")]
 pub(crate) struct Diff {
     /// The dataset

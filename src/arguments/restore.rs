@@ -16,10 +16,10 @@ use super::Selection;
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-  understudy restore photos /srv/photos --spare 127.0.0.1:7433
+  understudy restore photos /srv/photos --spare spare.example.org:7433
   understudy restore photos /tmp/old --snapshot 12 --spare /mnt/spare
   understudy restore photos /tmp/old --at '2026-11-26 14:00' --path albums/2019 --path '**/*.xmp'
-  understudy restore photos /srv/photos --replace --dry-run --spare 127.0.0.1:7433
+  understudy restore photos /srv/photos --replace --dry-run --spare spare.example.org:7433
       How much would be written? (Nothing is.)
   understudy restore photos /srv/photos --in-place-progressive --first index.php --order newest
       Serve /srv/photos while it fills, the newest files first.
@@ -96,7 +96,7 @@ pub(crate) enum Order {
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-  understudy drill photos --spare 127.0.0.1:7433
+  understudy drill photos --spare spare.example.org:7433
   understudy drill photos --at '3 days ago' --scratch /mnt/large --spare /mnt/spare")]
 pub(crate) struct Drill {
     /// The dataset

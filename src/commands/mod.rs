@@ -12,6 +12,7 @@ mod health;
 mod held;
 mod ls;
 mod overview;
+mod pair;
 mod past;
 mod pin;
 mod policies;
@@ -30,6 +31,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
+use understudy_agent::config::Config;
 use understudy_agent::{Cancel, Context, FuzzyOf, Pace, Progress, Survey};
 use understudy_protocol::DatasetName;
 use understudy_receiver::Store;
@@ -92,6 +94,7 @@ pub(crate) fn run(
         Command::Pin(arguments) => pin::pin(arguments, session),
         Command::Unpin(arguments) => pin::unpin(arguments, session),
         Command::Accept(arguments) => accept::run(arguments, session),
+        Command::Pair(arguments) => pair::run(&arguments, session),
         Command::AuthorizedKey(arguments) => authorized_key::run(&arguments),
     }
 }
@@ -133,15 +136,24 @@ impl Session {
         self.spare(self.address()?, Absent::Refuse, None)
     }
 
-    /// The spare at `address`, reached by the ssh that was given or else by that of a configuration.
+    /// The spare at `address`, reached by the ssh and with the identity that were given, or else by those of a
+    /// configuration.
     fn spare(
         &self,
         address: Address,
         absent: Absent,
-        configured: Option<&[String]>,
+        configured: Option<&Config>,
     ) -> Result<Spare, CommandError> {
-        let ssh = ssh::Client::given(self.places.ssh.as_deref(), configured)?;
-        Ok(Spare::new(address, self.runtime.clone(), absent).through(ssh))
+        let ssh = configured.and_then(|config| config.ssh.as_deref());
+        let ssh = ssh::Client::given(self.places.ssh.as_deref(), ssh)?;
+        let state = configured.and_then(|config| config.state.as_deref());
+        let identity = match &address {
+            Address::Host(_) => Some(paths::state(self.places.state.as_deref().or(state))?),
+            Address::Directory(_) | Address::Ssh(_) => None,
+        };
+        Ok(Spare::new(address, self.runtime.clone(), absent)
+            .through(ssh)
+            .known_from(identity))
     }
 
     fn context(&self, state: PathBuf, spare: &Spare) -> Context {

@@ -8,12 +8,17 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use understudy_protocol::transport::Channel;
-use understudy_protocol::transport::tcp::Listener;
-use understudy_protocol::{DatasetName, FailureCode, ProtocolError};
+use understudy_protocol::transport::tls::{Arrival, Credentials, Doorkeeper, Listener};
+use understudy_protocol::{DatasetName, Failure, FailureCode, Message, ProtocolError};
 use understudy_receiver::guard::Guards;
 use understudy_receiver::retention::{self, Compressed, Expired, Policies, Pruned};
 use understudy_receiver::scrub::{self, Plan};
-use understudy_receiver::{AfterFirst, Deletions, ReceiverError, Reserve, SessionOptions, Store};
+use understudy_receiver::trust::Trust;
+use understudy_receiver::{
+    AfterFirst, Deletions, Peer, ReceiverError, Reserve, SessionOptions, Store,
+};
+
+mod live;
 
 use super::Session;
 use crate::address;
@@ -26,18 +31,17 @@ use crate::interrupt;
 use crate::receiver_config::{self, Alerts, ReceiverConfig};
 use crate::report::{self, Report};
 use crate::service;
+use live::Live;
 
-const DEFAULT_LISTEN: &str = "127.0.0.1:7433";
-
-/// More connections than any honest pair needs; each costs a thread and some buffers.
-const SESSIONS: usize = 64;
+/// Every address of this host.
+const DEFAULT_LISTEN: &str = "[::]:7433";
 
 /// How long sessions may take to end by themselves: shorter than the patience of `interrupt`. One that is cut
 /// off is repaired at the next start.
 const FAREWELL: Duration = Duration::from_millis(1200);
 
-/// After a failed accept, which is mostly a lack of descriptors, others get time to give some back.
-const PAUSE: Duration = Duration::from_millis(200);
+/// How often it looks whether those that are connected are still known.
+const LOOKING: Duration = Duration::from_secs(1);
 
 /// How often the receiver looks for leftovers that are too old, and prunes.
 const TIDYING: Duration = Duration::from_secs(60 * 60);
@@ -108,31 +112,35 @@ pub(crate) fn run(prepared: Prepared, session: &Session) -> Result<Report, Comma
         file,
     } = settings;
     let policies = Arc::new(retention);
-    address::check_loopback(&listen)?;
+    address::check_host(&listen)?;
     let store = Arc::new(Store::open(&store)?);
+    let trust = Arc::new(Trust::open_or_create(store.path())?);
+    let credentials = Credentials::new(trust.key()).map_err(|error| CommandError::from(&error))?;
     store.recover()?;
     let (held, all_ended) = sync_channel(1);
     session.runtime.block_on(async {
         let signals = Signals::catch(file).map_err(|error| not_listening(&error))?;
-        let listener = Listener::bind(&listen)
+        let keeper = Arc::clone(&trust) as Arc<dyn Doorkeeper>;
+        let listener = Listener::bind(&listen, credentials, keeper)
             .await
             .map_err(|error| not_listening(&error))?;
-        let bound = listener.address().map_err(|error| not_listening(&error))?;
+        let bound = listener.address().to_string();
+        trust.note_address(&bound)?;
         let options = SessionOptions {
             // A daemon has time after a first snapshot.
             after_first: AfterFirst::FillShadow,
             ..options(guards, reserve)
         };
         let watched = (Arc::clone(&store), reserve);
-        let alerting = Alerting::start(watched, alerts, voice)?;
-        announce(&bound.to_string(), session.output.format);
+let alerting = Alerting::start(watched, alerts, voice)?;
+        announce(&bound, session.output.format);
         let scrubbed = Arc::clone(&store);
         // It ends with the process: what it was at is begun again.
         std::thread::spawn(move || scrub::forever(scrubbed, scrub));
         service::ready();
         tracing::info!("the store is `{}`", store.path().display());
         let rules = (&options, &policies);
-        accept(&listener, &store, rules, held, signals, &alerting).await;
+        accept(listener, &store, &trust, rules, held, signals, &alerting).await;
         Ok::<(), CommandError>(())
     })?;
     service::stopping();
@@ -154,21 +162,27 @@ pub(super) fn options(guards: Guards, reserve: Reserve) -> SessionOptions {
 
 /// Gives each connection a thread, until a signal comes. The threads hold `held` as long as they run.
 async fn accept(
-    listener: &Listener,
+    mut listener: Listener,
     store: &Arc<Store>,
+    trust: &Trust,
     (options, policies): (&SessionOptions, &Arc<Policies>),
     held: SyncSender<()>,
     mut signals: Signals,
     alerting: &Alerting,
 ) {
-    let open = Arc::new(());
+    let live = Live::default();
     let first = tokio::time::Instant::now() + TIDYING;
     let mut tidying = tokio::time::interval_at(first, TIDYING);
+    let mut looking = tokio::time::interval(LOOKING);
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let arrival = tokio::select! {
+            arrival = listener.accept() => arrival,
             _ = signals.interrupt.recv() => return,
             _ = signals.terminate.recv() => return,
+            _ = looking.tick() => {
+                live.cut_off_strangers(trust);
+                continue;
+            }
             _ = tidying.tick() => {
                 let (store, policies) = (Arc::clone(store), Arc::clone(policies));
                 std::thread::spawn(move || tidy(&store, &policies));
@@ -179,24 +193,46 @@ async fn accept(
                 continue;
             }
         };
-        match accepted {
-            Ok((_, peer)) if Arc::strong_count(&open) > SESSIONS => {
-                tracing::warn!("{peer}: refused, for {SESSIONS} connections are open already");
-            }
-            Ok((channel, peer)) => {
-                let (store, kept) = (Arc::clone(store), (Arc::clone(&open), held.clone()));
-                let options = options.clone();
-                std::thread::spawn(move || {
-                    serve(store, channel, options, &peer.to_string());
-                    drop(kept);
-                });
-            }
-            Err(error) => {
-                tracing::warn!("cannot accept a connection: {error}");
-                tokio::time::sleep(PAUSE).await;
-            }
+        match arrival {
+            Some(arrival) => attend(arrival, &live, store, options, &held),
+            // Whoever takes connections has ended, which is a defect.
+            None => return,
         }
     }
+}
+
+/// Gives a connection a thread, unless there are too many.
+fn attend(
+    arrival: Arrival,
+    live: &Live,
+    store: &Arc<Store>,
+    options: &SessionOptions,
+    held: &SyncSender<()>,
+) {
+    let served = match live.enter(&arrival) {
+        Ok(served) => served,
+        Err(why) => {
+            tracing::warn!("{}: refused, for {why}", arrival.address);
+            let failure = Failure::new(
+                FailureCode::Busy,
+                format!("the spare takes no further connection: {why}"),
+            );
+            // Nobody may be there any more.
+            let _ = arrival.channel.outgoing.offer(&Message::Failure(failure));
+            return;
+        }
+    };
+    let kept = (served, held.clone());
+    let store = Arc::clone(store);
+    let peer = format!("{} ({})", arrival.address, arrival.main);
+    let options = SessionOptions {
+        peer: Peer::Main(arrival.main),
+        ..options.clone()
+    };
+    std::thread::spawn(move || {
+        serve(store, arrival.channel, options, &peer);
+        drop(kept);
+    });
 }
 
 /// Removes what nobody will come back for, and what the policy does not keep, and compresses what is cold. One that is still at it

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
+use understudy_agent::identity::Identity;
 use understudy_protocol::message::{Begin, Change, Changes, Commit};
-use understudy_protocol::transport::tcp;
+use understudy_protocol::transport::tls::{self, Credentials};
 use understudy_protocol::{DatasetName, DirectoryId, Message, Name, Place, StateDigest};
 
 use crate::support::listener::{Listener, Manner, TlsServer};
@@ -89,7 +90,6 @@ impl Scene {
 
     /// Syncs the source as the second dataset.
     fn sync_other(&self) {
-        let state = self.stage.path().join("other-state");
         Run::new(["sync"])
             .arg(&self.stage.source)
             .args([
@@ -99,7 +99,7 @@ impl Scene {
                 &self.stage.spare(),
                 "--state",
             ])
-            .arg(state)
+            .arg(&self.stage.state)
             .ok();
     }
 
@@ -215,7 +215,7 @@ fn a_guard_that_refuses_is_told_at_once() {
         std::fs::write(scene.stage.source.join(name), name).unwrap();
     }
     scene.stage.sync().ok();
-    remove_everything(&scene.stage.spare(), &["a", "b", "c", "file"]);
+    remove_everything(&scene.stage, &["a", "b", "c", "file"]);
     scene.await_told(DATASET, "guard", "raised", 1);
     assert!(scene.stage.daemon.as_mut().unwrap().is_alive());
     scene.stage.sync().ok();
@@ -223,9 +223,13 @@ fn a_guard_that_refuses_is_told_at_once() {
 }
 
 /// Sends a change set as a main would that has lost everything.
-fn remove_everything(address: &str, names: &[&str]) {
+fn remove_everything(stage: &Stage, names: &[&str]) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let mut channel = tcp::connect(runtime.handle(), address).unwrap();
+    let address = stage.spare();
+    let identity = Identity::open(&stage.state).unwrap().unwrap();
+    let credentials = Credentials::new(identity.secret()).unwrap();
+    let key = identity.spare(&address).unwrap().unwrap().key;
+    let mut channel = tls::connect(runtime.handle(), &address, &credentials, key).unwrap();
     channel.greet().unwrap();
     let dataset = DatasetName::new(DATASET).unwrap();
     let send = |message| channel.outgoing.send_message(&message).unwrap();

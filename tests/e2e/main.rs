@@ -45,6 +45,7 @@ mod scrub;
 mod silent;
 mod soak;
 mod ssh;
+mod trust;
 mod units;
 mod verify;
 mod walkthrough;

@@ -136,6 +136,9 @@ fn a_receiver_without_root() {
     stage.daemon = Some(Daemon::start_with(&stage.store, "127.0.0.1:0", |run| {
         as_user(run, &program)
     }));
+    // What they know of each other is then the user's, too.
+    stage.spare();
+    hand_over(&stage);
     as_user(stage.sync(), &program).ok();
     judge::same(&stage.source, &stage.live());
     edit(&stage.source);

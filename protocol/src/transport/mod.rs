@@ -7,7 +7,6 @@ pub mod pairing;
 mod patience;
 pub mod stdio;
 pub mod stream;
-pub mod tcp;
 pub mod tls;
 
 use std::sync::Arc;

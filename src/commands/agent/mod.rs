@@ -45,7 +45,7 @@ pub(crate) fn run(arguments: &Agent, session: &Session) -> Result<Report, Comman
     check_sources(&config, &address)?;
     let state = paths::state(session.places.state.as_deref().or(config.state.as_deref()))?;
     paths::make_state(&state)?;
-    let spare = session.spare(address, Absent::Create, config.ssh.as_deref())?;
+    let spare = session.spare(address, Absent::Create, Some(&config))?;
     let context = Context {
         pace: Arc::new(Pace::new(config.pace.clone())),
         ..session.context(state, &spare)

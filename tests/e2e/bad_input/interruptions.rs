@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use super::{FILES, refused, with_a_snapshot};
 use crate::support::needs::needs;
 use crate::support::trees::{generation_now, set_generation};
-use crate::support::{Kind, Random, Run, Stage, judge};
+use crate::support::{Kind, Random, Run, Stage, judge, pairing};
 
 #[test]
 fn a_second_upload_at_the_same_time() {
@@ -20,6 +20,9 @@ fn a_second_upload_at_the_same_time() {
             std::thread::sleep(Duration::from_millis(1500));
             // With a state of its own: it is the spare that refuses.
             let other = stage.path().join("other state");
+            if kind == Kind::Tcp {
+                pairing::share(&stage.state, &other);
+            }
             let second = || {
                 Run::new(["sync"])
                     .arg(&stage.source)

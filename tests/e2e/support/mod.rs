@@ -10,6 +10,7 @@ pub(crate) mod judge;
 pub(crate) mod kinds;
 pub(crate) mod listener;
 pub(crate) mod needs;
+pub(crate) mod pairing;
 pub(crate) mod pipes;
 pub(crate) mod proxy;
 pub(crate) mod random;

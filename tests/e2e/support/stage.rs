@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::command::{Outcome, Run};
 use super::judge;
+use super::pairing;
 use super::spare::{Daemon, Kind};
 
 /// The dataset's name in every test that does not test names.
@@ -63,6 +64,7 @@ impl Stage {
     fn listen(&mut self, kind: Kind) {
         if kind == Kind::Tcp {
             self.daemon = Some(Daemon::start(&self.store));
+            self.spare();
         }
     }
 
@@ -71,10 +73,13 @@ impl Stage {
         self.directory.path()
     }
 
-    /// What goes after `--spare`.
+    /// What goes after `--spare`. A receiver there and the agent with this stage's state know each other.
     pub(crate) fn spare(&self) -> String {
         match &self.daemon {
-            Some(daemon) => daemon.address.clone(),
+            Some(daemon) => {
+                pairing::ensure(&self.state, &self.store, &daemon.address);
+                daemon.address.clone()
+            }
             None => self.store.to_str().unwrap().to_owned(),
         }
     }
@@ -122,7 +127,12 @@ impl Stage {
 
     /// `understudy NAME --spare ...` for the commands that ask the spare.
     pub(crate) fn ask(&self, command: &str) -> Run {
-        Run::new([command]).arg("--spare").arg(self.spare())
+        let run = Run::new([command]).arg("--spare").arg(self.spare());
+        match &self.daemon {
+            // With the identity by which the receiver knows this host.
+            Some(_) => run.env("UNDERSTUDY_STATE_DIR", &self.state),
+            None => run,
+        }
     }
 
     /// `understudy restore` of the dataset into `target`.

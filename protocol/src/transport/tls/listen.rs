@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,10 +120,7 @@ impl Listener {
         credentials: Credentials,
         keeper: Arc<dyn Doorkeeper>,
     ) -> Result<Self, ProtocolError> {
-        let all = resolve(address).await?;
-        let listener = TcpListener::bind(&all[..]).await.map_err(|error| {
-            ProtocolError::Address(format!("cannot listen on {address}: {error}"))
-        })?;
+        let listener = listen(address).await?;
         let address = listener.local_addr()?;
         let (arrived, arrivals) = mpsc::channel(ARRIVALS);
         let door = Door {
@@ -147,6 +144,32 @@ impl Listener {
     pub async fn accept(&mut self) -> Option<Arrival> {
         self.arrivals.recv().await
     }
+}
+
+/// Listens on the first address of `address` that can be had. Where there is no IPv6, all addresses are those of IPv4.
+async fn listen(address: &str) -> Result<TcpListener, ProtocolError> {
+    let mut all = resolve(address).await?;
+    if let [SocketAddr::V6(any)] = all[..]
+        && any.ip().is_unspecified()
+    {
+        all.push((Ipv4Addr::UNSPECIFIED, any.port()).into());
+    }
+    let mut why = String::new();
+    for one in all {
+        match TcpListener::bind(one).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) => {
+                why = error.to_string();
+                // Somebody listens there already: not to be passed over.
+                if error.kind() == io::ErrorKind::AddrInUse {
+                    break;
+                }
+            }
+        }
+    }
+    Err(ProtocolError::Address(format!(
+        "cannot listen on {address}: {why}"
+    )))
 }
 
 /// Hears each connection out on a task of its own.

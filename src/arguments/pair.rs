@@ -1,0 +1,66 @@
+//! The arguments of what makes two hosts know each other.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::{ArgGroup, Args};
+use understudy_protocol::MainName;
+
+use super::OnSpare;
+
+/// Have a main and a spare know each other by their keys
+///
+/// On the spare, `--new NAME` makes a code that is good once and for an hour, and prints what to type on the main. That
+/// binds the keys of both: from then on each talks to the other and to nobody else. Pairing a NAME again gives it another
+/// key. A receiver that runs looks at what was changed within a second; it need not be asked.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true).args(["new", "host", "list", "revoke", "forget"]))]
+#[command(after_long_help = "\
+Examples:
+  understudy pair --new web1 --store /srv/spare      on the spare: print a code for the main web1
+  understudy pair spare.example.org:7433 CODE        on the main: use it
+  understudy pair --list                             on either: who is known, by which key
+  understudy pair --revoke web1 --store /srv/spare   on the spare: know web1 no more
+  understudy pair --forget spare.example.org:7433    on the main: know that spare no more
+  understudy pair --address 127.0.0.1:7433 spare.example.org:7433
+      On the main: reach the same spare at another address, a forwarded port for instance.")]
+pub(crate) struct Pair {
+    /// On the spare: make a code for the main that is to be called NAME there
+    #[arg(long, value_name = "NAME")]
+    pub(crate) new: Option<MainName>,
+    /// How long the code is good
+    #[arg(long, value_name = "TIME", requires = "new", default_value = "1h", value_parser = duration)]
+    pub(crate) valid: Duration,
+    /// List the mains that the spare of this host knows, and the spares that this host knows
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// On the spare: know a main no more, and end its connections
+    #[arg(long, value_name = "NAME")]
+    pub(crate) revoke: Option<MainName>,
+    /// On the main: know a spare no more
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) forget: Option<String>,
+    /// On the main: reach the spare that is known at HOST:PORT at this address, too
+    #[arg(long, value_name = "NEW", requires = "host", conflicts_with = "code")]
+    pub(crate) address: Option<String>,
+    /// On the main: where the spare listens
+    #[arg(value_name = "HOST:PORT")]
+    pub(crate) host: Option<String>,
+    /// The code that the spare has printed
+    #[arg(value_name = "CODE", required_unless_present_any = ["new", "list", "revoke", "forget", "address"])]
+    pub(crate) code: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) on_spare: OnSpare,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "write for instance 30m, 1h or 2d".to_owned();
+    let span: jiff::Span = text.parse().map_err(|_| wrong())?;
+    let duration = span
+        .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
+        .map_err(|_| wrong())?;
+    match Duration::try_from(duration) {
+        Ok(duration) if duration.as_secs() > 0 => Ok(duration),
+        _ => Err(wrong()),
+    }
+}
