@@ -14,7 +14,10 @@ use understudy_protocol::{Frame, MainName, Message, PublicKey, SecretKey};
 /// Of frames, in each run.
 const BYTES: usize = 1 << 30;
 /// What is sent: blocks of large files, and batches of small ones.
-const SIZES: [(&str, usize); 2] = [("blocks of 512 KiB", 512 * 1024), ("frames of 16 KiB", 16 * 1024)];
+const SIZES: [(&str, usize); 2] = [
+    ("blocks of 512 KiB", 512 * 1024),
+    ("frames of 16 KiB", 16 * 1024),
+];
 
 /// Lets one key in.
 #[derive(Debug)]
@@ -48,9 +51,13 @@ pub(crate) fn run() {
 
 fn plain(runtime: &tokio::runtime::Runtime) -> (Channel, Channel) {
     runtime.block_on(async {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("bind");
         let address = listener.local_addr().expect("address");
-        let client = tokio::net::TcpStream::connect(address).await.expect("connect");
+        let client = tokio::net::TcpStream::connect(address)
+            .await
+            .expect("connect");
         let (server, _) = listener.accept().await.expect("accept");
         let [client, server] = [client, server].map(|end| {
             end.set_nodelay(true).expect("option");

@@ -46,6 +46,7 @@ mod silent;
 mod soak;
 mod ssh;
 mod trust;
+mod two_hosts;
 mod units;
 mod verify;
 mod walkthrough;

@@ -92,9 +92,16 @@ fn codes_that_bind_nobody_each_say_why() {
     refused(&earlier, 7, &["no such code", "understudy pair --new"]);
     let codes = stage.store.join("understudy.trust/codes.toml");
     let text = std::fs::read_to_string(&codes).unwrap();
-    let line = text.lines().rfind(|line| line.starts_with("until")).unwrap();
+    let line = text
+        .lines()
+        .rfind(|line| line.starts_with("until"))
+        .unwrap();
     let hour_ago = jiff::Timestamp::now() - Duration::from_secs(3600);
-    std::fs::write(&codes, text.replace(line, &format!("until = \"{hour_ago}\""))).unwrap();
+    std::fs::write(
+        &codes,
+        text.replace(line, &format!("until = \"{hour_ago}\"")),
+    )
+    .unwrap();
     refused(&code, 7, &["its time is over", "understudy pair --new"]);
     std::fs::write(&codes, text).unwrap();
 
@@ -110,7 +117,11 @@ fn codes_that_bind_nobody_each_say_why() {
     logged(&stage, "paired as main web");
     // One key has one name.
     let third = pairing::code(&stage.store, "third");
-    refused(&third, 7, &["as main web already", "understudy pair --revoke web"]);
+    refused(
+        &third,
+        7,
+        &["as main web already", "understudy pair --revoke web"],
+    );
 }
 
 #[test]
@@ -172,7 +183,14 @@ fn a_spare_with_another_key_than_before_is_not_talked_to() {
     let (address, elsewhere) = (stage.spare(), other.spare());
     // As if the address led to another host now.
     on_main(&stage, &["--address", &elsewhere, &address]).ok();
-    let sync = Run::new(["sync", "--dataset", "site", "--spare", &elsewhere, "--state"]);
+    let sync = Run::new([
+        "sync",
+        "--dataset",
+        "site",
+        "--spare",
+        &elsewhere,
+        "--state",
+    ]);
     let outcome = sync.arg(&stage.state).arg(&stage.source).expect(7);
     let keys = [&stage, &other].map(|stage| {
         let data = on_spare(stage, &["--list"]).data();
@@ -236,7 +254,9 @@ fn an_outsider_sees_tls_1_3_and_nothing_else() {
     let was = facts::facts(&stage.live());
     let client = |arguments: &[&str]| {
         let mut command = Command::new("openssl");
-        command.args(["s_client", "-connect", &address]).args(arguments);
+        command
+            .args(["s_client", "-connect", &address])
+            .args(arguments);
         let output = command.stdin(Stdio::null()).output().unwrap();
         let text = [output.stdout, output.stderr].concat();
         String::from_utf8_lossy(&text).into_owned()

@@ -47,15 +47,16 @@ impl Daemon {
     }
 
     /// Starts a receiver on `listen`, its command adjusted, and waits until it listens.
+    pub(crate) fn start_with(store: &Path, listen: &str, adjust: impl FnOnce(Run) -> Run) -> Self {
+        let run = Run::new(["receiver", "--listen", listen]).arg("--store");
+        Self::launch(&adjust(run.arg(store)))
+    }
+
+    /// Starts a receiver by this command, and waits until it listens.
     ///
     /// # Panics
     /// If it ends, or says anything but where it listens.
-    pub(crate) fn start_with(store: &Path, listen: &str, adjust: impl FnOnce(Run) -> Run) -> Self {
-        let run = adjust(
-            Run::new(["receiver", "--listen", listen])
-                .arg("--store")
-                .arg(store),
-        );
+    pub(crate) fn launch(run: &Run) -> Self {
         let stderr = tempfile::tempfile().unwrap();
         let mut child = run.spawn(Stdio::piped(), stderr.try_clone().unwrap().into());
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
