@@ -132,7 +132,7 @@ pub(crate) fn run(prepared: Prepared, session: &Session) -> Result<Report, Comma
             ..options(guards, reserve)
         };
         let watched = (Arc::clone(&store), reserve);
-let alerting = Alerting::start(watched, alerts, voice)?;
+        let alerting = Alerting::start(watched, alerts, voice)?;
         announce(&bound, session.output.format);
         let scrubbed = Arc::clone(&store);
         // It ends with the process: what it was at is begun again.

@@ -184,6 +184,7 @@ fn a_summary_tells_what_was_not_sent_again() {
     let (mut play, _) = Play::new(8 << 20);
     assert!(play.interrupt(Way::Connection, 12 << 20));
     play.proxy.cut_after(u64::MAX, u64::MAX);
-    let outcome = play.stage.sync().ok();
+    let outcome = play.stage.soon(&play.stage.sync());
+    assert_eq!(outcome.code, Some(0), "{outcome}");
     outcome.mentions(&["resumed", "of an interrupted upload"]);
 }

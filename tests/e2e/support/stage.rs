@@ -112,12 +112,17 @@ impl Stage {
             .arg(DATASET)
     }
 
-    /// Syncs as soon as the receiver lets it: one whose agent was killed or cut off in the midst
-    /// of a commit finishes that first, and refuses other uploads meanwhile.
+    /// Syncs as soon as the receiver lets it.
     pub(crate) fn sync_soon(&self) -> Outcome {
+        self.soon(&self.sync().arg("--json"))
+    }
+
+    /// Runs an upload as soon as the receiver lets it: one whose agent was killed or cut off in the midst
+    /// of a commit finishes that first, and refuses other uploads meanwhile.
+    pub(crate) fn soon(&self, upload: &Run) -> Outcome {
         let begun = Instant::now();
         loop {
-            let outcome = self.sync().arg("--json").outcome();
+            let outcome = upload.outcome();
             let busy = outcome.code == Some(1) && outcome.said().contains("another upload");
             if !busy || begun.elapsed() > Duration::from_secs(10) {
                 return outcome;
