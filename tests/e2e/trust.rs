@@ -114,7 +114,7 @@ fn codes_that_bind_nobody_each_say_why() {
     let second = stage.path().join("second");
     let run = Run::new(["pair", &address, &code, "--state"]).arg(&second);
     run.expect(7).mentions(&["used already"]);
-    logged(&stage, "paired as main web");
+    logged(&stage, "not paired (Used)");
     // One key has one name.
     let third = pairing::code(&stage.store, "third");
     refused(
