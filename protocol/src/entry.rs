@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::bytes::Bytes;
 use crate::hash::ContentHash;
 use crate::limits;
+use crate::list::AtMost;
 use crate::place::DirectoryId;
 
 /// A point in time with nanoseconds, before 1970 as well.
@@ -56,16 +57,22 @@ pub struct Attributes {
 
 impl<'de> Deserialize<'de> for Attributes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (mode, uid, gid, modified, xattrs) =
-            <(u16, u32, u32, Timestamp, Vec<Xattr>)>::deserialize(deserializer)?;
+        let (mode, uid, gid, modified, AtMost(xattrs)) =
+            <(u16, u32, u32, Timestamp, AtMost<Xattr, { limits::XATTRS }>)>::deserialize(
+                deserializer,
+            )?;
         if mode > 0o7777 {
             return Err(de::Error::custom("mode has bits beyond 7777"));
+        }
+        // To the kernel this number means that an owner is left as it is.
+        if uid == u32::MAX || gid == u32::MAX {
+            return Err(de::Error::custom("no user or group has this number"));
         }
         let bytes: usize = xattrs
             .iter()
             .map(|xattr| xattr.name.len() + xattr.value.len())
             .sum();
-        if xattrs.len() > limits::XATTRS || bytes > limits::XATTRS_BYTES {
+        if bytes > limits::XATTRS_BYTES {
             return Err(de::Error::custom("too many extended attributes"));
         }
         let valid = |xattr: &Xattr| {
@@ -114,15 +121,19 @@ pub enum Node {
     /// A character device.
     CharacterDevice {
         /// Major number.
+        #[serde(deserialize_with = "deserialize_major")]
         major: u32,
         /// Minor number.
+        #[serde(deserialize_with = "deserialize_minor")]
         minor: u32,
     },
     /// A block device.
     BlockDevice {
         /// Major number.
+        #[serde(deserialize_with = "deserialize_major")]
         major: u32,
         /// Minor number.
+        #[serde(deserialize_with = "deserialize_minor")]
         minor: u32,
     },
 }
@@ -133,6 +144,26 @@ fn deserialize_link_target<'de, D: Deserializer<'de>>(deserializer: D) -> Result
         return Err(de::Error::custom("not the target of a symbolic link"));
     }
     Ok(target)
+}
+
+fn deserialize_major<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    deserialize_device_number(deserializer, limits::DEVICE_MAJOR)
+}
+
+fn deserialize_minor<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    deserialize_device_number(deserializer, limits::DEVICE_MINOR)
+}
+
+/// The kernel would cut a larger number off, and make another device than the one that was named.
+fn deserialize_device_number<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    most: u32,
+) -> Result<u32, D::Error> {
+    let number = u32::deserialize(deserializer)?;
+    if number > most {
+        return Err(de::Error::custom("no device of Linux has this number"));
+    }
+    Ok(number)
 }
 
 /// Everything that is kept of one name in a tree.
@@ -246,6 +277,21 @@ mod tests {
             }),
             "nanoseconds"
         );
+    }
+
+    #[test]
+    fn device_numbers_that_linux_does_not_have_are_refused() {
+        let decodes = |major, minor| {
+            let block = postcard::to_stdvec(&Node::BlockDevice { major, minor }).expect("encode");
+            let other =
+                postcard::to_stdvec(&Node::CharacterDevice { major, minor }).expect("encode");
+            let both = [block, other].map(|node| postcard::from_bytes::<Node>(&node).is_ok());
+            assert_eq!(both[0], both[1]);
+            both[0]
+        };
+        assert!(decodes(4095, 1_048_575));
+        // Without this check it would be made as device 1 of the kernel.
+        assert!(!decodes(4097, 3) && !decodes(1, 1 << 20) && !decodes(u32::MAX, u32::MAX));
     }
 
     #[test]

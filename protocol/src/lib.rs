@@ -15,6 +15,7 @@ pub mod hash;
 pub mod key;
 pub mod lane;
 pub mod limits;
+mod list;
 pub mod message;
 pub mod name;
 pub mod place;

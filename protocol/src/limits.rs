@@ -76,3 +76,31 @@ pub const SIGNATURE_BYTES: usize = SIGNATURE_SUMS as usize * 8 + 11;
 pub const OWNER_BYTES: usize = 256;
 /// Restores told of at once: with the longest text each they fit a frame.
 pub const RESTORES: usize = 100;
+/// Most datasets of one main: whoever looks at all of them opens a database for each.
+pub const DATASETS: usize = 1000;
+/// Sessions of one main at once: a quarter of what a receiver takes in all.
+pub const SESSIONS_OF_MAIN: usize = 16;
+/// Uploads of one main at once: each has a thread for every core and some tens of megabytes.
+pub const UPLOADS_OF_MAIN: usize = 8;
+/// Verifications of one main at once: each reads everything that it is asked to.
+pub const VERIFICATIONS_OF_MAIN: usize = 1;
+/// Questions of one session before it uploads or restores: people ask for far less.
+pub const QUESTIONS: usize = 10_000;
+/// Manifests that are read within one upload: an agent takes one over.
+pub const ADOPTIONS: usize = 4;
+/// Largest major number of a device of Linux: 12 bits.
+pub const DEVICE_MAJOR: u32 = (1 << 12) - 1;
+/// Largest minor number of a device of Linux: 20 bits.
+pub const DEVICE_MINOR: u32 = (1 << 20) - 1;
+/// Most entries of a snapshot: ten times what was ever tried, and few enough that a catalog stays readable.
+pub const ENTRIES: u64 = 200_000_000;
+/// Most directories of a snapshot: whoever builds a tree holds about 110 bytes of each.
+pub const DIRECTORIES: u64 = 2_000_000;
+/// Most snapshots of a dataset: one each second for a day. Whoever lists them holds them all.
+pub const SNAPSHOTS: u64 = 100_000;
+/// Snapshots in one answer to `List`, and the text of all troubles in it: they fit a frame beside the names.
+pub const LISTED_SNAPSHOTS: usize = 12_000;
+/// See [`LISTED_SNAPSHOTS`].
+pub const LISTED_TEXT_BYTES: usize = 128 * 1024;
+/// Most bytes of holes in all files of an upload: the largest file of ext4, which takes an hour or two to hash.
+pub const HOLES_BYTES: u64 = 1 << 44;

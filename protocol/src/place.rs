@@ -61,13 +61,12 @@ impl RelPath {
 
     /// Parses components separated by single slashes.
     pub fn new(bytes: &[u8]) -> Result<Self, InvalidName> {
-        let mut path = Self::root();
         if !bytes.is_empty() {
             for component in bytes.split(|&byte| byte == b'/') {
-                path = path.join(&Name::new(component)?);
+                Name::new(component)?;
             }
         }
-        Ok(path)
+        Ok(Self(bytes.to_vec()))
     }
 
     /// The path of `name` in this directory.
@@ -107,7 +106,8 @@ impl fmt::Debug for RelPath {
 impl<'de> Deserialize<'de> for RelPath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let bytes = deserializer.deserialize_bytes(BytesVisitor)?;
-        if bytes.len() > limits::DEPTH * (limits::NAME_BYTES + 1) {
+        let slashes = bytes.iter().filter(|&&byte| byte == b'/').count();
+        if bytes.len() > limits::DEPTH * (limits::NAME_BYTES + 1) || slashes > limits::DEPTH {
             return Err(de::Error::custom("the path is too long"));
         }
         Self::new(&bytes).map_err(de::Error::custom)

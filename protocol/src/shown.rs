@@ -25,9 +25,11 @@ pub fn parse_size(text: &str) -> Option<u64> {
         "kB" => 1000,
         "MB" => 1000 * 1000,
         "GB" => 1000 * 1000 * 1000,
+        "TB" => 1000 * 1000 * 1000 * 1000,
         "KiB" => 1 << 10,
         "MiB" => 1 << 20,
         "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
         _ => return None,
     };
     let number: u64 = number.parse().ok()?;

@@ -58,6 +58,7 @@ pub struct ListTree {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listed {
     /// Paths below the root of the file tree with what stands there, at most [`limits::RECORDS`].
+    #[serde(deserialize_with = "crate::list::records")]
     pub entries: Vec<(RelPath, Entry)>,
 }
 
@@ -78,6 +79,7 @@ pub struct Find {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
     /// At most [`limits::RECORDS`].
+    #[serde(deserialize_with = "crate::list::records")]
     pub versions: Vec<Version>,
 }
 
@@ -109,6 +111,7 @@ pub struct Compare {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Differences {
     /// At most [`limits::RECORDS`].
+    #[serde(deserialize_with = "crate::list::records")]
     pub differences: Vec<Difference>,
 }
 
@@ -186,6 +189,7 @@ pub struct Summarise {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summaries {
     /// At most [`limits::RECORDS`].
+    #[serde(deserialize_with = "crate::list::records")]
     pub summaries: Vec<Summary>,
 }
 

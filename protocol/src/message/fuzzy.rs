@@ -12,6 +12,7 @@ use crate::place::{Place, RelPath};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fuzzy {
     /// Regular files of the snapshot, each once; at most [`limits::RECORDS`].
+    #[serde(deserialize_with = "crate::list::records")]
     pub places: Vec<Place>,
 }
 
@@ -46,6 +47,7 @@ impl FuzzyFile {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FuzzyFiles {
     /// At most [`limits::RECORDS`].
+    #[serde(deserialize_with = "crate::list::records")]
     pub files: Vec<FuzzyFile>,
 }
 

@@ -24,6 +24,7 @@ pub struct ReadManifest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Want {
     /// Regular files of the snapshot; at most [`limits::RECORDS`]. They are given in this order.
+    #[serde(deserialize_with = "crate::list::records")]
     pub places: Vec<Place>,
 }
 
@@ -31,6 +32,7 @@ pub struct Want {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// At most [`limits::RECORDS`].
+    #[serde(deserialize_with = "crate::list::records")]
     pub entries: Vec<(Place, Entry)>,
 }
 
@@ -45,6 +47,7 @@ pub struct ManifestEnd {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Given {
     /// Each wanted place with its content, at most [`limits::INLINE_BYTES`] each.
+    #[serde(deserialize_with = "crate::list::records")]
     pub contents: Vec<(Place, Bytes)>,
 }
 

@@ -12,6 +12,7 @@ use crate::place::RelPath;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
     /// At most [`limits::WANTED`] in all of an upload.
+    #[serde(deserialize_with = "crate::list::records")]
     pub contents: Vec<WantedContent>,
 }
 
@@ -39,8 +40,10 @@ pub struct Returned {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
     /// At most [`limits::RECORDS`].
+    #[serde(deserialize_with = "crate::list::records")]
     pub findings: Vec<KnownFinding>,
     /// Snapshots that cannot be restored whole, in order; at most [`limits::RECORDS`].
+    #[serde(deserialize_with = "crate::list::records")]
     pub damaged: Vec<u64>,
     /// How far the scrub is; `None` if there never was one.
     pub scrub: Option<ScrubState>,

@@ -429,7 +429,7 @@ mod tests {
         assert!(Message::decode(6, &body(limits::RECORDS)).is_ok());
         assert!(matches!(
             Message::decode(6, &body(limits::RECORDS + 1)),
-            Err(ProtocolError::TooLong { .. })
+            Err(ProtocolError::Malformed { .. })
         ));
     }
 

@@ -83,6 +83,7 @@ pub struct Filling {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overseen {
     /// At most [`limits::RESTORES`].
+    #[serde(deserialize_with = "crate::list::records")]
     pub restores: Vec<RunningRestore>,
     /// The bytes of the store's file system.
     pub bytes: Filling,

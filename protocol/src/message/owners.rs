@@ -11,8 +11,10 @@ use crate::limits;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owners {
     /// Numbers and names of users; at most [`limits::RECORDS`], of at most [`limits::OWNER_BYTES`] each.
+    #[serde(deserialize_with = "crate::list::records")]
     pub users: Vec<(u32, Bytes)>,
     /// The same of groups.
+    #[serde(deserialize_with = "crate::list::records")]
     pub groups: Vec<(u32, Bytes)>,
 }
 

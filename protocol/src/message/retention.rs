@@ -47,6 +47,7 @@ pub struct Retained {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retention {
     /// At most [`limits::RECORDS`].
+    #[serde(deserialize_with = "crate::list::records")]
     pub snapshots: Vec<Retained>,
 }
 

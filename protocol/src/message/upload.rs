@@ -34,6 +34,7 @@ pub struct SourceRoot {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changes {
     /// At most [`limits::RECORDS`].
+    #[serde(deserialize_with = "crate::list::records")]
     pub records: Vec<Change>,
 }
 
@@ -107,7 +108,10 @@ pub enum Content {
     /// One more name of a file put earlier in this upload.
     Sibling(Place),
     /// A new file made of these pieces, which are told as differences to the small file there.
-    Delta(Place, Vec<Piece>),
+    Delta(
+        Place,
+        #[serde(deserialize_with = "crate::list::pieces")] Vec<Piece>,
+    ),
     /// A new file with this content, which the receiver told of as [`Leftover`](crate::message::Leftover).
     Leftover,
     /// A new file with this content, which a former snapshot has.
