@@ -163,7 +163,7 @@ fn hint_for(code: FailureCode) -> (Code, &'static str) {
         ),
         FailureCode::NoSpace => (
             Code::NoSpace,
-            "make space on the spare's disk, then run it again; the last snapshot is whole",
+            "make space on the spare, on its disk or within the quota, then run it again; the last snapshot is whole",
         ),
         FailureCode::Incompatible => (
             Code::Failed,

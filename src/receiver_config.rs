@@ -14,16 +14,19 @@ use understudy_protocol::{DatasetName, escape};
 use understudy_receiver::Reserve;
 use understudy_receiver::alert::Policy;
 use understudy_receiver::guard::Guards;
+use understudy_receiver::quota::Quotas;
 use understudy_receiver::retention::Policies;
 use understudy_receiver::scrub::Plan;
 
 use crate::exit::CommandError;
 
 mod guard;
+mod quota;
 mod retention;
 mod scrub;
 
 use guard::{RawGuards, guards};
+use quota::{RawQuotas, quotas};
 use retention::{RawRetention, policies};
 use scrub::RawScrub;
 
@@ -35,7 +38,7 @@ const DEFAULT: &str = "/etc/understudy/receiver.toml";
 /// How often the receiver's own heartbeat is fetched.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
-const KEYS: [&str; 34] = [
+const KEYS: [&str; 38] = [
     "reserve_percent",
     "bytes_least",
     "store",
@@ -70,6 +73,10 @@ const KEYS: [&str; 34] = [
     "repair",
     "compress_after",
     "space",
+    "quota",
+    "bytes",
+    "files",
+    "main",
 ];
 
 /// What the file says.
@@ -89,6 +96,8 @@ pub(crate) struct ReceiverConfig {
     pub(crate) retention: Policies,
     /// How often everything is read again.
     pub(crate) scrub: Plan,
+    /// What mains may take.
+    pub(crate) quotas: Quotas,
 }
 
 /// The part `[alerts]`.
@@ -138,6 +147,8 @@ struct RawConfig {
     retention: RawRetention,
     #[serde(default)]
     scrub: RawScrub,
+    #[serde(default)]
+    quota: RawQuotas,
 }
 
 #[derive(Default, Deserialize)]
@@ -223,6 +234,7 @@ impl ReceiverConfig {
             reserve: file.reserve(raw.reserve_percent.as_ref())?,
             retention: policies(&file, raw.retention)?,
             scrub: scrub::plan(&file, &raw.scrub)?,
+            quotas: quotas(&file, raw.quota)?,
         })
     }
 }

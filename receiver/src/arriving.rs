@@ -146,6 +146,11 @@ impl Arriving {
         Ok(())
     }
 
+    /// How long the hole is before a stretch at `offset`.
+    pub(crate) fn hole_before(&self, offset: u64) -> u64 {
+        offset.saturating_sub(self.hasher.position())
+    }
+
     /// The next stretch is at `offset`; what is between is a hole.
     pub(crate) fn pass_to(&mut self, stream: u64, offset: u64) -> Result<(), ReceiverError> {
         let position = self.hasher.position();

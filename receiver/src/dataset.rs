@@ -82,21 +82,7 @@ impl Dataset {
         if is_new {
             directory.set_mode(DATASET_MODE)?;
         }
-        let control = directory.ensure_directory(&names::CONTROL)?;
-        // Whoever gave the store a default ACL did not mean the files of the mains.
-        drop_default_acl(&control)?;
-        control.ensure_directory(&names::OBJECTS)?;
-        drop_default_acl(&control.ensure_directory(&names::STAGING)?)?;
-        control.ensure_directory(&names::TRASH)?;
-        if control.stat_if_present(&names::LOCK)?.is_none() {
-            match control.create_file(&names::LOCK) {
-                // Another process made it at the same moment.
-                Err(error) if error.errno() != Some(rustix::io::Errno::EXIST) => {
-                    return Err(error.into());
-                }
-                _ => {}
-            }
-        }
+        let control = furnish_control(&directory)?;
         Ok(Self::of(path, name, (directory, control), syncs))
     }
 
@@ -348,7 +334,33 @@ impl Dataset {
     }
 }
 
-fn own_name(name: &DatasetName) -> Result<Name, ReceiverError> {
+/// Makes what belongs into a new dataset; returns the directory with everything but the live tree.
+pub(crate) fn furnish(directory: &Directory) -> Result<Directory, ReceiverError> {
+    directory.set_mode(DATASET_MODE)?;
+    furnish_control(directory)
+}
+
+fn furnish_control(directory: &Directory) -> Result<Directory, ReceiverError> {
+    let control = directory.ensure_directory(&names::CONTROL)?;
+    // Whoever gave the store a default ACL did not mean the files of the mains.
+    drop_default_acl(&control)?;
+    control.ensure_directory(&names::OBJECTS)?;
+    drop_default_acl(&control.ensure_directory(&names::STAGING)?)?;
+    control.ensure_directory(&names::TRASH)?;
+    if control.stat_if_present(&names::LOCK)?.is_none() {
+        match control.create_file(&names::LOCK) {
+            // Another process made it at the same moment.
+            Err(error) if error.errno() != Some(rustix::io::Errno::EXIST) => {
+                return Err(error.into());
+            }
+            _ => {}
+        }
+    }
+    Ok(control)
+}
+
+/// The name of a dataset's directory.
+pub(crate) fn own_name(name: &DatasetName) -> Result<Name, ReceiverError> {
     Name::new(name.as_str()).map_err(|error| ReceiverError::Misbehaved(error.to_string()))
 }
 

@@ -44,6 +44,12 @@ pub enum ReceiverError {
     /// The disk is full.
     #[error("no space left on the spare: {0}; the last snapshot is untouched")]
     NoSpace(String),
+    /// The main has used up what it may take of the spare.
+    #[error("{0}")]
+    Quota(String),
+    /// The main has as much going on at once as it may have.
+    #[error("{0}")]
+    Crowded(String),
     /// What is stored contradicts itself.
     #[error("the store is damaged: {0}")]
     Damaged(String),
@@ -120,9 +126,9 @@ impl ReceiverError {
     /// The class under which the other side is told.
     pub fn failure_code(&self) -> FailureCode {
         match self {
-            Self::Busy(_) => FailureCode::Busy,
+            Self::Busy(_) | Self::Crowded(_) => FailureCode::Busy,
             Self::NotFound(_) => FailureCode::NotFound,
-            Self::NoSpace(_) => FailureCode::NoSpace,
+            Self::NoSpace(_) | Self::Quota(_) => FailureCode::NoSpace,
             Self::Newer { .. } | Self::Protocol(ProtocolError::Versions { .. }) => {
                 FailureCode::Incompatible
             }
@@ -146,11 +152,16 @@ impl ReceiverError {
     /// The message that tells the other side.
     pub fn to_failure(&self) -> Failure {
         let mut text = self.to_string();
-        let mut end = text.len().min(understudy_protocol::limits::TEXT_BYTES);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
+        shorten(&mut text, understudy_protocol::limits::TEXT_BYTES);
         Failure::new(self.failure_code(), text)
     }
+}
+
+/// Cuts off what is beyond so many bytes.
+pub(crate) fn shorten(text: &mut String, bytes: usize) {
+    let mut end = text.len().min(bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
 }

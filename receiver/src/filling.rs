@@ -6,8 +6,10 @@ use understudy_protocol::message::{Filling, Overseen};
 use understudy_tree::TreeError;
 use understudy_tree::durable::{self, Durability};
 
+use crate::access::{Access, Permission};
 use crate::dataset::now_seconds;
 use crate::error::ReceiverError;
+use crate::serve::SessionOptions;
 use crate::space::{Reserve, Room};
 use crate::store::Store;
 use crate::{names, restores};
@@ -74,11 +76,21 @@ pub(crate) fn filling(
     Ok(forecast(&samples, room, reserve, now_seconds()))
 }
 
-/// Answers an `Oversee`.
-pub(crate) fn oversee(store: &Store, reserve: Reserve) -> Result<Overseen, ReceiverError> {
-    let (bytes, inodes, observed) = filling(store, reserve)?;
+/// Answers an `Oversee`. How the disk fills is everybody's doing: who does not see everything is told how full it is.
+pub(crate) fn oversee(
+    access: Access<'_>,
+    own: &[Permission],
+    options: &SessionOptions,
+) -> Result<Overseen, ReceiverError> {
+    let (mut bytes, mut inodes, mut observed) = filling(access.store(), options.reserve)?;
+    if !access.sees_all()? {
+        for filling in [&mut bytes, &mut inodes] {
+            (filling.each_day, filling.full_seconds) = (None, None);
+        }
+        observed = 0;
+    }
     Ok(Overseen {
-        restores: restores::running(store)?,
+        restores: restores::running(access.store(), own),
         bytes,
         inodes,
         observed_seconds: observed.unsigned_abs(),

@@ -4,21 +4,19 @@ use understudy_protocol::message::{FuzzyEnd, FuzzyFile, FuzzyFiles, ListFuzzy};
 use understudy_protocol::transport::Outgoing;
 use understudy_protocol::{DirectoryId, Encoder, Message, Place, RelPath, limits};
 
+use crate::access::Permitted;
 use crate::catalog::{Catalog, FuzzyRange};
 use crate::error::ReceiverError;
-use crate::serve::existing;
-use crate::store::Store;
 
 /// Bytes that a file takes in a message beside its path, at most.
 const BESIDE_BYTES: usize = 32;
 
 /// Answers a `ListFuzzy`.
 pub(crate) fn serve(
-    store: &Store,
+    dataset: &Permitted,
     request: &ListFuzzy,
     outgoing: &Outgoing,
 ) -> Result<(), ReceiverError> {
-    let dataset = existing(store, &request.dataset)?;
     let _reading = dataset.reading()?;
     let mut batch = Batch {
         files: Vec::new(),
@@ -30,25 +28,34 @@ pub(crate) fn serve(
         && let Some(head) = catalog.head()?
     {
         let head = head.snapshot.position.number;
-        let (ranges, listed) = match request.number {
+        let listed = match request.number {
             None => {
                 let listed = catalog.snapshots()?;
-                let numbers = listed.iter().map(|one| one.snapshot.position.number);
-                (catalog.fuzzy_up_to(head)?, numbers.collect())
+                listed
+                    .iter()
+                    .map(|one| one.snapshot.position.number)
+                    .collect()
             }
+            Some(number) if catalog.snapshot(number)?.is_some() => vec![number],
             Some(number) => {
-                if catalog.snapshot(number)?.is_none() {
-                    return Err(ReceiverError::NotFound(format!(
-                        "dataset `{}` has no snapshot {number}; `snapshots` lists them",
-                        dataset.name
-                    )));
-                }
-                (catalog.fuzzy_at(number)?, vec![number])
+                return Err(ReceiverError::NotFound(format!(
+                    "dataset `{}` has no snapshot {number}; `snapshots` lists them",
+                    dataset.name
+                )));
             }
         };
-        for range in ranges {
-            for file in files(&catalog, &range, &listed)? {
-                batch.add(file)?;
+        let mut after = None;
+        loop {
+            let ranges = match request.number {
+                None => catalog.fuzzy_up_to(head, after.as_ref())?,
+                Some(number) => catalog.fuzzy_at(number, after.as_ref())?,
+            };
+            let Some(last) = ranges.last() else { break };
+            after = Some(last.clone());
+            for range in &ranges {
+                for file in files(&catalog, range, &listed)? {
+                    batch.add(file)?;
+                }
             }
         }
     }

@@ -49,19 +49,23 @@ pub(crate) fn manifest(
     };
     let mut pending = vec![DirectoryId::TOP];
     while let Some(directory) = pending.pop() {
-        let rows = catalog.rows_in(directory, at)?;
-        pending.extend(rows.iter().rev().filter_map(|row| row.entry.directory_id()));
-        for row in rows {
-            batch.add(row.place, row.entry, &mut encoder, outgoing)?;
+        let (mut after, first) = (None, pending.len());
+        loop {
+            let rows = catalog.rows_in(directory, at, after.as_ref())?;
+            let Some(last) = rows.last() else { break };
+            after = Some(last.place.name.clone());
+            pending.extend(rows.iter().filter_map(|row| row.entry.directory_id()));
+            for row in rows {
+                batch.add(row.place, row.entry, &mut encoder, outgoing)?;
+            }
         }
+        pending[first..].reverse();
     }
     batch.send(&mut encoder, outgoing)?;
     if Telling::of(spoken) == Telling::All {
-        let ranges = catalog.fuzzy_at(at)?;
-        for part in ranges.chunks(limits::BATCH_RECORDS) {
-            let places = part.iter().map(|range| range.place.clone()).collect();
-            outgoing.send(encoder.encode(&Message::Fuzzy(Fuzzy { places }))?)?;
-        }
+        catalog.fuzzy_places(at, |places| {
+            Ok(outgoing.send(encoder.encode(&Message::Fuzzy(Fuzzy { places }))?)?)
+        })?;
     }
     if spoken >= version::OWNERS {
         let owners = catalog.owners(at)?;

@@ -6,12 +6,12 @@ use understudy_protocol::message::{FindingState, Health, KnownFinding, ScrubStat
 use understudy_protocol::transport::Outgoing;
 use understudy_protocol::{DatasetName, Message, RelPath, limits};
 
+use crate::access::existing;
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
 use crate::findings::{self, Known, Part, State};
 use crate::retention::verified;
 use crate::scrub;
-use crate::serve::existing;
 use crate::store::Store;
 
 /// Findings that are told at most: people need the first ones, and their number.

@@ -7,12 +7,14 @@
 #[cfg(test)]
 extern crate self as understudy_receiver;
 
+mod access;
 pub mod alert;
 mod apply;
 mod arriving;
 mod browse;
 mod catalog;
 mod committing;
+mod crowd;
 mod cycle;
 mod dataset;
 mod differing;
@@ -32,10 +34,12 @@ mod leftovers;
 mod library;
 mod marker;
 mod names;
+mod owner;
 mod pace;
 mod packing;
 mod patch;
 mod peer;
+pub mod quota;
 mod recall;
 mod recover;
 mod repair;

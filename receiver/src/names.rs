@@ -32,6 +32,7 @@ names! {
     INCOMING = "incoming";
     STREAMS = "streams";
     LEDGER = "ledger";
+    WEIGHT = "weight";
     LEFTOVERS = "leftovers";
     OBJECTS = "objects";
     PATCHES = "patches";
@@ -41,6 +42,7 @@ names! {
     APPLYING = "applying";
     HELD = "held";
     LOCK = "lock";
+    MAIN = "main";
     CATALOG = "catalog.db";
     CATALOG_LOG = "catalog.db-wal";
     LINK = "link";

@@ -11,8 +11,10 @@ use understudy_tree::{Directory, Privileges, TreeError};
 use crate::catalog::{Catalog, Row};
 use crate::error::ReceiverError;
 
-/// Bounds on what is remembered: paths cost about 100 bytes each, handles a descriptor.
-const PATHS: usize = 100_000;
+/// Bounds on what is remembered: bytes of paths, of which one may have a million, with what a map needs for each; and handles, which
+/// cost a descriptor.
+const PATHS_BYTES: usize = 16 << 20;
+const PATH_BYTES: usize = 64;
 const HANDLES: usize = 64;
 
 /// Paths of directories in one snapshot, relative to the twin.
@@ -20,6 +22,8 @@ pub(crate) struct Paths<'a> {
     catalog: &'a Catalog,
     at: u64,
     known: HashMap<DirectoryId, RelPath>,
+    /// What `known` takes.
+    bytes: usize,
 }
 
 impl<'a> Paths<'a> {
@@ -28,6 +32,7 @@ impl<'a> Paths<'a> {
             catalog,
             at,
             known: HashMap::new(),
+            bytes: 0,
         }
     }
 
@@ -54,14 +59,22 @@ impl<'a> Paths<'a> {
             chain.push((next, place.name));
             next = place.parent;
         };
-        if self.known.len() + chain.len() > PATHS {
-            self.known.clear();
-        }
         for (id, name) in chain.into_iter().rev() {
             path = path.join(&name);
-            self.known.insert(id, path.clone());
+            self.remember(id, &path);
         }
         Ok(path)
+    }
+}
+
+impl Paths<'_> {
+    fn remember(&mut self, id: DirectoryId, path: &RelPath) {
+        let bytes = path.as_bytes().len() + PATH_BYTES;
+        if self.bytes + bytes > PATHS_BYTES {
+            (self.known, self.bytes) = (HashMap::new(), 0);
+        }
+        self.bytes += bytes;
+        self.known.insert(id, path.clone());
     }
 }
 

@@ -11,6 +11,7 @@ use understudy_protocol::{Name, limits};
 use understudy_tree::durable::{self, Durability};
 use understudy_tree::{Directory, TreeError, remove};
 
+use crate::access::Permission;
 use crate::dataset::{Dataset, now_seconds};
 use crate::error::ReceiverError;
 use crate::names;
@@ -142,21 +143,21 @@ fn discard(notes: &Directory, name: &Name, directory: &Directory) -> Result<(), 
     notes.remove_directory(name)
 }
 
-/// The restores that run on a store. Trouble in one dataset does not hide the others.
-pub(crate) fn running(store: &Store) -> Result<Vec<RunningRestore>, ReceiverError> {
+/// The restores that run of these datasets. Trouble in one dataset does not hide the others.
+pub(crate) fn running(store: &Store, own: &[Permission]) -> Vec<RunningRestore> {
     let mut found = Vec::new();
-    for name in store.dataset_names()? {
-        let result = store.dataset(&name).and_then(|dataset| match dataset {
+    for permission in own {
+        let result = permission.open(store).and_then(|dataset| match dataset {
             Some(dataset) => of_dataset(&dataset, &mut found),
             None => Ok(()),
         });
         if let Err(error) = result {
-            tracing::debug!(dataset = %name, "cannot tell which restores run: {error}");
+            tracing::debug!(dataset = %permission.name(), "cannot tell which restores run: {error}");
         }
     }
     found.sort_by(|a, b| (&a.dataset, a.since_seconds).cmp(&(&b.dataset, b.since_seconds)));
     found.truncate(limits::RESTORES);
-    Ok(found)
+    found
 }
 
 fn of_dataset(dataset: &Dataset, found: &mut Vec<RunningRestore>) -> Result<(), ReceiverError> {

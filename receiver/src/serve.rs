@@ -1,17 +1,21 @@
 //! A session: what one connection may ask for.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use understudy_protocol::message::{DatasetStatus, Datasets, List, Noted};
-use understudy_protocol::transport::{Channel, Outgoing};
-use understudy_protocol::{DatasetName, Message, ProtocolError, version};
+use understudy_protocol::message::{DatasetStatus, Datasets, Noted};
+use understudy_protocol::transport::{Channel, Incoming, Outgoing};
+use understudy_protocol::{DatasetName, Message, ProtocolError, limits};
 
-use crate::dataset::{Dataset, now_seconds};
+use crate::access::{Access, Permission, Permitted, Scope};
+use crate::crowd::{Matter, Questions};
+use crate::dataset::now_seconds;
 use crate::error::ReceiverError;
 use crate::give::Purpose;
 use crate::guard::{self, Guards};
 use crate::peer::Peer;
+use crate::quota::Quotas;
 use crate::space::Reserve;
 use crate::store::Store;
 use crate::verify::Asked;
@@ -62,6 +66,8 @@ pub struct SessionOptions {
     pub reserve: Reserve,
     /// See [`Lease`].
     pub lease: Lease,
+    /// What mains may take.
+    pub quotas: Arc<Quotas>,
 }
 
 /// Serves one connection until the other side is done; blocks. A failure was told to the other side before
@@ -92,101 +98,138 @@ fn converse(
 ) -> Result<(), ReceiverError> {
     let spoken = channel.greet()?;
     let Channel { outgoing, incoming } = channel;
+    let access = Access::new(store, &options.peer);
+    let _admitted = store.crowd.admit(&options.peer, Matter::Session)?;
+    let mut questions = Questions::default();
     loop {
+        questions.answered();
         let message = match incoming.receive_message() {
             Err(ProtocolError::Cut) => return Ok(()),
             message => message?,
         };
-        if let Some(asked) = Asked::by(&message, spoken) {
-            verify::serve(store, asked, outgoing)?;
+        questions.next(&options.peer)?;
+        let Some(scope) = access.scope(&message, spoken)? else {
+            return Err(unexpected(&message));
+        };
+        if let Some(asked) = Asked::by(&message) {
+            let _admitted = store.crowd.admit(&options.peer, Matter::Verification)?;
+            verify::serve(store, asked, scope, outgoing)?;
             continue;
         }
-        match message {
-            Message::Begin(begin) => {
-                let served = upload::serve(store, &begin, spoken, incoming, outgoing, options);
+        match (message, scope) {
+            (Message::Begin(_), Scope::Made(permission)) => {
+                let _admitted = store.crowd.admit(&options.peer, Matter::Upload)?;
+                let served = upload::serve(store, &permission, spoken, incoming, outgoing, options);
                 // A store without a receiver that runs all the time learns from its uploads.
                 if let Err(error) = filling::note(store) {
                     tracing::debug!("cannot note how full the disk is: {error}");
                 }
                 return served;
             }
-            Message::List(list) => {
-                outgoing.send_message(&Message::Datasets(datasets(store, &list)?))?;
-            }
-            Message::ListFuzzy(request) if spoken >= version::FUZZY => {
-                fuzzy::serve(store, &request, outgoing)?;
-            }
-            Message::ListRetention(request) if spoken >= version::RETENTION => {
-                retention::serve(store, &request, outgoing)?;
-            }
-            Message::Trouble(trouble) if spoken >= version::TROUBLE => {
-                store.ensure_dataset(&trouble.dataset)?;
-                store.cycles.failed(&trouble.dataset, &trouble.reason);
+            (Message::Trouble(trouble), Scope::Made(permission)) => {
+                permission.ensure(store)?;
+                store.cycles.failed(permission.name(), &trouble.reason);
                 outgoing.send_message(&Message::Noted(Noted {}))?;
             }
-            Message::ReadManifest(request) => {
-                let dataset = existing(store, &request.dataset)?;
-                let reading = dataset.reading()?;
-                let snapshot = give::manifest(&dataset, &request, spoken, outgoing)?;
-                let (read, how) = (
-                    (&dataset, reading),
-                    (spoken, options.lease, Purpose::Restore),
-                );
-                return give::serve(read, &snapshot, how, incoming, outgoing);
+            (Message::List(_), scope) => {
+                let datasets = datasets(access, scope)?;
+                outgoing.send_message(&Message::Datasets(datasets))?;
             }
-            Message::Locate(request) if spoken >= version::BROWSE => {
-                let reading = existing(store, &request.dataset)?.reading()?;
-                let (dataset, snapshot) = browse::locate(store, &request, outgoing)?;
-                let (read, how) = ((&dataset, reading), (spoken, options.lease, Purpose::Look));
-                return give::serve(read, &snapshot, how, incoming, outgoing);
-            }
-            Message::Oversee(_) if spoken >= version::OVERSEE => {
-                let overseen = filling::oversee(store, options.reserve)?;
+            (Message::Oversee(_), Scope::All(own)) => {
+                let overseen = filling::oversee(access, &own, options)?;
                 outgoing.send_message(&Message::Overseen(overseen))?;
             }
-            other if spoken >= version::BROWSE => browse::serve(store, &other, outgoing)?,
-            other => {
-                return Err(ProtocolError::Unexpected {
-                    got: other.name(),
-                    wanted: "a request",
+            (message, Scope::One(dataset)) => {
+                let how = (spoken, options.lease);
+                if read(&message, &dataset, how, incoming, outgoing)?.is_break() {
+                    return Ok(());
                 }
-                .into());
             }
+            (message, Scope::Made(_) | Scope::All(_)) => return Err(unexpected(&message)),
         }
     }
 }
 
-/// A dataset that must be there.
-pub(crate) fn existing(store: &Store, name: &DatasetName) -> Result<Dataset, ReceiverError> {
-    store.dataset(name)?.ok_or_else(|| {
-        let known = store.dataset_names().unwrap_or_default();
-        let known: Vec<&str> = known.iter().take(20).map(DatasetName::as_str).collect();
-        let known = if known.is_empty() {
-            "none".to_owned()
-        } else {
-            known.join(", ")
-        };
-        ReceiverError::NotFound(format!(
-            "the spare has no dataset `{name}` (it has: {known})"
-        ))
-    })
+/// Answers what is asked of one dataset. Contents are wanted of a snapshot until the other side is done: nothing comes after that.
+fn read(
+    message: &Message,
+    dataset: &Permitted,
+    (spoken, lease): (u32, Lease),
+    incoming: &mut Incoming,
+    outgoing: &Outgoing,
+) -> Result<ControlFlow<()>, ReceiverError> {
+    let (reading, snapshot, purpose) = match message {
+        Message::ListFuzzy(request) => {
+            return fuzzy::serve(dataset, request, outgoing).map(ControlFlow::Continue);
+        }
+        Message::ListRetention(_) => {
+            return retention::serve(dataset, outgoing).map(ControlFlow::Continue);
+        }
+        Message::ReadManifest(request) => {
+            let reading = dataset.reading()?;
+            let snapshot = give::manifest(dataset, request, spoken, outgoing)?;
+            (reading, snapshot, Purpose::Restore)
+        }
+        Message::Locate(request) => {
+            let reading = dataset.reading()?;
+            let snapshot = browse::locate(dataset, request, outgoing)?;
+            (reading, snapshot, Purpose::Look)
+        }
+        other => return browse::serve(dataset, other, outgoing).map(ControlFlow::Continue),
+    };
+    let how = (spoken, lease, purpose);
+    give::serve((dataset, reading), &snapshot, how, incoming, outgoing).map(ControlFlow::Break)
 }
 
-fn datasets(store: &Store, list: &List) -> Result<Datasets, ReceiverError> {
-    let names = match &list.dataset {
-        Some(name) => vec![existing(store, name)?.name],
-        None => store.dataset_names()?,
+fn unexpected(message: &Message) -> ReceiverError {
+    let (got, wanted) = (message.name(), "a request");
+    ProtocolError::Unexpected { got, wanted }.into()
+}
+
+fn datasets(access: Access<'_>, scope: Scope) -> Result<Datasets, ReceiverError> {
+    let mut datasets = match scope {
+        Scope::One(dataset) => {
+            let name = dataset.name.clone();
+            vec![status(access.store(), &name, || Ok(Some(dataset)))]
+        }
+        Scope::Made(_) => Vec::new(),
+        Scope::All(own) => {
+            let opened = |one: &Permission| one.open(access.store());
+            own.iter()
+                .map(|one| status(access.store(), one.name(), || opened(one)))
+                .collect()
+        }
     };
-    let datasets = names.iter().map(|name| status(store, name)).collect();
+    fit(&mut datasets);
     Ok(Datasets {
         datasets,
-        free_bytes: store.free_bytes(),
+        free_bytes: access.store().free_bytes(),
         now_seconds: now_seconds(),
     })
 }
 
+/// One dataset with endless snapshots or troubles must not keep anybody from seeing the others: the newest of each are told.
+fn fit(datasets: &mut [DatasetStatus]) {
+    let share = |limit: usize| (limit / datasets.len().max(1)).max(1);
+    let (snapshots, text) = (
+        share(limits::LISTED_SNAPSHOTS),
+        share(limits::LISTED_TEXT_BYTES),
+    );
+    for dataset in datasets {
+        let first = dataset.snapshots.len().saturating_sub(snapshots);
+        dataset.snapshots.drain(..first);
+        if let Some(trouble) = &mut dataset.trouble {
+            crate::error::shorten(trouble, text);
+        }
+    }
+}
+
 /// Trouble in one dataset is told as such, and does not hide the others.
-fn status(store: &Store, name: &DatasetName) -> DatasetStatus {
+fn status(
+    store: &Store,
+    name: &DatasetName,
+    open: impl FnOnce() -> Result<Option<Permitted>, ReceiverError>,
+) -> DatasetStatus {
     let mut status = DatasetStatus {
         name: name.clone(),
         snapshots: Vec::new(),
@@ -195,7 +238,7 @@ fn status(store: &Store, name: &DatasetName) -> DatasetStatus {
         trouble: None,
     };
     let result = (|| {
-        let Some(dataset) = store.dataset(name)? else {
+        let Some(dataset) = open()? else {
             return Ok(());
         };
         status.uploading = !store.housekeeping.is_on(name) && dataset.is_locked();

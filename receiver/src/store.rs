@@ -8,13 +8,16 @@ use understudy_protocol::{DatasetName, Name};
 use understudy_tree::durable::{self, Durability};
 use understudy_tree::{Directory, Kind, Mounts, TreeError, remove};
 
+use crate::access::Access;
 use crate::alert::Cycles;
 use crate::committing::Committing;
+use crate::crowd::Crowd;
 use crate::dataset::{Dataset, Locked, now_seconds};
 use crate::error::ReceiverError;
 use crate::housekeeping::Housekeeping;
 use crate::leftovers;
 use crate::names;
+use crate::peer::Peer;
 use crate::syncs::Syncs;
 
 /// The layout this build writes.
@@ -33,6 +36,7 @@ pub struct Store {
     pub(crate) cycles: Cycles,
     pub(crate) syncs: Arc<Syncs>,
     pub(crate) committing: Committing,
+    pub(crate) crowd: Crowd,
 }
 
 impl Store {
@@ -94,6 +98,7 @@ impl Store {
             cycles: Cycles::default(),
             syncs: Arc::default(),
             committing: Committing::default(),
+            crowd: Crowd::default(),
         })
     }
 
@@ -162,24 +167,27 @@ impl Store {
     /// Removes what interrupted uploads left too long ago, or before a sync failed. A dataset that is in use is passed
     /// over.
     pub fn drop_old_leftovers(&self) -> Result<(), ReceiverError> {
-        self.drop_leftovers(leftovers::drop_old)
+        self.drop_leftovers(&Peer::Operator, leftovers::drop_old)
     }
 
-    /// Removes everything that interrupted uploads left: the space is needed. A dataset that is in use is passed over.
-    pub(crate) fn drop_all_leftovers(&self) -> Result<(), ReceiverError> {
-        self.drop_leftovers(leftovers::drop_all)
+    /// Removes everything that interrupted uploads of this peer's datasets left: the space is needed. A dataset that is in use
+    /// is passed over.
+    pub(crate) fn drop_all_leftovers(&self, peer: &Peer) -> Result<(), ReceiverError> {
+        self.drop_leftovers(peer, leftovers::drop_all)
     }
 
     fn drop_leftovers(
         &self,
+        peer: &Peer,
         drop: impl Fn(&Dataset, &Locked) -> Result<(), ReceiverError>,
     ) -> Result<(), ReceiverError> {
-        for name in self.dataset_names()? {
-            let dropped = self.dataset(&name).and_then(|dataset| match dataset {
+        for permission in Access::new(self, peer).own()? {
+            let dropped = permission.open(self).and_then(|dataset| match dataset {
                 Some(dataset) => self.drop_leftovers_of(&dataset, &drop),
                 None => Ok(()),
             });
             if let Err(error) = dropped {
+                let name = permission.name();
                 tracing::warn!(dataset = %name, "cannot drop what an interrupted upload left: {error}");
             }
         }
@@ -247,10 +255,14 @@ impl Store {
         result
     }
 
-    /// What processes left that were killed while they tried. One that is at it now takes milliseconds.
+    /// What processes left that were killed while they tried, or while they made a dataset. One that is at it now takes milliseconds.
     fn remove_old_probes(&self) -> Result<(), TreeError> {
+        let left = [PROBE, crate::owner::MAKING];
         for name in self.directory.names()? {
-            if !name.as_bytes().starts_with(PROBE.as_bytes()) {
+            if !left
+                .iter()
+                .any(|left| name.as_bytes().starts_with(left.as_bytes()))
+            {
                 continue;
             }
             let stat = self.directory.stat_if_present(&name)?;

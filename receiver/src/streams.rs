@@ -1,11 +1,12 @@
 //! Large contents that arrive in blocks, or as differences to a file of the base: written and hashed as they come.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use understudy_protocol::ContentHash;
 use understudy_protocol::message::{StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume};
+use understudy_protocol::shown::size;
+use understudy_protocol::{ContentHash, limits};
 use understudy_tree::Directory;
 use understudy_tree::content::{self, Extents};
 
@@ -37,6 +38,8 @@ pub(crate) struct Streams {
     changed: Condvar,
     /// Streams under way, of all workers.
     open: AtomicUsize,
+    /// Bytes of holes so far: each costs as much to hash as one that was sent, and is told for nothing.
+    holes: AtomicU64,
 }
 
 impl Streams {
@@ -61,6 +64,18 @@ impl Streams {
             *state = State::Done(end.size, end.hash, shape);
         }
         self.changed.notify_all();
+    }
+
+    /// A hole of so many bytes is about to be hashed.
+    fn count_hole(&self, bytes: u64) -> Result<(), ReceiverError> {
+        let before = self.holes.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) <= limits::HOLES_BYTES {
+            return Ok(());
+        }
+        Err(ReceiverError::Quota(format!(
+            "the files of one upload may have holes of {} in all, and these have more: nothing was changed",
+            size(limits::HOLES_BYTES)
+        )))
     }
 
     /// Forgets everything and wakes all who wait, after an error.
@@ -198,8 +213,9 @@ impl<'a> Writer<'a> {
 
     /// Writes a block.
     pub(crate) fn block(&mut self, block: &StreamBlock) -> Result<(), ReceiverError> {
-        let keeping = self.keeping;
+        let (keeping, streams) = (self.keeping, self.streams);
         let arriving = self.arriving(block.stream)?;
+        streams.count_hole(arriving.hole_before(block.offset))?;
         arriving.pass_to(block.stream, block.offset)?;
         arriving.changes(block.offset..block.offset + block.data.len() as u64)?;
         arriving.take(block.offset, &block.data)?;
@@ -211,7 +227,9 @@ impl<'a> Writer<'a> {
 
     /// Copies a stretch from the base.
     pub(crate) fn copy(&mut self, copy: &StreamCopy) -> Result<(), ReceiverError> {
+        let streams = self.streams;
         let arriving = self.arriving(copy.stream)?;
+        streams.count_hole(arriving.hole_before(copy.offset))?;
         arriving.pass_to(copy.stream, copy.offset)?;
         let stays = copy.from == copy.offset;
         if !stays {
@@ -245,6 +263,7 @@ impl<'a> Writer<'a> {
                 "stream {stream} is longer than it says"
             )));
         }
+        self.streams.count_hole(arriving.hole_before(end.size))?;
         arriving.pass_to(stream, end.size)?;
         if arriving.hasher.clone().finish(end.size) != end.hash {
             // The base may be damaged, or the two versions alike in a way that the agent's short sums do not tell.

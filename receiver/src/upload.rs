@@ -4,11 +4,12 @@ mod guarded;
 
 use std::time::Instant;
 
-use understudy_protocol::message::{Begin, Commit, Committed, Confirm, Confirmed, Ready};
+use understudy_protocol::message::{Commit, Committed, Confirm, Confirmed, Ready};
 use understudy_protocol::transport::{Incoming, Outgoing};
-use understudy_protocol::{Frame, Message, Position, ProtocolError, Snapshot, version};
+use understudy_protocol::{Frame, Message, Position, ProtocolError, Snapshot, limits, version};
 use understudy_tree::crash_point;
 
+use crate::access::{Permission, Permitted};
 use crate::alert::Observed;
 use crate::catalog::{Catalog, Recorded, Telling, Upload};
 use crate::cycle::{self, Stopwatch};
@@ -18,6 +19,8 @@ use crate::guard::root::Root;
 use crate::guard::{self, Held};
 use crate::housekeeping::Tidying;
 use crate::leftovers::{self, Leftovers};
+use crate::peer::Peer;
+use crate::quota::Budget;
 use crate::returned::Lost;
 use crate::routing;
 use crate::serve::{AfterFirst, Deletions, SessionOptions};
@@ -28,26 +31,31 @@ use crate::{give, recover};
 /// Serves a session that began with `Begin`; what becomes of it is counted for the alerts.
 pub(crate) fn serve(
     store: &Store,
-    begin: &Begin,
+    permission: &Permission,
     spoken: u32,
     incoming: &mut Incoming,
     outgoing: &Outgoing,
     options: &SessionOptions,
 ) -> Result<(), ReceiverError> {
-    let observed = store.cycles.begin(&begin.dataset);
-    let result = converse(store, &observed, spoken, incoming, outgoing, options);
+    let observed = store.cycles.begin(permission.name());
+    let opened = permission.ensure(store);
+    let result = opened.and_then(|dataset| {
+        let session = (store, &dataset, &observed);
+        converse(session, spoken, incoming, outgoing, options)
+    });
     observed.end(&result);
     if let Err(error) = &result {
-        give_way(store, error);
+        give_way(store, &options.peer, error);
     }
     result
 }
 
-/// After a failed upload nothing left over is kept of any dataset that takes the space, or that the disk may have lost. The
-/// agent is not told before, so that its next try finds the space.
-pub(crate) fn give_way(store: &Store, error: &ReceiverError) {
+/// After a failed upload nothing left over is kept of any dataset that takes the space, or of the main that has used up its own, or that
+/// the disk may have lost. The agent is not told before, so that its next try finds the space.
+pub(crate) fn give_way(store: &Store, peer: &Peer, error: &ReceiverError) {
     let dropped = match error {
-        ReceiverError::NoSpace(_) => store.drop_all_leftovers(),
+        ReceiverError::NoSpace(_) => store.drop_all_leftovers(&Peer::Operator),
+        ReceiverError::Quota(_) => store.drop_all_leftovers(peer),
         _ if store.syncs.failures() > 0 => store.drop_old_leftovers(),
         _ => Ok(()),
     };
@@ -57,31 +65,30 @@ pub(crate) fn give_way(store: &Store, error: &ReceiverError) {
 }
 
 fn converse(
-    store: &Store,
-    observed: &Observed<'_>,
+    (store, dataset, observed): (&Store, &Permitted, &Observed<'_>),
     spoken: u32,
     incoming: &mut Incoming,
     outgoing: &Outgoing,
     options: &SessionOptions,
 ) -> Result<(), ReceiverError> {
-    let name = observed.dataset();
-    let dataset = store.ensure_dataset(name)?;
-    store.housekeeping.interrupt(name);
+    store.housekeeping.interrupt(&dataset.name);
     // Declared before the lock, so that it ends after the lock is released.
     let mut tidying = None;
     let locked = dataset.lock_patiently()?;
     observed.runs();
     let catalog = dataset.catalog(&locked)?;
-    let mut held = recover::recover(&dataset, &catalog, &locked)?;
+    let mut held = recover::recover(dataset, &catalog, &locked)?;
     if options.deletions == Deletions::Accept && held.take().is_some() {
-        guard::drop_held(&dataset, &catalog)?;
+        guard::drop_held(dataset, &catalog)?;
     }
     let position = catalog.head()?.map(|head| head.snapshot.position);
     outgoing.send_message(&Message::Ready(Ready { position }))?;
     let reserve = options.reserve;
-    let mut lost = Lost::ask((&dataset, &catalog, &locked), reserve, spoken, outgoing)?;
-    let mut root = None;
-    let leftovers = tell_leftovers(&dataset, &catalog, &locked, spoken, outgoing)?;
+    let mut lost = Lost::ask((dataset, &catalog, &locked), reserve, spoken, outgoing)?;
+    let (mut root, mut adoptions) = (None, 0);
+    let leftovers = tell_leftovers(dataset, &catalog, &locked, spoken, outgoing)?;
+    let who = (store, &options.peer, &*options.quotas);
+    let budget = Budget::of(who, (dataset, &catalog), leftovers.as_ref())?;
     crash_point!("receiver.begun");
     loop {
         let frame = match incoming.receive() {
@@ -92,11 +99,12 @@ fn converse(
         let session = Session {
             store,
             ground: Ground {
-                dataset: &dataset,
+                dataset,
                 catalog: &catalog,
                 locked: &locked,
                 leftovers: leftovers.as_ref(),
                 reserve,
+                budget: budget.as_ref(),
                 spoken,
                 outgoing,
             },
@@ -113,8 +121,10 @@ fn converse(
             Message::Returned(returned) if spoken >= version::HEALTH => {
                 lost.take(returned, incoming)?;
             }
-            Message::ReadManifest(request) => {
-                give::manifest(&dataset, &request, spoken, outgoing).map(drop)?;
+            Message::ReadManifest(request) if adoptions < limits::ADOPTIONS => {
+                adoptions += 1;
+                dataset.must_be(&request.dataset)?;
+                give::manifest(dataset, &request, spoken, outgoing).map(drop)?;
             }
             Message::SourceRoot(told) if spoken >= version::SOURCE_ROOT && root.is_none() => {
                 root = Some(told.into());
@@ -176,7 +186,9 @@ fn confirm_newest(
 
 /// The begin of the capture by the receiver's clock; rounded down, so that lag is never told too small.
 fn as_of(now_seconds: i64, elapsed_milliseconds: u64) -> i64 {
-    now_seconds - i64::try_from(elapsed_milliseconds.div_ceil(1000)).unwrap_or(now_seconds)
+    let elapsed = i64::try_from(elapsed_milliseconds.div_ceil(1000)).unwrap_or(i64::MAX);
+    // Nothing was captured before there were clocks like these.
+    now_seconds.saturating_sub(elapsed).max(0)
 }
 
 struct Session<'s, 'a> {
@@ -263,6 +275,7 @@ impl<'s> Session<'s, '_> {
         }
         let _applied = self.store.committing.begin();
         upload.settle()?;
+        self.check_limits(&upload)?;
         self.guard(&upload)?;
         let verdict = stopwatch.time("judge", || self.judge(&upload))?;
         stopwatch.time("stage_sync", || dataset.sync())?;

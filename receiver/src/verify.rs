@@ -14,15 +14,16 @@ mod twin;
 
 use std::collections::HashSet;
 
+use understudy_protocol::Message;
 use understudy_protocol::message::{Finding, Repaired, Repairing, Verified, VerifyEnd};
 use understudy_protocol::transport::Outgoing;
-use understudy_protocol::{DatasetName, Message, version};
 
+use crate::access::Scope;
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
 use crate::findings::{self, Damage, Wish};
 use crate::pace::Pacer;
-use crate::serve::{existing, send};
+use crate::serve::send;
 use crate::store::Store;
 
 pub(crate) use again::{Doubtful, look_again};
@@ -32,53 +33,46 @@ pub(crate) use reading::{Found, Position, Reading, Tally, cost_bytes};
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Asked<'a> {
-    /// Only this dataset, or all.
-    pub(crate) only: Option<&'a DatasetName>,
+pub(crate) struct Asked {
     pub(crate) mending: Mending,
     /// How fast it reads; `None` for as fast as it can.
     pub(crate) bytes_per_second: Option<u64>,
 }
 
-impl<'a> Asked<'a> {
-    /// What a message of this version of the protocol asks for; `None` if it is about something else.
-    pub(crate) fn by(message: &'a Message, spoken: u32) -> Option<Self> {
-        let (only, mending, bytes_per_second) = match message {
-            Message::Verify(verify) => (&verify.dataset, Mending::None, None),
-            Message::Repair(repair) if spoken >= version::REPAIR => {
-                (&repair.dataset, Mending::All, None)
-            }
-            Message::Inspect(inspect) if spoken >= version::HEALTH => {
+impl Asked {
+    /// What a message asks for; `None` if it is about something else.
+    pub(crate) fn by(message: &Message) -> Option<Self> {
+        let (mending, bytes_per_second) = match message {
+            Message::Verify(_) => (Mending::None, None),
+            Message::Repair(_) => (Mending::All, None),
+            Message::Inspect(inspect) => {
                 let mending = match inspect.repair {
                     Repairing::Never => Mending::None,
                     Repairing::Always => Mending::All,
                 };
-                (&inspect.dataset, mending, Some(inspect.bytes_per_second))
+                (mending, Some(inspect.bytes_per_second))
             }
             _ => return None,
         };
         Some(Self {
-            only: only.as_ref(),
             mending,
             bytes_per_second,
         })
     }
 }
 
-/// Verifies one dataset or all, and tells what it finds as it goes.
+/// Verifies one dataset or all that the peer has, and tells what it finds as it goes.
 pub(crate) fn serve(
     store: &Store,
-    asked: Asked<'_>,
+    asked: Asked,
+    scope: Scope,
     outgoing: &Outgoing,
 ) -> Result<(), ReceiverError> {
-    let datasets = match asked.only {
-        Some(name) => vec![existing(store, name)?],
-        None => {
-            let opened: Result<Vec<_>, _> = store
-                .dataset_names()?
-                .iter()
-                .map(|name| store.dataset(name))
-                .collect();
+    let datasets = match scope {
+        Scope::One(dataset) => vec![dataset],
+        Scope::Made(_) => Vec::new(),
+        Scope::All(own) => {
+            let opened: Result<Vec<_>, _> = own.iter().map(|one| one.open(store)).collect();
             opened?.into_iter().flatten().collect()
         }
     };
@@ -97,7 +91,7 @@ pub(crate) fn serve(
 fn verify(
     store: &Store,
     dataset: &Dataset,
-    asked: Asked<'_>,
+    asked: Asked,
     outgoing: &Outgoing,
 ) -> Result<Verified, ReceiverError> {
     let catalog = dataset.read_catalog();

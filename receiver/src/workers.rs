@@ -17,6 +17,7 @@ use crate::error::ReceiverError;
 use crate::flushing::{StagedBytes, flush};
 use crate::keeping::Keeping;
 use crate::leftovers::Leftovers;
+use crate::quota::Budget;
 use crate::recall::CaughtUp;
 use crate::resolve::Base;
 use crate::routing::{Job, route};
@@ -38,6 +39,8 @@ pub(crate) struct Ground<'a> {
     /// The version of the protocol.
     pub(crate) spoken: u32,
     pub(crate) reserve: Reserve,
+    /// What the main may still bring, if that is limited.
+    pub(crate) budget: Option<&'a Budget<'a>>,
     pub(crate) outgoing: &'a Outgoing,
 }
 
@@ -53,7 +56,8 @@ pub(crate) fn stage(
     let (staged_bytes, caught_up) = (StagedBytes::default(), CaughtUp::default());
     let keeping = Keeping::new(&ground.dataset.control, ground.leftovers);
     let numbers = Numbers::new(upload.first_entry());
-    let (spoken, reserve) = (ground.spoken, ground.reserve);
+    let spoken = ground.spoken;
+    let room = (ground.reserve, ground.budget);
     let mut waiting = Waiting::new(incoming, ground.outgoing);
     let (dataset, locked) = (ground.dataset, ground.locked);
     let live = dataset.live()?;
@@ -89,14 +93,7 @@ pub(crate) fn stage(
         let catch_up = scope.spawn(|| caught_up.catch_up(dataset, catching_up, locked));
         let router = scope.spawn(|| route(first, &mut waiting, spoken, queues, &streams, &trouble));
         scope.spawn(|| {
-            flush(
-                dataset,
-                reserve,
-                &staged_bytes,
-                &keeping,
-                &streams,
-                &trouble,
-            );
+            flush(dataset, room, &staged_bytes, &keeping, &streams, &trouble);
         });
         write_rows(upload, &staged, &streams, &trouble);
         staged_bytes.ended.store(true, Ordering::Release);
@@ -208,24 +205,25 @@ impl Worker<'_> {
                         .sum
                         .fetch_add(frame.wire_bytes(), Ordering::Relaxed);
                     let batch = stager.stage(&frame, number)?;
+                    self.staged_bytes.add(&batch);
                     if staged.send(batch).is_err() {
                         return Err(ReceiverError::Worker);
                     }
                 }
                 Job::Stream(Message::StreamBlock(block)) => {
-                    self.staged_bytes
-                        .sum
-                        .fetch_add(block.data.len() as u64, Ordering::Relaxed);
+                    self.staged_bytes.add_bytes(block.data.len() as u64);
                     writer.block(&block)?;
                 }
                 Job::Stream(Message::StreamBase(base)) => writer.begin(&base)?,
-                Job::Stream(Message::StreamResume(resume)) => writer.resume(&resume)?,
+                Job::Stream(Message::StreamResume(resume)) => {
+                    writer.resume(&resume)?;
+                    let taken = &self.staged_bytes.taken;
+                    taken.fetch_add(resume.length, Ordering::Relaxed);
+                }
                 Job::Stream(Message::StreamCopy(copy)) => {
                     writer.copy(&copy)?;
                     // Not before it was found to be within its base.
-                    self.staged_bytes
-                        .sum
-                        .fetch_add(copy.length, Ordering::Relaxed);
+                    self.staged_bytes.add_bytes(copy.length);
                 }
                 Job::Stream(Message::StreamEnd(end)) => writer.end(&end)?,
                 Job::Stream(Message::StreamAbort(abort)) => writer.abort(abort.stream)?,

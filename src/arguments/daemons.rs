@@ -111,6 +111,13 @@ A configuration:
   most = \"50MB\"                        # nor faster than this
   repair = false                        # true: what is damaged is mended, also from the main
 
+  [quota]                               # each line may be left out: no limit
+  bytes = \"2TB\"                         # what one main may take, history and all
+  files = 20000000                      # entries, and former versions of entries
+
+  [quota.main.web]                      # any of these, for one main
+  bytes = \"500GB\"
+
 SIGHUP has it read the part [alerts] again.")]
 pub(crate) struct Receiver {
     /// The directory that holds the datasets

@@ -14,13 +14,16 @@ use super::OnSpare;
 /// binds the keys of both: from then on each talks to the other and to nobody else. Pairing a NAME again gives it another
 /// key. A receiver that runs looks at what was changed within a second; it need not be asked.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("what").required(true).args(["new", "host", "list", "revoke", "forget"]))]
+#[command(group = ArgGroup::new("what").required(true).args(["new", "host", "list", "revoke", "grant", "forget"]))]
 #[command(after_long_help = "\
 Examples:
   understudy pair --new web1 --store /srv/spare      on the spare: print a code for the main web1
   understudy pair spare.example.org:7433 CODE        on the main: use it
   understudy pair --list                             on either: who is known, by which key
   understudy pair --revoke web1 --store /srv/spare   on the spare: know web1 no more
+  understudy pair --grant web1 photos --store /srv/spare
+      On the spare: the dataset photos belongs to web1 from now on. Datasets that were there before mains were known belong
+      to nobody, and no main can use them before.
   understudy pair --forget spare.example.org:7433    on the main: know that spare no more
   understudy pair --address 127.0.0.1:7433 spare.example.org:7433
       On the main: reach the same spare at another address, a forwarded port for instance.")]
@@ -37,6 +40,9 @@ pub(crate) struct Pair {
     /// On the spare: know a main no more, and end its connections
     #[arg(long, value_name = "NAME")]
     pub(crate) revoke: Option<MainName>,
+    /// On the spare: give a dataset to a main
+    #[arg(long, num_args = 2, value_names = ["NAME", "DATASET"])]
+    pub(crate) grant: Option<Vec<String>>,
     /// On the main: know a spare no more
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) forget: Option<String>,
@@ -47,7 +53,7 @@ pub(crate) struct Pair {
     #[arg(value_name = "HOST:PORT")]
     pub(crate) host: Option<String>,
     /// The code that the spare has printed
-    #[arg(value_name = "CODE", required_unless_present_any = ["new", "list", "revoke", "forget", "address"])]
+    #[arg(value_name = "CODE", required_unless_present_any = ["new", "list", "revoke", "grant", "forget", "address"])]
     pub(crate) code: Vec<OsString>,
     #[command(flatten)]
     pub(crate) on_spare: OnSpare,

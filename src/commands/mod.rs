@@ -17,6 +17,7 @@ mod past;
 mod pin;
 mod policies;
 mod prune;
+mod quotas;
 pub(crate) mod receiver;
 mod restore;
 mod restore_all;

@@ -1,5 +1,7 @@
 //! `understudy pair`: which keys a spare and its mains know each other by.
 
+mod grant;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -31,6 +33,9 @@ pub(crate) fn run(arguments: &Pair, session: &Session) -> Result<Report, Command
     }
     if let Some(name) = &arguments.revoke {
         return revoke(name, arguments, session);
+    }
+    if let Some(given) = &arguments.grant {
+        return grant::give(given, arguments, session);
     }
     if let Some(address) = &arguments.forget {
         return forget(address, session);
@@ -170,11 +175,11 @@ fn list(arguments: &Pair, session: &Session) -> Result<Report, CommandError> {
     let on_spare = &arguments.on_spare;
     let is_asked = on_spare.store.is_some() || on_spare.config.is_some();
     let has_store = is_asked || receiver_config::chosen(None, None).is_some();
-    let trust = if has_store {
+    let (trust, owned) = if has_store {
         let store = session.store_on_this_host(on_spare.clone())?;
-        Trust::open(store.path())?
+        (Trust::open(store.path())?, Some(grant::owned(&store)?))
     } else {
-        None
+        (None, None)
     };
     let identity = if is_asked {
         None
@@ -182,11 +187,15 @@ fn list(arguments: &Pair, session: &Session) -> Result<Report, CommandError> {
         Identity::open(&state(session)?)?
     };
     let mut lines = Vec::new();
-    let mut data = json!({ "spare": null, "main": null });
+    let mut data = json!({ "spare": null, "main": null, "datasets": null });
     if let Some(trust) = &trust {
         let (value, told) = listed_mains(trust)?;
         lines.extend(told);
         data["spare"] = value;
+    }
+    if let Some((value, told)) = owned {
+        lines.extend(told);
+        data["datasets"] = value;
     }
     if let Some(identity) = &identity {
         let (value, told) = listed_spares(identity)?;

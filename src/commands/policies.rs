@@ -1,7 +1,8 @@
-//! Which retention policies and which reserve hold for a store that a command works on.
+//! Which retention policies, which reserve and which quotas hold for a store that a command works on.
 
 use std::path::Path;
 
+use understudy_receiver::quota::Quotas;
 use understudy_receiver::retention::Policies;
 use understudy_receiver::{Reserve, Store};
 
@@ -17,6 +18,11 @@ pub(super) fn policies(store: &Store, config: Option<&Path>) -> Result<Policies,
 /// What must stay free of the store's disk, by the same configuration.
 pub(super) fn reserve(store: &Store, config: Option<&Path>) -> Result<Reserve, CommandError> {
     Ok(configuration(store, config)?.map_or_else(Reserve::default, |found| found.reserve))
+}
+
+/// What mains may take, by the same configuration.
+pub(super) fn quotas(store: &Store) -> Result<Quotas, CommandError> {
+    Ok(configuration(store, None)?.map_or_else(Quotas::default, |found| found.quotas))
 }
 
 fn configuration(

@@ -11,6 +11,7 @@ use understudy_protocol::transport::Channel;
 use understudy_protocol::transport::tls::{Arrival, Credentials, Doorkeeper, Listener};
 use understudy_protocol::{DatasetName, Failure, FailureCode, Message, ProtocolError};
 use understudy_receiver::guard::Guards;
+use understudy_receiver::quota::Quotas;
 use understudy_receiver::retention::{self, Compressed, Expired, Policies, Pruned};
 use understudy_receiver::scrub::{self, Plan};
 use understudy_receiver::trust::Trust;
@@ -58,6 +59,7 @@ pub(crate) struct Settings {
     reserve: Reserve,
     retention: Policies,
     scrub: Plan,
+    quotas: Quotas,
     /// The configuration, if there is one.
     pub(crate) file: Option<PathBuf>,
 }
@@ -109,6 +111,7 @@ pub(crate) fn run(prepared: Prepared, session: &Session) -> Result<Report, Comma
         reserve,
         retention,
         scrub,
+        quotas,
         file,
     } = settings;
     let policies = Arc::new(retention);
@@ -129,7 +132,7 @@ pub(crate) fn run(prepared: Prepared, session: &Session) -> Result<Report, Comma
         let options = SessionOptions {
             // A daemon has time after a first snapshot.
             after_first: AfterFirst::FillShadow,
-            ..options(guards, reserve)
+            ..options(guards, reserve, quotas)
         };
         let watched = (Arc::clone(&store), reserve);
         let alerting = Alerting::start(watched, alerts, voice)?;
@@ -151,11 +154,12 @@ pub(crate) fn run(prepared: Prepared, session: &Session) -> Result<Report, Comma
 }
 
 /// What a configuration says of every session.
-pub(super) fn options(guards: Guards, reserve: Reserve) -> SessionOptions {
+pub(super) fn options(guards: Guards, reserve: Reserve, quotas: Quotas) -> SessionOptions {
     SessionOptions {
         deletions: Deletions::Guard,
         guards: Arc::new(guards),
         reserve,
+        quotas: Arc::new(quotas),
         ..SessionOptions::default()
     }
 }
@@ -318,6 +322,7 @@ impl Settings {
             reserve: config.reserve,
             retention: config.retention,
             scrub: config.scrub,
+            quotas: config.quotas,
             file,
         })
     }

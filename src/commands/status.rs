@@ -5,8 +5,11 @@ use understudy_agent::daemon::{AgentStatus, DatasetState};
 use understudy_agent::{FuzzyOf, RetentionOf, Survey};
 use understudy_protocol::message::DatasetStatus;
 use understudy_protocol::{RelPath, escape};
+use understudy_receiver::Store;
 
-use super::{Session, health, overview};
+use super::quotas::Share;
+use super::{Session, health, overview, policies, quotas};
+use crate::address::Address;
 use crate::exit::CommandError;
 use crate::report::Report;
 use crate::{paths, words};
@@ -37,6 +40,8 @@ pub(crate) fn run(session: &Session) -> Result<Report, CommandError> {
     if let Some(overseen) = &overseen {
         lines.extend(overview::lines(overseen, listed.now_seconds));
     }
+    let shares = shares(session)?;
+    lines.extend(quotas::lines(&shares));
     if let Some(agent) = &agent {
         lines.extend(agent_lines(agent, words::now_seconds()));
     }
@@ -51,8 +56,21 @@ pub(crate) fn run(session: &Session) -> Result<Report, CommandError> {
         .as_ref()
         .map(|overseen| overview::restores(overseen, now_seconds))
         .into();
+    data["quotas"] = quotas::values(&shares);
     data["disk"] = overseen.as_ref().map(overview::disk).into();
     Ok(Report::done(data, lines))
+}
+
+/// What mains take of their quotas, where the store is on this host.
+fn shares(session: &Session) -> Result<Vec<Share>, CommandError> {
+    match session.address()? {
+        Address::Directory(path) => {
+            let store = Store::open_existing(&path)?;
+            let allowed = policies::quotas(&store)?;
+            Ok(quotas::shares(&store, &allowed)?)
+        }
+        Address::Host(_) | Address::Ssh(_) => Ok(Vec::new()),
+    }
 }
 
 /// What the agent of this host says of its work for this spare.

@@ -96,7 +96,7 @@ pub(crate) fn prepare(arguments: Receiver) -> Served {
     let store = store.map_err(|error| (Code::Failed, error.to_failure()))?;
     let options = SessionOptions {
         peer: arguments.main.map_or(Peer::Operator, Peer::Main),
-        ..receiver::options(config.guards, config.reserve)
+        ..receiver::options(config.guards, config.reserve, config.quotas)
     };
     Ok((Arc::new(store), options))
 }

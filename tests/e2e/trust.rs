@@ -14,7 +14,7 @@ use understudy_protocol::transport::tls::{self, Credentials};
 use crate::support::needs::needs;
 use crate::support::pairing::{self, MAIN};
 use crate::support::proxy::Proxy;
-use crate::support::{Kind, Run, Stage, facts, judge};
+use crate::support::{Daemon, Kind, Run, Stage, facts, judge};
 
 /// A connection is ended about a second after its key was taken away; a machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -348,4 +348,57 @@ fn a_key_that_others_may_read_is_refused() {
     run.arg(&stage.store)
         .expect(1)
         .mentions(&["understudy.trust/key", "others"]);
+}
+
+#[test]
+fn a_dataset_is_used_by_no_main_before_it_is_given_to_it() {
+    let stage = Stage::new(Kind::Tcp);
+    std::fs::write(stage.source.join("file"), "file").unwrap();
+    // Made on the spare itself, as by a version that knew no mains.
+    let sync = Run::new(["sync", "--dataset", "site", "--spare"]).arg(&stage.store);
+    let sync = sync.arg("--state").arg(stage.path().join("operator"));
+    sync.arg(&stage.source).ok();
+    pairing::ensure(&stage.state, &stage.store, &stage.spare());
+
+    let refused = stage.sync().expect(7);
+    refused.mentions(&["`site` is taken", "understudy pair --grant main site"]);
+    let absent = stage.ask("snapshots").arg("site").outcome();
+    assert!(
+        absent.said().contains("no dataset `site`"),
+        "{}",
+        absent.said()
+    );
+    on_spare(&stage, &["--list"])
+        .ok()
+        .mentions(&["site of nobody", "understudy pair --grant NAME site"]);
+
+    on_spare(&stage, &["--grant", "main", "nothing"]).expect(1);
+    on_spare(&stage, &["--grant", "Main", "site"]).expect(2);
+    on_spare(&stage, &["--grant", "main"]).expect(2);
+    on_spare(&stage, &["--grant", "other", "site"])
+        .ok()
+        .mentions(&["site belongs to other", "No main other is paired"]);
+    stage.sync().expect(7);
+    let given = on_spare(&stage, &["--grant", "main", "site"]).data();
+    assert_eq!(given["former"], "other", "{given}");
+    stage.sync().ok();
+    let listed = on_spare(&stage, &["--list"]).data();
+    assert_eq!(listed["datasets"]["site"], "main", "{listed}");
+}
+
+#[test]
+fn a_main_that_has_used_up_its_quota_is_told_so() {
+    let mut stage = Stage::new(Kind::Embedded);
+    let config = stage.path().join("receiver.toml");
+    std::fs::write(&config, "[quota.main.main]\nbytes = \"1kB\"\n").unwrap();
+    stage.daemon = Some(Daemon::start_with(&stage.store, "127.0.0.1:0", |run| {
+        run.arg("--config").arg(&config)
+    }));
+    std::fs::write(stage.source.join("file"), "x".repeat(900)).unwrap();
+    stage.sync().ok();
+    std::fs::write(stage.source.join("other"), "y".repeat(200)).unwrap();
+    let refused = stage.sync().expect(8);
+    refused.mentions(&["quota", "1.0 KB", "900 B", "[quota.main.main]"]);
+    std::fs::write(stage.source.join("other"), "y".repeat(100)).unwrap();
+    stage.sync().ok();
 }

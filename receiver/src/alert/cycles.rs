@@ -104,11 +104,6 @@ pub(crate) struct Observed<'a> {
 }
 
 impl Observed<'_> {
-    /// Whose upload it is.
-    pub(crate) fn dataset(&self) -> &DatasetName {
-        &self.dataset
-    }
-
     /// It has the dataset for itself.
     pub(crate) fn runs(&self) {
         self.has_lock.set(true);

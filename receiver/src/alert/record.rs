@@ -12,10 +12,10 @@ use understudy_tree::TreeError;
 use understudy_tree::durable::{self, Durability};
 
 use super::Kind;
+use crate::access::existing;
 use crate::dataset::now_seconds;
 use crate::error::ReceiverError;
 use crate::names;
-use crate::serve::existing;
 use crate::store::Store;
 
 /// The layout this build writes.

@@ -12,7 +12,7 @@ mod walk;
 
 use understudy_protocol::message::{
     Compare, Depth, Differences, Find, Found, ListTree, Listed, Locate, Located, Summaries,
-    Summarise, Summary, Tally, Told,
+    Summary, Tally, Told,
 };
 use understudy_protocol::transport::Outgoing;
 use understudy_protocol::{
@@ -20,24 +20,24 @@ use understudy_protocol::{
     limits,
 };
 
+use crate::access::Permitted;
 use crate::catalog::{Catalog, Recorded};
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
 use crate::names;
-use crate::serve::{existing, send};
-use crate::store::Store;
+use crate::serve::send;
 
 /// Answers the questions that leave a session as it was.
 pub(crate) fn serve(
-    store: &Store,
+    dataset: &Permitted,
     request: &Message,
     outgoing: &Outgoing,
 ) -> Result<(), ReceiverError> {
     match request {
-        Message::ListTree(request) => list(store, request, outgoing),
-        Message::Find(request) => find(store, request, outgoing),
-        Message::Compare(request) => compare(store, request, outgoing),
-        Message::Summarise(request) => summarise(store, request, outgoing),
+        Message::ListTree(request) => list(dataset, request, outgoing),
+        Message::Find(request) => find(dataset, request, outgoing),
+        Message::Compare(request) => compare(dataset, request, outgoing),
+        Message::Summarise(_) => summarise(dataset, outgoing),
         other => Err(ProtocolError::Unexpected {
             got: other.name(),
             wanted: "a request",
@@ -48,15 +48,14 @@ pub(crate) fn serve(
 
 /// Answers a `Locate`; contents are given of the snapshot that is returned.
 pub(crate) fn locate(
-    store: &Store,
+    dataset: &Permitted,
     request: &Locate,
     outgoing: &Outgoing,
-) -> Result<(Dataset, Recorded), ReceiverError> {
-    let dataset = existing(store, &request.dataset)?;
-    let catalog = catalog(&dataset)?;
+) -> Result<Recorded, ReceiverError> {
+    let catalog = catalog(dataset)?;
     let recorded = match request.number {
-        Some(number) => snapshot(&dataset, &catalog, number)?,
-        None => newest(&dataset, &catalog)?,
+        Some(number) => snapshot(dataset, &catalog, number)?,
+        None => newest(dataset, &catalog)?,
     };
     let at = recorded.snapshot.position.number;
     let (place, entry) = resolve(&catalog, at, &request.path)?;
@@ -66,16 +65,15 @@ pub(crate) fn locate(
         entry,
     };
     send(outgoing, &Message::Located(located))?;
-    Ok((dataset, recorded))
+    Ok(recorded)
 }
 
 /// Answers a `ListTree`.
-fn list(store: &Store, request: &ListTree, outgoing: &Outgoing) -> Result<(), ReceiverError> {
-    let dataset = existing(store, &request.dataset)?;
+fn list(dataset: &Permitted, request: &ListTree, outgoing: &Outgoing) -> Result<(), ReceiverError> {
     let _reading = dataset.reading()?;
-    let catalog = catalog(&dataset)?;
+    let catalog = catalog(dataset)?;
     let at = request.number;
-    snapshot(&dataset, &catalog, at)?;
+    snapshot(dataset, &catalog, at)?;
     let (_, entry) = resolve(&catalog, at, &request.path)?;
     let mut batch = Batch::new(outgoing, |entries| Message::Listed(Listed { entries }));
     match entry.directory_id() {
@@ -91,16 +89,15 @@ fn list(store: &Store, request: &ListTree, outgoing: &Outgoing) -> Result<(), Re
         }
     }
     batch.send()?;
-    snapshot(&dataset, &catalog, at)?;
+    snapshot(dataset, &catalog, at)?;
     send(outgoing, &Message::Told(Told {}))
 }
 
 /// Answers a `Find`.
-fn find(store: &Store, request: &Find, outgoing: &Outgoing) -> Result<(), ReceiverError> {
-    let dataset = existing(store, &request.dataset)?;
+fn find(dataset: &Permitted, request: &Find, outgoing: &Outgoing) -> Result<(), ReceiverError> {
     let _reading = dataset.reading()?;
-    let catalog = catalog(&dataset)?;
-    let head = newest(&dataset, &catalog)?.snapshot.position.number;
+    let catalog = catalog(dataset)?;
+    let head = newest(dataset, &catalog)?.snapshot.position.number;
     let mut batch = Batch::new(outgoing, |versions| Message::Found(Found { versions }));
     find::versions(&catalog, head, request, |version| batch.add(version))?;
     batch.send()?;
@@ -108,14 +105,17 @@ fn find(store: &Store, request: &Find, outgoing: &Outgoing) -> Result<(), Receiv
 }
 
 /// Answers a `Compare`.
-fn compare(store: &Store, request: &Compare, outgoing: &Outgoing) -> Result<(), ReceiverError> {
-    let dataset = existing(store, &request.dataset)?;
+fn compare(
+    dataset: &Permitted,
+    request: &Compare,
+    outgoing: &Outgoing,
+) -> Result<(), ReceiverError> {
     let _reading = dataset.reading()?;
-    let catalog = catalog(&dataset)?;
+    let catalog = catalog(dataset)?;
     let (from, to) = (request.from, request.to);
     let check = || {
-        snapshot(&dataset, &catalog, from)?;
-        snapshot(&dataset, &catalog, to).map(drop)
+        snapshot(dataset, &catalog, from)?;
+        snapshot(dataset, &catalog, to).map(drop)
     };
     check()?;
     let mut batch = Batch::new(outgoing, |differences| {
@@ -129,8 +129,7 @@ fn compare(store: &Store, request: &Compare, outgoing: &Outgoing) -> Result<(), 
 }
 
 /// Answers a `Summarise`.
-fn summarise(store: &Store, request: &Summarise, outgoing: &Outgoing) -> Result<(), ReceiverError> {
-    let dataset = existing(store, &request.dataset)?;
+fn summarise(dataset: &Permitted, outgoing: &Outgoing) -> Result<(), ReceiverError> {
     let _reading = dataset.reading()?;
     let mut batch = Batch::new(outgoing, |summaries| {
         Message::Summaries(Summaries { summaries })

@@ -4,7 +4,7 @@
 //! for the next snapshot waits as ranges of their own until the upload is sealed.
 
 use rusqlite::params;
-use understudy_protocol::{Place, version};
+use understudy_protocol::{Place, limits, version};
 
 use super::Catalog;
 use super::read::{VALID_AT, place_from};
@@ -43,23 +43,63 @@ pub(crate) struct FuzzyRange {
 const IS_OPEN: &str = "since < ?1 AND until IS NULL";
 
 impl Catalog {
-    /// The fuzzy places of snapshot `at`.
-    pub(crate) fn fuzzy_at(&self, at: u64) -> Result<Vec<FuzzyRange>, ReceiverError> {
-        self.fuzzy_ranges(VALID_AT, at)
+    /// Some of the fuzzy places of snapshot `at`: those after `after`. Empty once nothing comes.
+    pub(crate) fn fuzzy_at(
+        &self,
+        at: u64,
+        after: Option<&FuzzyRange>,
+    ) -> Result<Vec<FuzzyRange>, ReceiverError> {
+        self.fuzzy_ranges(VALID_AT, at, after)
     }
 
-    /// The fuzzy places of all snapshots up to `to`.
-    pub(crate) fn fuzzy_up_to(&self, to: u64) -> Result<Vec<FuzzyRange>, ReceiverError> {
-        self.fuzzy_ranges("since <= ?1", to)
+    /// Calls `visit` with the fuzzy places of snapshot `at`, as many at a time as a message may have.
+    pub(crate) fn fuzzy_places(
+        &self,
+        at: u64,
+        mut visit: impl FnMut(Vec<Place>) -> Result<(), ReceiverError>,
+    ) -> Result<(), ReceiverError> {
+        let mut after = None;
+        loop {
+            let ranges = self.fuzzy_at(at, after.as_ref())?;
+            let Some(last) = ranges.last() else {
+                return Ok(());
+            };
+            after = Some(last.clone());
+            visit(ranges.into_iter().map(|range| range.place).collect())?;
+        }
     }
 
-    fn fuzzy_ranges(&self, which: &str, at: u64) -> Result<Vec<FuzzyRange>, ReceiverError> {
+    /// As [`Self::fuzzy_at`], of all snapshots up to `to`.
+    pub(crate) fn fuzzy_up_to(
+        &self,
+        to: u64,
+        after: Option<&FuzzyRange>,
+    ) -> Result<Vec<FuzzyRange>, ReceiverError> {
+        self.fuzzy_ranges("since <= ?1", to, after)
+    }
+
+    fn fuzzy_ranges(
+        &self,
+        which: &str,
+        at: u64,
+        after: Option<&FuzzyRange>,
+    ) -> Result<Vec<FuzzyRange>, ReceiverError> {
         if self.format < super::FORMAT_FUZZY {
             return Ok(Vec::new());
         }
+        // Numbers of directories may look negative here; nothing comes before all of them but this.
+        let (parent, name, since) = match after {
+            None => (i64::MIN, &[][..], i64::MIN),
+            Some(range) => {
+                let name = range.place.name.as_bytes();
+                (range.place.parent.0 as i64, name, range.since as i64)
+            }
+        };
         self.run(|connection| {
             let sql = format!(
-                "SELECT parent, name, since, until FROM fuzzy WHERE {which} ORDER BY parent, name, since"
+                "SELECT parent, name, since, until FROM fuzzy WHERE {which} AND (parent, name, since) > (?2, ?3, ?4) \
+                 ORDER BY parent, name, since LIMIT {}",
+                limits::BATCH_RECORDS
             );
             let range = |row: &rusqlite::Row<'_>| {
                 let until: Option<i64> = row.get(3)?;
@@ -70,7 +110,8 @@ impl Catalog {
                 })
             };
             let mut statement = connection.prepare_cached(&sql)?;
-            statement.query_map([at as i64], range)?.collect()
+            let bounds = params![at as i64, parent, name, since];
+            statement.query_map(bounds, range)?.collect()
         })
     }
 }
@@ -248,11 +289,11 @@ mod tests {
         catalog.record(&first).expect("record");
         let second = seal(&catalog, &["b"]);
         assert_eq!(
-            catalog.fuzzy_at(1).expect("ranges"),
+            catalog.fuzzy_at(1, None).expect("ranges"),
             [range("a", 1, Some(2))]
         );
         catalog.roll_back(&second).expect("roll back");
-        let ranges = catalog.fuzzy_up_to(2).expect("ranges");
+        let ranges = catalog.fuzzy_up_to(2, None).expect("ranges");
         assert_eq!(ranges, [range("a", 1, None)]);
         // An upload that is cut leaves nothing either.
         let mut cut = catalog.upload().expect("upload");
@@ -260,7 +301,7 @@ mod tests {
         drop(cut);
         let second = seal(&catalog, &["a", "b"]);
         catalog.record(&second).expect("record");
-        let ranges = catalog.fuzzy_up_to(2).expect("ranges");
+        let ranges = catalog.fuzzy_up_to(2, None).expect("ranges");
         assert_eq!(ranges, [range("a", 1, None), range("b", 2, None)]);
     }
 
@@ -277,12 +318,15 @@ mod tests {
         made.expect("make");
         drop(older);
         let reading = Catalog::open_reading(&path).expect("open");
-        assert_eq!(reading.fuzzy_up_to(1).expect("ranges"), []);
+        assert_eq!(reading.fuzzy_up_to(1, None).expect("ranges"), []);
         drop(reading);
         let catalog = Catalog::open(&path).expect("open");
         let first = seal(&catalog, &["a"]);
         catalog.record(&first).expect("record");
         let reading = Catalog::open_reading(&path).expect("open");
-        assert_eq!(reading.fuzzy_at(1).expect("ranges"), [range("a", 1, None)]);
+        assert_eq!(
+            reading.fuzzy_at(1, None).expect("ranges"),
+            [range("a", 1, None)]
+        );
     }
 }

@@ -14,6 +14,7 @@ mod prove;
 mod read;
 mod retention;
 mod upload;
+mod used;
 mod verify;
 
 use std::fs::File;
@@ -122,7 +123,10 @@ impl Catalog {
             )
         })?;
         catalog.upgrade()?;
-        catalog.run(|connection| connection.execute_batch(owners::TABLE))?;
+        catalog.run(|connection| {
+            connection.execute_batch(owners::TABLE)?;
+            connection.execute_batch(used::TABLE)
+        })?;
         Ok(catalog)
     }
 
@@ -267,6 +271,24 @@ impl Catalog {
                 .query_map([], recorded_from)?
                 .collect()
         })
+    }
+
+    /// How many directories stand, or are to stand.
+    pub(crate) fn directory_count(&self) -> Result<u64, ReceiverError> {
+        let count: i64 = self.run(|connection| {
+            let sql = "SELECT count(*) FROM entry WHERE directory IS NOT NULL AND until IS NULL";
+            connection.query_row(sql, [], |row| row.get(0))
+        })?;
+        Ok(count as u64)
+    }
+
+    /// How many committed snapshots there are.
+    pub(crate) fn snapshot_count(&self) -> Result<u64, ReceiverError> {
+        let count: i64 = self.run(|connection| {
+            let sql = "SELECT count(*) FROM snapshot WHERE committed = 1";
+            connection.query_row(sql, [], |row| row.get(0))
+        })?;
+        Ok(count as u64)
     }
 
     /// The state digest of the newest committed snapshot, or of the pending one.

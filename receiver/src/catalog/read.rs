@@ -37,6 +37,10 @@ pub(crate) struct Leaf {
     pub(crate) origin: u64,
 }
 
+/// Rows read at once, and about as many bytes: extended attributes may take a quarter of a megabyte each.
+const PAGE_ROWS: usize = 1000;
+const PAGE_BYTES: usize = 1 << 20;
+
 pub(super) const VALID_AT: &str = "since <= ?1 AND (until IS NULL OR until > ?1)";
 pub(super) const ROW: &str = "id, parent, name, since, until, entry";
 const LEAF: &str = "id, parent, name, kind, link_group, origin";
@@ -85,10 +89,30 @@ impl Catalog {
         })
     }
 
-    /// Everything in a directory at snapshot `at`, in byte order of the names.
-    pub(crate) fn rows_in(&self, parent: DirectoryId, at: u64) -> Result<Vec<Row>, ReceiverError> {
-        let sql = format!("SELECT {ROW} FROM entry WHERE parent = ?2 AND {VALID_AT} ORDER BY name");
-        self.collect_rows(&sql, params![at as i64, parent.0 as i64])
+    /// Some of what a directory has at snapshot `at`, in byte order of the names: what comes after `after`. Empty once nothing does.
+    pub(crate) fn rows_in(
+        &self,
+        parent: DirectoryId,
+        at: u64,
+        after: Option<&Name>,
+    ) -> Result<Vec<Row>, ReceiverError> {
+        let sql = format!(
+            "SELECT {ROW} FROM entry WHERE parent = ?2 AND name > ?3 AND {VALID_AT} ORDER BY name LIMIT {PAGE_ROWS}"
+        );
+        let after = after.map_or(&[][..], Name::as_bytes);
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        self.run(|connection| {
+            let mut statement = connection.prepare_cached(&sql)?;
+            let mut found = statement.query(params![at as i64, parent.0 as i64, after])?;
+            while bytes < PAGE_BYTES
+                && let Some(row) = found.next()?
+            {
+                bytes += row.get_ref(5)?.as_blob()?.len();
+                rows.push(row_from(row)?);
+            }
+            Ok(())
+        })?;
+        rows.into_iter().collect()
     }
 
     /// Rows with this content that are valid at snapshot `at`, at most a few.

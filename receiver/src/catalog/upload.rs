@@ -3,14 +3,21 @@
 use std::collections::HashSet;
 
 use rusqlite::{OptionalExtension, params};
-use understudy_protocol::{DirectoryId, Entry, Node, Place, StateDigest};
+use understudy_protocol::{DirectoryId, Entry, Node, Place, StateDigest, limits};
 
+use super::prove::Siblings;
 use super::read::DIRECTORY;
 use super::{Catalog, Recorded, Telling};
 use crate::error::ReceiverError;
+use crate::quota::Used;
 
 /// `kind` of a file row.
 pub(super) const FILE: i64 = 0;
+
+/// Further names of files that wait for the first one at once.
+const SIBLINGS: usize = 1 << 16;
+/// Even out of order no more can be waiting: messages overtake one another by a few at most.
+const SIBLINGS_MOST: usize = 1 << 20;
 
 /// Where the inode of a put entry comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +28,30 @@ pub(crate) enum Origin {
     Kept(u64),
     /// The inode of the entry put at this place in the same upload.
     Sibling(Place),
+}
+
+/// Where something was put, for the proof at the end.
+#[derive(Debug, Default)]
+pub(super) struct Placed {
+    pub(super) parents: HashSet<DirectoryId>,
+    /// Directories that were put, where there is a base.
+    pub(super) directories: HashSet<DirectoryId>,
+    /// There were too many to remember: the rows tell.
+    pub(super) is_forgotten: bool,
+}
+
+/// So many are remembered; an entry takes about 16 bytes.
+const PLACED: usize = 1 << 20;
+
+impl Placed {
+    fn bound(&mut self) {
+        if self.is_forgotten || self.parents.len() + self.directories.len() > PLACED {
+            *self = Self {
+                is_forgotten: true,
+                ..Self::default()
+            };
+        }
+    }
 }
 
 /// One entry to put.
@@ -42,9 +73,12 @@ pub(crate) struct Upload<'a> {
     entries: u64,
     bytes: u64,
     pub(super) siblings: Vec<(u64, Place, u64)>,
+    /// So many may wait before those are resolved that can be.
+    siblings_allowed: usize,
     pub(super) ended_directories: Vec<DirectoryId>,
-    pub(super) parents: HashSet<DirectoryId>,
+    pub(super) placed: Placed,
     pub(super) kept: u64,
+    pub(super) brings: Used,
 }
 
 impl Catalog {
@@ -70,9 +104,11 @@ impl Catalog {
             first_entry: last as u64 + 1,
             digest,
             siblings: Vec::new(),
+            siblings_allowed: SIBLINGS,
             ended_directories: Vec::new(),
-            parents: HashSet::new(),
+            placed: Placed::default(),
             kept: 0,
+            brings: Used::default(),
         };
         if let Some(waiting) = waiting {
             self.undo(&waiting)?;
@@ -121,12 +157,40 @@ impl Upload<'_> {
             self.end_row_at(&put.place)?;
             if let Some(id) = put.entry.directory_id() {
                 self.end_directory(id)?;
+                self.placed.directories.insert(id);
             }
         }
+        self.placed.parents.insert(put.place.parent);
+        self.placed.bound();
         self.insert(put)?;
-        self.parents.insert(put.place.parent);
+        if self.siblings.len() >= self.siblings_allowed {
+            self.resolve_siblings(Siblings::SoFar)?;
+            // Messages overtake one another a little; who names first what comes last makes this look ever less often.
+            self.siblings_allowed = SIBLINGS.max(2 * self.siblings.len());
+        }
+        if self.siblings.len() > SIBLINGS_MOST {
+            return Err(ReceiverError::Misbehaved(
+                "too many names are linked to files that have not come".to_owned(),
+            ));
+        }
+        if self.entries >= limits::ENTRIES {
+            return Err(ReceiverError::Quota(format!(
+                "a snapshot may have {} entries, and this one has more: nothing was changed",
+                limits::ENTRIES
+            )));
+        }
+        let size = put.entry.size_bytes();
         self.entries += 1;
-        self.bytes += put.entry.size_bytes();
+        self.bytes = self.bytes.checked_add(size).ok_or_else(|| {
+            ReceiverError::Misbehaved(format!(
+                "the sizes of all files up to {:?} are more than can be counted",
+                put.place
+            ))
+        })?;
+        self.brings.files += 1;
+        if put.origin == Origin::Own {
+            self.brings.bytes = self.brings.bytes.saturating_add(size);
+        }
         Ok(())
     }
 
@@ -153,7 +217,7 @@ impl Upload<'_> {
 
     /// Draws the conclusions of the change set: after this [`Self::entries`] is what the snapshot will have.
     pub(crate) fn settle(&mut self) -> Result<(), ReceiverError> {
-        self.resolve_siblings()?;
+        self.resolve_siblings(Siblings::All)?;
         self.end_orphans()
     }
 
@@ -192,6 +256,7 @@ impl Upload<'_> {
                     self.first_entry as i64,
                 ],
             )?;
+            self.note_used()?;
             connection.execute_batch("COMMIT")
         })?;
         Ok(pending)

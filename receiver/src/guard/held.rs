@@ -7,13 +7,13 @@ use understudy_tree::durable::{self, Durability};
 use super::aside;
 use super::judge::Verdict;
 use super::root::{self, Root};
+use crate::access::existing;
 use crate::catalog::{Catalog, Recorded};
 use crate::cycle;
 use crate::dataset::{Dataset, Locked, now_seconds};
 use crate::error::ReceiverError;
 use crate::names;
 use crate::recover;
-use crate::serve::existing;
 use crate::space::Reserve;
 use crate::store::Store;
 

@@ -20,7 +20,7 @@ use understudy_tree::{Directory, Kind, Stat, remove};
 use crate::dataset::{Dataset, Locked, now_seconds};
 use crate::error::ReceiverError;
 use crate::ledger::Former;
-use crate::names;
+use crate::{names, quota};
 
 pub(crate) use take::{Found, Taker};
 
@@ -99,6 +99,26 @@ impl Leftovers {
         self.are_used.load(Ordering::Relaxed)
     }
 
+    /// Notes in each generation how many bytes it has; returns how many all have.
+    pub(crate) fn weigh(&self) -> Result<u64, ReceiverError> {
+        let mut bytes = vec![0_u64; self.generations.len()];
+        for item in &self.items {
+            bytes[item.generation] += item.size;
+        }
+        for partial in self.partials().iter() {
+            bytes[partial.generation] += partial.length;
+        }
+        let mut sum = 0;
+        for (generation, bytes) in self.generations.iter().zip(bytes) {
+            // What is staged for a held cycle is in its catalog.
+            if generation.name.is_some() {
+                quota::weigh(&generation.directory, bytes)?;
+                sum += bytes;
+            }
+        }
+        Ok(sum)
+    }
+
     /// Tells the agent of all of them.
     pub(crate) fn tell(&self, outgoing: &Outgoing) -> Result<(), ReceiverError> {
         for items in self.items.chunks(limits::RECORDS) {
@@ -161,7 +181,9 @@ fn fate(error: &ReceiverError, leftovers: Option<&Leftovers>) -> Fate {
         // The agent comes back at once.
         ReceiverError::OutOfStep(_) => Fate::Keep,
         // The space is needed; and a list that was wrong once must not be told again.
-        ReceiverError::NoSpace(_) | ReceiverError::BadLeftover(_) => Fate::DropAll,
+        ReceiverError::NoSpace(_) | ReceiverError::Quota(_) | ReceiverError::BadLeftover(_) => {
+            Fate::DropAll
+        }
         _ => Fate::Drop,
     }
 }

@@ -30,11 +30,17 @@ impl State {
             // What is damaged is not healthy either, accepted or not.
             let mut doubtful = found.damaged_snapshots(catalog, &numbers)?;
             let head = snapshots.last().map_or(0, number);
-            for range in catalog.fuzzy_up_to(head)? {
-                let first = snapshots.partition_point(|one| number(one) < range.since);
-                let in_range = snapshots[first..].iter().map(number);
-                doubtful
-                    .extend(in_range.take_while(|at| range.until.is_none_or(|until| *at < until)));
+            let mut after = None;
+            loop {
+                let ranges = catalog.fuzzy_up_to(head, after.as_ref())?;
+                let Some(last) = ranges.last() else { break };
+                after = Some(last.clone());
+                for range in &ranges {
+                    let first = snapshots.partition_point(|one| number(one) < range.since);
+                    let in_range = snapshots[first..].iter().map(number);
+                    let is_before_end = |at: &u64| range.until.is_none_or(|until| *at < until);
+                    doubtful.extend(in_range.take_while(is_before_end));
+                }
             }
             Ok(Self {
                 doubtful,

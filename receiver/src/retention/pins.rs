@@ -3,11 +3,11 @@
 use understudy_protocol::{DatasetName, Snapshot};
 
 use super::Moment;
+use crate::access::existing;
 use crate::catalog::PinRow;
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
 use crate::recover;
-use crate::serve::existing;
 use crate::store::Store;
 
 /// A reason is a line that people read in a table. It has at least one byte.

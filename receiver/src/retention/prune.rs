@@ -7,10 +7,10 @@ use std::time::Instant;
 use super::intent::{Intent, State};
 use super::removal::Removal;
 use super::{Grace, Mode, Moment, Policies, Pruned, Request, Trust, ballast, check, sweep};
+use crate::access::existing;
 use crate::catalog::{Catalog, RetentionChange, Swept};
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
-use crate::serve::existing;
 use crate::store::Store;
 
 /// Flags and removes what the policy does not keep of a dataset, or tells what that would be.

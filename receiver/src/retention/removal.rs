@@ -16,6 +16,7 @@ use crate::dataset::{Dataset, Locked};
 use crate::error::ReceiverError;
 use crate::history::Objects;
 use crate::housekeeping::Tidying;
+use crate::peer::Peer;
 use crate::store::Store;
 use crate::{leftovers, recover};
 
@@ -234,7 +235,7 @@ impl<'a> Removal<'a> {
     /// Gives up what nobody will miss; the ballast only if that is not enough.
     fn make_room(&self, turn: &Turn<'_>) -> Result<(), ReceiverError> {
         leftovers::drop_all(self.dataset, &turn.locked)?;
-        self.store.drop_all_leftovers()?;
+        self.store.drop_all_leftovers(&Peer::Operator)?;
         if ballast::is_full(self.store) {
             self.dataset.drop_ballast()?;
         }

@@ -3,27 +3,19 @@
 use std::collections::BTreeMap;
 
 use understudy_protocol::Message;
-use understudy_protocol::message::{
-    Flag, LastVerified, ListRetention, Pin, Retained, Retention, RetentionEnd,
-};
+use understudy_protocol::message::{Flag, LastVerified, Pin, Retained, Retention, RetentionEnd};
 use understudy_protocol::transport::Outgoing;
 
 use super::verified;
+use crate::access::Permitted;
 use crate::error::ReceiverError;
 use crate::health;
-use crate::serve::existing;
-use crate::store::Store;
 
 /// Reasons are short enough for so many in one message.
 const BATCH: usize = 200;
 
 /// Answers a `ListRetention`.
-pub(crate) fn serve(
-    store: &Store,
-    request: &ListRetention,
-    outgoing: &Outgoing,
-) -> Result<(), ReceiverError> {
-    let dataset = existing(store, &request.dataset)?;
+pub(crate) fn serve(dataset: &Permitted, outgoing: &Outgoing) -> Result<(), ReceiverError> {
     let mut all: BTreeMap<u64, Retained> = BTreeMap::new();
     if let Some(catalog) = dataset.read_catalog()? {
         for pin in catalog.pins()? {
@@ -46,7 +38,7 @@ pub(crate) fn serve(
         let snapshots = snapshots.to_vec();
         outgoing.send_message(&Message::Retention(Retention { snapshots }))?;
     }
-    health::tell(&dataset, outgoing)?;
+    health::tell(dataset, outgoing)?;
     let verified = verified::read(&dataset.control)?.map(|verdict| LastVerified {
         seconds: verdict.seconds,
         findings: verdict.findings,

@@ -58,6 +58,8 @@ pub(crate) struct Staged {
     pub(crate) owners: Owners,
     /// Sum over `puts`.
     pub(crate) digest: StateDigest,
+    /// Bytes of files that came into being, and of those that were there already: leftovers.
+    pub(crate) bytes: (u64, u64),
 }
 
 /// Turns `Changes` messages into staged files and rows.
@@ -138,6 +140,7 @@ impl<'a> Stager<'a> {
             fuzzy,
             owners,
             digest: StateDigest::empty(),
+            bytes: (0, 0),
         };
         for record in records {
             let (place, entry, content) = match record {
@@ -160,6 +163,7 @@ impl<'a> Stager<'a> {
                 }
             };
             staged.digest.add(&place, &entry);
+            weigh(&content, entry.size_bytes(), &mut staged.bytes);
             let put = self.put(place, entry, content, number)?;
             staged.puts.push(put);
         }
@@ -273,6 +277,16 @@ impl<'a> Stager<'a> {
             self.shelves.get(id)
         }
     }
+}
+
+/// Adds the bytes of a file to those that came into being, or were there. Those of a stream were counted as they came.
+fn weigh(content: &Content, size: u64, (fresh, taken): &mut (u64, u64)) {
+    let sum = match content {
+        Content::Directory | Content::Stream(_) | Content::Keep(_) | Content::Sibling(_) => return,
+        Content::Leftover => taken,
+        Content::Inline(_) | Content::Copy(_) | Content::Delta(..) | Content::History => fresh,
+    };
+    *sum = sum.saturating_add(size);
 }
 
 fn check(place: &Place, data: &[u8], content: (u64, ContentHash)) -> Result<(), ReceiverError> {

@@ -1,6 +1,6 @@
 //! What the guards have to say of an upload, and what they note of it.
 
-use understudy_protocol::Position;
+use understudy_protocol::{Position, limits};
 
 use super::Session;
 use crate::catalog::Upload;
@@ -13,6 +13,32 @@ use crate::workers::Ground;
 const ONLY_ROOTS: u64 = 2;
 
 impl Session<'_, '_> {
+    /// What one main may have of the spare.
+    pub(super) fn check_limits(&self, upload: &Upload<'_>) -> Result<(), ReceiverError> {
+        if let Some(budget) = self.ground.budget {
+            budget.check_whole(upload.brings())?;
+        }
+        // There are no more of them than entries, and those are counted already.
+        let catalog = self.ground.catalog;
+        if upload.entries() > limits::DIRECTORIES
+            && catalog.directory_count()? > limits::DIRECTORIES
+        {
+            return Err(ReceiverError::Quota(format!(
+                "a snapshot may have {} directories, and this one has more: nothing was changed",
+                limits::DIRECTORIES
+            )));
+        }
+        if catalog.snapshot_count()? < limits::SNAPSHOTS {
+            return Ok(());
+        }
+        Err(ReceiverError::Quota(format!(
+            "dataset `{}` has {} snapshots, and may have no more: older ones go by the spare's retention, or sooner if that is told \
+             to keep fewer",
+            self.ground.dataset.name,
+            limits::SNAPSHOTS
+        )))
+    }
+
     /// Absence never deletes: a source without any entry is a source that is not there.
     pub(super) fn guard(&self, upload: &Upload<'_>) -> Result<(), ReceiverError> {
         let had = upload.base().map_or(0, |base| base.snapshot.entries);

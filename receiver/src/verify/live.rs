@@ -14,6 +14,10 @@ use crate::findings::{Damage, Part};
 use crate::names;
 use crate::resolve::Handles;
 
+/// Seconds since 1970 that every file system with more than 32 bits for them can hold (ext4: 1901 to 2446). A main may say others; what
+/// becomes of those on the disk is no damage.
+const LASTING: std::ops::RangeInclusive<i64> = -(1 << 31)..=(1 << 34) - (1 << 31) - 1;
+
 /// How often something is looked at again because a commit came in between.
 const TRIES: u32 = 100;
 
@@ -338,7 +342,7 @@ impl Reading<'_> {
         let privileges = &self.dataset.privileges;
         let wanted = to_make(entry, privileges);
         let mut differing = Vec::new();
-        if found.modified != wanted.modified {
+        if found.modified != wanted.modified && LASTING.contains(&wanted.modified.seconds) {
             differing.push("modification time");
         }
         // What could not be set for lack of privileges is recorded only, and no damage.
