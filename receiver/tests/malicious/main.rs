@@ -1,0 +1,11 @@
+//! A main that speaks the protocol and means harm. Whatever it sends is refused or harmless: nothing outside of its dataset changes,
+//! no thread of the receiver dies, and the memory of the process stays small.
+
+#![allow(clippy::panic, reason = "a test that meets something else ends there")]
+
+mod contents;
+mod frames;
+mod memory;
+mod sessions;
+mod trees;
+mod victim;
