@@ -31,6 +31,7 @@ mod fuzzy;
 mod guard;
 mod history;
 mod journal;
+mod least;
 mod mounts;
 mod ordinary_user;
 mod other_names;

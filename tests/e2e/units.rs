@@ -29,6 +29,24 @@ fn systemd_takes_the_units() {
     }
 }
 
+#[test]
+fn the_units_give_away_little() {
+    needs!("the exposure of the units": "systemd-analyze");
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd");
+    for name in ["understudy-receiver.service", "understudy-agent.service"] {
+        let unit = units.join(name).to_str().unwrap().to_owned();
+        let said = tool(
+            "systemd-analyze",
+            ["security", "--offline=true", "--no-pager", &unit],
+        );
+        let (_, level) = said.split_once(&format!("level for {name}: ")).unwrap();
+        let level: f64 = level.split_whitespace().next().unwrap().parse().unwrap();
+        assert!(level <= 2.1, "{said}");
+        let text = std::fs::read_to_string(&unit).unwrap();
+        assert!(text.contains("\nLimitCORE=0\n"), "{name}");
+    }
+}
+
 /// What a receiver tells its service manager, each assignment once.
 fn hear(socket: &std::os::unix::net::UnixDatagram, wanted: &str, heard: &mut String) {
     let begun = Instant::now();
