@@ -46,6 +46,7 @@ mod scrub;
 mod silent;
 mod soak;
 mod ssh;
+mod swapper;
 mod trust;
 mod two_hosts;
 mod units;
