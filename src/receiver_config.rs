@@ -17,6 +17,7 @@ use understudy_receiver::guard::Guards;
 use understudy_receiver::quota::Quotas;
 use understudy_receiver::retention::Policies;
 use understudy_receiver::scrub::Plan;
+use understudy_receiver::specials::Rules;
 
 use crate::exit::CommandError;
 
@@ -24,11 +25,13 @@ mod guard;
 mod quota;
 mod retention;
 mod scrub;
+mod specials;
 
 use guard::{RawGuards, guards};
 use quota::{RawQuotas, quotas};
 use retention::{RawRetention, policies};
 use scrub::RawScrub;
+use specials::Word;
 
 pub(crate) use scrub::parse_rate;
 
@@ -38,7 +41,8 @@ const DEFAULT: &str = "/etc/understudy/receiver.toml";
 /// How often the receiver's own heartbeat is fetched.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
-const KEYS: [&str; 38] = [
+const KEYS: [&str; 39] = [
+    "specials",
     "reserve_percent",
     "bytes_least",
     "store",
@@ -98,6 +102,8 @@ pub(crate) struct ReceiverConfig {
     pub(crate) scrub: Plan,
     /// What mains may take.
     pub(crate) quotas: Quotas,
+    /// What becomes of what gives rights.
+    pub(crate) specials: Rules,
 }
 
 /// The part `[alerts]`.
@@ -149,6 +155,9 @@ struct RawConfig {
     scrub: RawScrub,
     #[serde(default)]
     quota: RawQuotas,
+    specials: Option<Word>,
+    #[serde(default)]
+    dataset: BTreeMap<Spanned<String>, specials::RawDataset>,
 }
 
 #[derive(Default, Deserialize)]
@@ -235,6 +244,7 @@ impl ReceiverConfig {
             retention: policies(&file, raw.retention)?,
             scrub: scrub::plan(&file, &raw.scrub)?,
             quotas: quotas(&file, raw.quota)?,
+            specials: specials::rules(&file, raw.specials, raw.dataset)?,
         })
     }
 }

@@ -12,6 +12,7 @@ use understudy_tree::{Directory, Privileges, TreeError, remove};
 use crate::catalog::Catalog;
 use crate::error::ReceiverError;
 use crate::names;
+use crate::specials;
 use crate::syncs::Syncs;
 
 /// A reader that holds the retired twin by a shared lock delays the next cycle at most this long.
@@ -64,7 +65,7 @@ impl Dataset {
             Ok((directory, control))
         });
         match opened {
-            Ok(opened) => Ok(Some(Self::of(path, name, opened, syncs))),
+            Ok(opened) => Self::of(path, name, opened, syncs).map(Some),
             Err(error) if error.is_gone() => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -83,7 +84,7 @@ impl Dataset {
             directory.set_mode(DATASET_MODE)?;
         }
         let control = furnish_control(&directory)?;
-        Ok(Self::of(path, name, (directory, control), syncs))
+        Self::of(path, name, (directory, control), syncs)
     }
 
     fn of(
@@ -91,18 +92,18 @@ impl Dataset {
         name: &DatasetName,
         (directory, control): (Directory, Directory),
         syncs: &Arc<Syncs>,
-    ) -> Self {
+    ) -> Result<Self, ReceiverError> {
         let control_path = path.join(name.as_str()).join(names::CONTROL.as_os_str());
         let catalog = control_path.join(names::CATALOG.as_os_str());
-        Self {
+        Ok(Self {
             name: name.clone(),
             directory,
+            privileges: Privileges::current().with(specials::of(&control)?),
             control,
-            privileges: Privileges::current(),
             syncs: Arc::clone(syncs),
             catalog,
             own_lock: Mutex::default(),
-        }
+        })
     }
 
     /// Takes the right to change the dataset, or says that somebody else has it.

@@ -53,6 +53,7 @@ mod sealed;
 mod serve;
 mod shelves;
 mod space;
+pub mod specials;
 mod stage;
 mod store;
 mod stored;

@@ -59,6 +59,7 @@ names! {
     SOURCE = "source";
     RESTORES = "restores";
     RESTORE = "restore";
+    SPECIALS = "specials";
 }
 
 /// A digest as a name: what is staged for a held cycle.

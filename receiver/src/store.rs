@@ -1,12 +1,12 @@
 //! The store: the directory that holds all datasets, and what its file system must be able to do.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{XattrFlags, fsetxattr};
 use understudy_protocol::{DatasetName, Name};
 use understudy_tree::durable::{self, Durability};
-use understudy_tree::{Directory, Kind, Mounts, TreeError, remove};
+use understudy_tree::{Directory, Kind, Mounts, Specials, TreeError, remove};
 
 use crate::access::Access;
 use crate::alert::Cycles;
@@ -18,6 +18,7 @@ use crate::housekeeping::Housekeeping;
 use crate::leftovers;
 use crate::names;
 use crate::peer::Peer;
+use crate::specials;
 use crate::syncs::Syncs;
 
 /// The layout this build writes.
@@ -37,6 +38,7 @@ pub struct Store {
     pub(crate) syncs: Arc<Syncs>,
     pub(crate) committing: Committing,
     pub(crate) crowd: Crowd,
+    specials: OnceLock<specials::Rules>,
 }
 
 impl Store {
@@ -99,6 +101,7 @@ impl Store {
             syncs: Arc::default(),
             committing: Committing::default(),
             crowd: Crowd::default(),
+            specials: OnceLock::new(),
         })
     }
 
@@ -125,7 +128,28 @@ impl Store {
 
     /// Opens a dataset, made if the store has none of this name.
     pub(crate) fn ensure_dataset(&self, name: &DatasetName) -> Result<Dataset, ReceiverError> {
-        Dataset::ensure(&self.directory, &self.path, name, &self.syncs)
+        let open = || Dataset::ensure(&self.directory, &self.path, name, &self.syncs);
+        let dataset = open()?;
+        let is_new = dataset.control.stat_if_present(&names::CATALOG)?.is_none();
+        match self.specials.get().map(|rules| rules.of(name)) {
+            Some(Specials::Record) if is_new => {
+                specials::note(&dataset.control, Specials::Record)?;
+                open()
+            }
+            _ => Ok(dataset),
+        }
+    }
+
+    /// From now on new datasets are treated by these rules. The first ones that are given count.
+    pub fn treat_new(&self, rules: specials::Rules) {
+        let _ = self.specials.set(rules);
+    }
+
+    /// Treats all datasets by these rules, those that are there at once. Call it before any session.
+    pub fn treat(&self, rules: specials::Rules) -> Result<(), ReceiverError> {
+        specials::apply(self, &rules)?;
+        self.treat_new(rules);
+        Ok(())
     }
 
     /// The names of all datasets, in order.

@@ -78,6 +78,7 @@ Examples:
 A configuration:
   store = \"/srv/spare\"
   listen = \"[::]:7433\"
+  specials = \"materialise\"              # or \"record\": set-user-id bits and devices stay recorded
 
   [alerts]                              # each line may be left out
   lag = \"1h\"                            # a dataset that is further behind is an alert

@@ -14,6 +14,7 @@ use understudy_receiver::guard::Guards;
 use understudy_receiver::quota::Quotas;
 use understudy_receiver::retention::{self, Compressed, Expired, Policies, Pruned};
 use understudy_receiver::scrub::{self, Plan};
+use understudy_receiver::specials::Rules;
 use understudy_receiver::trust::Trust;
 use understudy_receiver::{
     AfterFirst, Deletions, Peer, ReceiverError, Reserve, SessionOptions, Store,
@@ -60,6 +61,7 @@ pub(crate) struct Settings {
     retention: Policies,
     scrub: Plan,
     quotas: Quotas,
+    specials: Rules,
     /// The configuration, if there is one.
     pub(crate) file: Option<PathBuf>,
 }
@@ -112,6 +114,7 @@ pub(crate) fn run(prepared: Prepared, session: &Session) -> Result<Report, Comma
         retention,
         scrub,
         quotas,
+        specials,
         file,
     } = settings;
     let policies = Arc::new(retention);
@@ -120,6 +123,7 @@ pub(crate) fn run(prepared: Prepared, session: &Session) -> Result<Report, Comma
     let trust = Arc::new(Trust::open_or_create(store.path())?);
     let credentials = Credentials::new(trust.key()).map_err(|error| CommandError::from(&error))?;
     store.recover()?;
+    store.treat(specials)?;
     let (held, all_ended) = sync_channel(1);
     session.runtime.block_on(async {
         let signals = Signals::catch(file).map_err(|error| not_listening(&error))?;
@@ -323,6 +327,7 @@ impl Settings {
             retention: config.retention,
             scrub: config.scrub,
             quotas: config.quotas,
+            specials: config.specials,
             file,
         })
     }

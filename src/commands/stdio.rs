@@ -94,6 +94,7 @@ pub(crate) fn prepare(arguments: Receiver) -> Served {
         Store::open(&path)
     };
     let store = store.map_err(|error| (Code::Failed, error.to_failure()))?;
+    store.treat_new(config.specials);
     let options = SessionOptions {
         peer: arguments.main.map_or(Peer::Operator, Peer::Main),
         ..receiver::options(config.guards, config.reserve, config.quotas)
