@@ -160,7 +160,7 @@ fn ssh_failed(client: &Client, remote: &Remote, said: &[String]) -> CarrierFailu
         let why =
             format!("{host} does not let ssh in: it knows none of the keys that it was shown");
         let advice = format!(
-            "put the public key into ~/.ssh/authorized_keys there, or name another key with --ssh 'ssh -i FILE'; `{by_hand}` must work without a question"
+            "put the public key into ~/.ssh/authorized_keys there, or name another key with --ssh 'ssh -i FILE' (where nobody can be asked, one without a passphrase); `{by_hand}` must work without a question"
         );
         return refused(remote, &why, advice);
     }

@@ -344,6 +344,44 @@ fn nothing_in_an_address_is_taken_for_an_option() {
 }
 
 #[test]
+fn two_mains_behind_one_login_know_nothing_of_each_other() {
+    needs!("two_mains_behind_one_login_know_nothing_of_each_other": "sshd", "ssh", "rsync");
+    let remote = Remote::new();
+    set_generation(&remote.stage.source, 1, FILES);
+    let line = |main, key| remote.sshd.line_for(main, key, &remote.stage.store, &[]);
+    let lines = [line("web1", "key"), line("web2", "other")].concat();
+    remote.sshd.authorize(&lines);
+    remote.sync().ok();
+    remote.judge();
+    let other = |run: Run| remote.with_key(run, "other").arg("--json");
+    let names = |run: Run| {
+        let status = run.ok().data();
+        let datasets = status["datasets"].as_array().unwrap().clone();
+        let names = datasets
+            .iter()
+            .map(|one| one["name"].as_str().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert!(names(other(Run::new(["status"]))).is_empty());
+    let target = remote.stage.path().join("restored");
+    other(Run::new(["restore", DATASET]).arg(&target)).expect(1);
+    assert!(!target.exists());
+    let state = remote.stage.path().join("the other's state");
+    let sync = |name| {
+        let run = Run::new(["sync", "--dataset", name, "--state"]).arg(&state);
+        other(run.arg(&remote.stage.source))
+    };
+    explained(&sync(DATASET).expect(7), &["taken"], "");
+    sync("own").ok();
+    assert_eq!(names(other(Run::new(["status"]))), ["own"]);
+    assert_eq!(names(remote.ask("status").arg("--json")), [DATASET]);
+    remote.judge();
+    // Whoever may open the store sees all of it.
+    let all = Run::new(["status", "--json", "--spare"]).arg(&remote.stage.store);
+    assert_eq!(names(all), ["own", DATASET]);
+}
+
+#[test]
 fn ssh_inherits_no_privileges() {
     needs!("ssh_inherits_no_privileges": "root", "setpriv");
     let stage = Stage::below(Kind::Embedded, &std::env::temp_dir());
