@@ -114,7 +114,8 @@ fn it_works_beside_a_receiver_that_listens() {
         // The receiver that listens may still be filling its second tree.
         let begun = Instant::now();
         loop {
-            let outcome = if generation % 2 == 0 {
+            // The first makes it the dataset of the main that has come through the network.
+            let outcome = if generation % 2 == 1 {
                 stage.sync().outcome()
             } else {
                 through_pipes().outcome()
