@@ -54,7 +54,15 @@ pub(crate) fn run(arguments: &Pair, session: &Session) -> Result<Report, Command
 
 /// On the spare: a code for a main.
 fn make_code(name: &MainName, arguments: &Pair, session: &Session) -> Result<Report, CommandError> {
-    let store = session.store_on_this_host(arguments.on_spare.clone())?;
+    let store = session
+        .store_on_this_host(arguments.on_spare.clone())
+        .map_err(|error| CommandError {
+            hint: format!(
+                "{}; a receiver makes its store when it first starts",
+                error.hint
+            ),
+            ..error
+        })?;
     let trust = Trust::open_or_create(store.path())?;
     let made = trust.new_code(name, arguments.valid)?;
     let code = made.code.to_text();

@@ -197,6 +197,7 @@ fn a_spare_with_another_key_than_before_is_not_talked_to() {
         data["spare"]["key"].as_str().unwrap().to_owned()
     });
     outcome.mentions(&[&elsewhere, &keys[0], &keys[1], "somebody else"]);
+    logged(&other, "it has expected another key");
     assert!(!other.store.join("site").exists());
 }
 

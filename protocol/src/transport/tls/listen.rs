@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConnection;
 use rustls::server::Acceptor;
-use rustls::{CertificateError, Error, PeerIncompatible, ServerConnection};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -16,7 +16,8 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::connect::{WAITING_BYTES, cause, resolve};
+use super::connect::{WAITING_BYTES, resolve};
+use super::refused::{explain, no_tls, unproved};
 use super::verify::{Client, Visitor};
 use super::waiting::Waiting;
 use super::wire::{STRANGER_BYTES, Wire};
@@ -352,54 +353,4 @@ async fn say_farewell(mut io: impl AsyncRead + AsyncWrite + Unpin) {
         tokio::io::copy(&mut unread, &mut tokio::io::sink()).await
     };
     let _ = tokio::time::timeout(FAREWELL, farewell).await;
-}
-
-/// Why there was not even a greeting of TLS.
-fn no_tls(error: &io::Error) -> String {
-    match cause(error) {
-        Some(Error::InvalidMessage(_)) => {
-            "it does not speak TLS: it is no understudy, or one without encryption".to_owned()
-        }
-        Some(error) => older(error).unwrap_or_else(|| error.to_string()),
-        None if error.kind() == io::ErrorKind::UnexpectedEof => "it has said nothing".to_owned(),
-        None => error.to_string(),
-    }
-}
-
-fn older(error: &Error) -> Option<String> {
-    match error {
-        Error::PeerIncompatible(
-            PeerIncompatible::Tls12NotOfferedOrEnabled
-            | PeerIncompatible::Tls13RequiredForQuic
-            | PeerIncompatible::SupportedVersionsExtensionRequired,
-        ) => Some("it does not speak TLS 1.3, but only something older".to_owned()),
-        _ => None,
-    }
-}
-
-/// Why it is not known who is there.
-fn unproved(error: &io::Error, came: Option<&Visitor>) -> String {
-    match (cause(error), came) {
-        (
-            Some(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)),
-            Some(Visitor { key, .. }),
-        ) => format!(
-            "no main has the key {key}, which it has shown. If it is one of yours, pair it (again): understudy pair --new NAME"
-        ),
-        (Some(Error::NoCertificatesPresented), _) => "it has shown no key".to_owned(),
-        (Some(Error::InvalidCertificate(_)), Some(Visitor { key, .. })) => {
-            format!("it has not proved that it has the key {key}")
-        }
-        (Some(error), _) => older(error).unwrap_or_else(|| error.to_string()),
-        (None, _) => error.to_string(),
-    }
-}
-
-/// What it means that a read from a main failed.
-fn explain(error: io::Error) -> ProtocolError {
-    if cause(&error).is_none() && error.kind() == io::ErrorKind::UnexpectedEof {
-        ProtocolError::Cut
-    } else {
-        error.into()
-    }
 }

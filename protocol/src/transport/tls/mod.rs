@@ -5,6 +5,7 @@
 
 mod connect;
 mod listen;
+mod refused;
 #[cfg(test)]
 mod tests;
 mod verify;
