@@ -178,7 +178,7 @@ impl Command {
 /// Where the spare is, and where the agent keeps what it knows.
 #[derive(Debug, Args)]
 pub(crate) struct Places {
-    /// The spare: a directory, HOST:PORT of a receiver, or ssh://[USER@]HOST[:PORT]/STORE
+    /// The spare: a directory, HOST:PORT of a receiver, or `ssh://[USER@]HOST[:PORT]/STORE`
     ///
     /// What begins with ssh:// is a store on another host, where a receiver is started through ssh. What else
     /// holds a `/`, starts with `.`, is an existing directory or has no `:` is a directory; understudy

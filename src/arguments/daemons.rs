@@ -124,7 +124,7 @@ pub(crate) struct Receiver {
     /// The directory that holds the datasets
     #[arg(long, value_name = "DIR")]
     pub(crate) store: Option<PathBuf>,
-    /// Where to listen [default: [::]:7433, which is every address of this host]
+    /// Where to listen [default: `[::]:7433`, which is every address of this host]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) listen: Option<String>,
     /// Serve whoever has started it, over stdin and stdout, and end with them
