@@ -4,6 +4,7 @@
 //! The shadow shows the same snapshot by then, so that both twins have the same places. It is repaired first: if the
 //! process dies in between, the damage in `live` is found again. Every step replaces one name, or nothing.
 
+use std::collections::HashSet;
 use std::fs::File;
 
 use understudy_protocol::{ContentHash, Name, Place};
@@ -22,6 +23,9 @@ use crate::names;
 use crate::recover;
 use crate::resolve::Handles;
 
+/// Rows of a content that are read at once.
+const BATCH: usize = 1024;
+
 /// What it takes to repair a dataset.
 pub(crate) struct Repairer<'a> {
     dataset: &'a Dataset,
@@ -31,6 +35,26 @@ pub(crate) struct Repairer<'a> {
     at: u64,
     /// A content that came from elsewhere.
     given: Option<File>,
+}
+
+/// What became of what a row was about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It has its content again, and that is durable.
+    Repaired,
+    /// Its content is nowhere.
+    Lost,
+    /// It is a file of history by now, and its content is nowhere.
+    Former,
+}
+
+impl Outcome {
+    pub(crate) fn of(repaired: bool) -> Self {
+        match repaired {
+            true => Self::Repaired,
+            false => Self::Lost,
+        }
+    }
 }
 
 impl<'a> Repairer<'a> {
@@ -76,21 +100,32 @@ impl<'a> Repairer<'a> {
         }
     }
 
-    /// Whether a row is none of the newest snapshot's: its content is history.
-    pub(crate) fn is_former(&self, row: &Row) -> bool {
-        row.until.is_some_and(|until| until <= self.at)
+    /// Gives what a row was about its content again, wherever that belongs by now. The row may have been read before commits
+    /// that have ended it since: neither its place nor its attributes count then, only where its content is.
+    pub(crate) fn repair_of(&self, row: &Row) -> Result<Outcome, ReceiverError> {
+        let Some((size, hash)) = row.entry.content() else {
+            return Ok(Outcome::of(false));
+        };
+        if let Some(now) = self.library.catalog.row_by_id(row.id)?
+            && now.is_valid_at(self.at)
+            && (&now.place, now.entry.content()) == (&row.place, row.entry.content())
+        {
+            return Ok(Outcome::of(self.repair(&now)?));
+        }
+        match self.repair_rows(hash)? {
+            Some(repaired) => Ok(Outcome::of(repaired)),
+            // It has moved into history since.
+            None if self.repair_object(size, hash)? => Ok(Outcome::Repaired),
+            None => Ok(Outcome::Former),
+        }
     }
 
-    /// Gives the file of a row its content again, under every name that it has, in both twins. Returns whether that was
-    /// possible; it is durable then.
-    pub(crate) fn repair(&self, row: &Row) -> Result<bool, ReceiverError> {
+    /// Gives the file of a row of the newest snapshot its content again, under every name that it has, in both twins. Returns
+    /// whether that was possible; it is durable then.
+    fn repair(&self, row: &Row) -> Result<bool, ReceiverError> {
         let Some(content) = row.entry.content() else {
             return Ok(false);
         };
-        if self.is_former(row) {
-            // It has moved into history since.
-            return self.repair_object(content.0, content.1);
-        }
         let (trash, file) = self.empty_file()?;
         let repaired = self.fill(content, &file)?;
         if repaired {
@@ -127,18 +162,32 @@ impl<'a> Repairer<'a> {
         size: u64,
         hash: ContentHash,
     ) -> Result<bool, ReceiverError> {
-        let rows = self.library.catalog.rows_with(hash, self.at)?;
-        let mut repaired = true;
-        for row in &rows {
-            repaired &= self.repair(row)?;
-        }
+        let repaired = self.repair_rows(hash)?;
         // What the newest snapshot has, history finds there: only a file that it keeps all the same is mended.
         let found = findings::read(&self.dataset.control)?;
         let is_kept = found
             .contents_of(|part| part == Part::Object)
             .contains(&hash);
-        let is_of_history = rows.is_empty() || is_kept;
-        Ok(repaired && (!is_of_history || self.repair_object(size, hash)?))
+        let is_of_history = repaired.is_none() || is_kept;
+        Ok(repaired.unwrap_or(true) && (!is_of_history || self.repair_object(size, hash)?))
+    }
+
+    /// Repairs every file of the newest snapshot that has a content; whether that was possible, `None` if there is none.
+    fn repair_rows(&self, hash: ContentHash) -> Result<Option<bool>, ReceiverError> {
+        let (mut repaired, mut groups) = (None, HashSet::new());
+        let mut after = 0;
+        let catalog = &self.library.catalog;
+        while let Some((last, rows)) = catalog.some_rows_with(hash, self.at, after, BATCH)? {
+            after = last;
+            for row in rows {
+                let group = row.entry.group;
+                // All names of a file are repaired with the first.
+                if group == 0 || groups.insert(group) {
+                    repaired = Some(repaired.unwrap_or(true) & self.repair(&row)?);
+                }
+            }
+        }
+        Ok(repaired)
     }
 
     /// Whether the spare has a content whole anywhere.

@@ -26,6 +26,7 @@ use crate::pace::Pacer;
 use crate::serve::send;
 use crate::store::Store;
 
+use again::MOVED;
 pub(crate) use again::{Doubtful, look_again};
 pub(crate) use mend::{Fate, Mending, mend};
 pub(crate) use orphan::not_orphaned;
@@ -115,13 +116,16 @@ fn verify(
     let mut position = Position::Begin;
     while !matches!(position, Position::End | Position::Broken) {
         let (next, found) = reading.step(position)?;
-        told += tell(store, dataset, (asked.mending, pass), found, outgoing)?;
+        let (more, _) = tell(store, dataset, (asked.mending, pass), found, outgoing)?;
+        told += more;
         position = next;
     }
     // What had no part in a pass that broke off is not proved to be right.
     if let (Position::End, Some(pass)) = (&position, pass) {
-        let Doubtful { found, unread } = look_again(dataset, pass)?;
-        told += tell(store, dataset, (asked.mending, Some(pass)), found, outgoing)?;
+        let Doubtful { found, mut unread } = look_again(dataset, pass)?;
+        let (more, moved) = tell(store, dataset, (asked.mending, Some(pass)), found, outgoing)?;
+        told += more;
+        unread.extend(moved);
         findings::end_pass(dataset, pass, &unread)?;
         told += send_findings(dataset, news(dataset, unread)?, outgoing)?;
     }
@@ -138,16 +142,19 @@ fn verify(
     })
 }
 
-/// Mends what it is to, records the rest and tells of both; returns how many count.
+/// Mends what it is to, records the rest and tells of both; returns how many count, and what is history by now.
 fn tell(
     store: &Store,
     dataset: &Dataset,
     (mending, pass): (Mending, Option<u64>),
     found: Vec<Found>,
     outgoing: &Outgoing,
-) -> Result<u64, ReceiverError> {
-    let Settled { repaired, left } =
-        settle(store, dataset, (mending, pass), Wish::AskAgain, found)?;
+) -> Result<(u64, Vec<Damage>), ReceiverError> {
+    let Settled {
+        repaired,
+        left,
+        moved,
+    } = settle(store, dataset, (mending, pass), Wish::AskAgain, found)?;
     for damage in repaired {
         let repaired = Repaired {
             dataset: dataset.name.clone(),
@@ -156,7 +163,7 @@ fn tell(
         };
         send(outgoing, &Message::Repaired(repaired))?;
     }
-    send_findings(dataset, left, outgoing)
+    Ok((send_findings(dataset, left, outgoing)?, moved))
 }
 
 /// Tells of findings; returns how many.
@@ -183,6 +190,8 @@ pub(crate) struct Settled {
     pub(crate) repaired: Vec<Damage>,
     /// It is recorded, and nobody has accepted it.
     pub(crate) left: Vec<Damage>,
+    /// It is history by now, and wrong there. It is not recorded: a pass that has history before it finds it there.
+    pub(crate) moved: Vec<Damage>,
 }
 
 /// Mends what it is to, and records the rest, with a wish if it is to be mended.
@@ -210,7 +219,10 @@ pub(crate) fn settle(
                 groups.extend((group != 0).then_some(group));
                 settled.repaired.push(one.damage);
             }
-            Fate::Moved => {}
+            Fate::Moved => {
+                one.damage.what.push_str(MOVED);
+                settled.moved.push(one.damage);
+            }
             Fate::Not(why) => {
                 one.damage.what.push_str(&why);
                 settled.left.push(one.damage);

@@ -438,3 +438,26 @@ fn what_has_several_names_is_lost_when_the_main_has_it_at_none() {
     }
     assert_eq!(asked, ["n1", "n2"]);
 }
+
+#[test]
+fn what_comes_back_mends_every_place_that_has_it() {
+    let mut stage = Stage::new();
+    let names: Vec<String> = (0..40).map(|number| format!("f{number:02}")).collect();
+    let mut changes = vec![directory(place(0, "files"), 1)];
+    changes.extend(names.iter().map(|name| file(place(1, name), "said often")));
+    stage.upload(&changes, &[]);
+    stage.upload(&[file(place(1, "x"), "x")], &[]);
+    names.iter().for_each(|name| flip(&live(&stage, name)));
+    assert_eq!(pass(&stage, Repair::Always).findings, 40);
+    stage.talk(|channel| {
+        assert_eq!(begin(channel).wanted.len(), 1);
+        give(channel, ContentHash::of(b"said often"), b"said often");
+        goes_on(&stage, channel).expect("it goes on");
+    });
+    for name in &names {
+        let mended = fs::read(live(&stage, name)).expect("read");
+        assert_eq!(mended, b"said often", "{name}");
+    }
+    assert!(health(&stage).findings.is_empty());
+    assert_eq!(pass(&stage, Repair::Never).findings, 0);
+}

@@ -19,6 +19,13 @@ pub(crate) struct Row {
     pub(crate) entry: Entry,
 }
 
+impl Row {
+    /// Whether a snapshot has it.
+    pub(crate) fn is_valid_at(&self, at: u64) -> bool {
+        self.since <= at && self.until.is_none_or(|until| until > at)
+    }
+}
+
 /// A directory row as the apply engine needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Directory {

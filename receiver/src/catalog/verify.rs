@@ -59,6 +59,35 @@ impl Catalog {
         self.collect_rows(&sql, params![head as i64, after as i64, limit as i64])
     }
 
+    /// The first rows after row `after` that have this content at snapshot `at`, and the number of the last one looked at;
+    /// `None` if there are no more.
+    pub(crate) fn some_rows_with(
+        &self,
+        hash: ContentHash,
+        at: u64,
+        after: u64,
+        limit: usize,
+    ) -> Result<Option<(u64, Vec<Row>)>, ReceiverError> {
+        // Two ranges of the index, each in the order of the rows' numbers.
+        let part = |until: &str| {
+            format!(
+                "SELECT {ROW} FROM entry WHERE hash_key = ?2 AND {until} AND since <= ?1 AND id > ?3"
+            )
+        };
+        let sql = format!(
+            "{} UNION ALL {} ORDER BY id LIMIT ?4",
+            part("until IS NULL"),
+            part("until > ?1")
+        );
+        let mut rows = self.collect_rows(
+            &sql,
+            params![at as i64, hash.key(), after as i64, limit as i64],
+        )?;
+        let last = rows.last().map(|row| row.id);
+        rows.retain(|row| row.entry.content().is_some_and(|(_, found)| found == hash));
+        Ok(last.map(|last| (last, rows)))
+    }
+
     /// Calls `visit` for every row that has or had this content.
     pub(crate) fn rows_of(
         &self,

@@ -314,7 +314,7 @@ fn look_at_open(
     mending: Mending,
     running: &mut Running,
 ) -> Result<(), ReceiverError> {
-    let Doubtful { found, unread } = look_again(dataset, running.pass)?;
+    let Doubtful { found, mut unread } = look_again(dataset, running.pass)?;
     let mut settled = settle(
         store,
         dataset,
@@ -322,6 +322,7 @@ fn look_at_open(
         Wish::Ask,
         found,
     )?;
+    unread.append(&mut settled.moved);
     findings::end_pass(dataset, running.pass, &unread)?;
     settled.left.extend(news(dataset, unread)?);
     running.findings += settled.left.len() as u64;

@@ -21,6 +21,9 @@ use crate::resolve::Handles;
 /// How long somebody else may work on the dataset before what is open stays so until the next pass.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Follows what was wrong with something.
+pub(super) const MOVED: &str = "; now it is history, and wrong there";
+
 /// What a pass over everything did not see, and that is not right for that.
 #[derive(Debug, Default)]
 pub(crate) struct Doubtful {
@@ -64,7 +67,7 @@ pub(crate) fn look_again(dataset: &Dataset, pass: u64) -> Result<Doubtful, Recei
             // That finding goes on in its place.
             Look::Moved if known.is_found_in_history(content.1, pass) => {}
             Look::Moved => {
-                let what = format!("{}; now it is history, and wrong there", damage.what);
+                let what = format!("{}{MOVED}", damage.what);
                 doubtful.unread.push(Damage { what, ..damage });
             }
             Look::Wrong(found) => doubtful.found.push(*found),

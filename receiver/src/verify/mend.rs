@@ -8,7 +8,7 @@ use super::reading::Found;
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
 use crate::findings::Part;
-use crate::repair::Repairer;
+use crate::repair::{Outcome, Repairer};
 use crate::store::Store;
 
 /// How long somebody else may work on the dataset before a repair is left to the next verification.
@@ -51,18 +51,20 @@ pub(crate) fn mend(store: &Store, dataset: &Dataset, found: &Found) -> Fate {
 }
 
 fn attempt(repairer: &Repairer<'_>, found: &Found, content: (u64, ContentHash)) -> Fate {
-    let (is_former, mended) = match (&found.row, found.damage.part) {
-        (Some(row), Part::Live | Part::Twin) => (repairer.is_former(row), repairer.repair(row)),
-        _ => (false, repairer.repair_object(content.0, content.1)),
+    let mended = match (&found.row, found.damage.part) {
+        (Some(row), Part::Live | Part::Twin) => repairer.repair_of(row),
+        _ => repairer
+            .repair_object(content.0, content.1)
+            .map(Outcome::of),
     };
     match (mended, &found.row) {
-        (Ok(true), _) => Fate::Repaired,
-        (Ok(false), _) if is_former => Fate::Moved,
-        (Ok(false), Some(row)) => Fate::Not(format!(
+        (Ok(Outcome::Repaired), _) => Fate::Repaired,
+        (Ok(Outcome::Former), _) => Fate::Moved,
+        (Ok(Outcome::Lost), Some(row)) => Fate::Not(format!(
             "; the spare has no other copy of it, and the snapshots from {} on have it so",
             row.since
         )),
-        (Ok(false), None) => Fate::Not("; the spare has no other copy of it".to_owned()),
+        (Ok(Outcome::Lost), None) => Fate::Not("; the spare has no other copy of it".to_owned()),
         (Err(error), _) => match repairer.has_copy(content) {
             Ok(false) => Fate::Not(unrepaired(&error)),
             _ => Fate::Stuck(unrepaired(&error)),
