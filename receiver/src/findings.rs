@@ -156,10 +156,11 @@ impl Findings {
 
     /// Whether a pass has found this content to be wrong in history.
     pub(crate) fn is_found_in_history(&self, hash: ContentHash, pass: u64) -> bool {
+        let is_of_history = |part| matches!(part, Part::Object | Part::History);
         let mut objects = self
             .list
             .iter()
-            .filter(|one| one.damage.part == Part::Object && one.seen_pass >= pass);
+            .filter(|one| is_of_history(one.damage.part) && one.seen_pass >= pass);
         objects.any(|one| one.damage.content.is_some_and(|(_, found)| found == hash))
     }
 

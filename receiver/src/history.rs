@@ -5,7 +5,7 @@ use std::fs::File;
 use std::rc::Rc;
 
 use understudy_protocol::{ContentHash, Name};
-use understudy_tree::Directory;
+use understudy_tree::{Directory, Stat, content};
 
 use crate::catalog::Leaf;
 use crate::error::ReceiverError;
@@ -17,6 +17,10 @@ use crate::stored::Base;
 const PATCH_SUFFIX: &[u8] = b".patch";
 /// Follows the name of an object that is compressed.
 const COMPRESSED_SUFFIX: &[u8] = b".zst";
+
+/// The mode of a patch of which was seen that it leads to its content. What it leads back from is read for itself, and its own
+/// checksum is compared in each pass: so it does as long as it is there.
+const PROVED: u16 = 0o400;
 
 /// What an object is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +105,21 @@ impl Objects {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.is_gone() => Ok(None),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether there is a patch of which nobody has seen yet that it leads to its content.
+    pub(crate) fn is_unproved_patch(&self, hash: ContentHash) -> Result<bool, ReceiverError> {
+        let file = self.open_patch_file(hash)?;
+        let stat = file.map(|file| Stat::of(&file)).transpose()?;
+        Ok(stat.is_some_and(|stat| is_unproved(&stat)))
+    }
+
+    /// Notes that the patch of a content leads to it.
+    pub(crate) fn note_proved(&self, hash: ContentHash) -> Result<(), ReceiverError> {
+        match self.open_patch_file(hash)? {
+            Some(file) => Ok(content::set_mode(&file, PROVED)?),
+            None => Ok(()),
         }
     }
 
@@ -247,6 +266,11 @@ impl Objects {
         };
         Ok(names.into_iter().map(promise).collect())
     }
+}
+
+/// Whether nobody has seen yet that the patch with this stat leads to its content.
+pub(crate) fn is_unproved(stat: &Stat) -> bool {
+    stat.mode != PROVED
 }
 
 impl Form {

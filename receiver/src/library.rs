@@ -127,18 +127,56 @@ impl<'a> Finder<'a> {
         if patches.is_empty() {
             return Ok(Stored::plain(base));
         }
-        let layers = patches.iter().map(|hash| library.open_patch(*hash));
-        let known = patches.clone();
-        let reopen = move |number: usize| {
-            let file = library.objects.open_patch_file(known[number])?;
-            file.ok_or_else(|| missing(known[number]))
-        };
-        if let Some(stored) = Stored::patched(base.try_clone()?, layers, Box::new(reopen))? {
+        if let Some(stored) = self.layered(base.try_clone()?, &patches)? {
             return Ok(stored);
         }
         let rebuilt = library.control.create_unnamed()?;
         self.make(&base, &patches, &rebuilt)?;
         Ok(Stored::plain(Base::Whole(rebuilt)))
+    }
+
+    /// A content of which there are only patches, and the later content that they lead back from; `None` if it is whole
+    /// somewhere, or too scattered to be read without a copy.
+    pub(crate) fn led_back(
+        &mut self,
+        hash: ContentHash,
+    ) -> Result<Option<(ContentHash, Stored<'a>)>, ReceiverError> {
+        let (base, patches) = self.trace(hash)?;
+        let Some(first) = patches.last() else {
+            return Ok(None);
+        };
+        let below = self.library.open_patch(*first)?.about().base;
+        let stored = self.layered(base, &patches)?;
+        Ok(stored.map(|stored| (below, stored)))
+    }
+
+    /// A file that has a content without patches.
+    pub(crate) fn beneath(&mut self, hash: ContentHash) -> Result<Option<Base>, ReceiverError> {
+        match self.whole(hash)? {
+            None => Ok(self.retired(hash)?.map(Base::Whole)),
+            whole => Ok(whole),
+        }
+    }
+
+    /// Whether there are only patches of a content, and nobody has seen yet that they lead to it.
+    pub(crate) fn is_unproved(&mut self, hash: ContentHash) -> Result<bool, ReceiverError> {
+        Ok(self.library.objects.is_unproved_patch(hash)? && !self.is_whole(hash)?)
+    }
+
+    /// What patches make of a file, the last one first; `None` if they consist of too many pieces.
+    fn layered(
+        &self,
+        base: Base,
+        patches: &[ContentHash],
+    ) -> Result<Option<Stored<'a>>, ReceiverError> {
+        let library = self.library;
+        let layers = patches.iter().map(|hash| library.open_patch(*hash));
+        let known = patches.to_vec();
+        let reopen = move |number: usize| {
+            let file = library.objects.open_patch_file(known[number])?;
+            file.ok_or_else(|| missing(known[number]))
+        };
+        Stored::patched(base, layers, Box::new(reopen))
     }
 
     /// Fills an empty file with a content that some snapshot has. Whether it is what it was is not checked.
@@ -250,25 +288,37 @@ impl<'a> Finder<'a> {
 
     /// A file with the content as it is, in the live twin or in history.
     fn whole(&mut self, hash: ContentHash) -> Result<Option<Base>, ReceiverError> {
-        match self.live(hash)? {
-            None => self.library.objects.open_object(hash),
-            Some(file) => Ok(Some(Base::Whole(file))),
+        let live = match self.live(hash) {
+            Ok(Some(file)) => return Ok(Some(Base::Whole(file))),
+            live => live,
+        };
+        // One that cannot be read there may be in history as well.
+        match self.library.objects.open_object(hash)? {
+            None => live.map(|_| None),
+            object => Ok(object),
         }
     }
 
     fn is_whole(&mut self, hash: ContentHash) -> Result<bool, ReceiverError> {
-        Ok(self.live(hash)?.is_some() || self.library.objects.has_object(hash)?)
+        let live = self.live(hash);
+        if matches!(live, Ok(Some(_))) || self.library.objects.has_object(hash)? {
+            return Ok(true);
+        }
+        live.map(|_| false)
     }
 
     /// A file with the content in the live twin.
     fn live(&mut self, hash: ContentHash) -> Result<Option<File>, ReceiverError> {
         let library = self.library;
+        let mut none = Ok(None);
         for row in library.catalog.rows_with(hash, library.head)? {
-            if let Some(file) = open(&mut self.live, &row.place)? {
-                return Ok(Some(file));
+            match open(&mut self.live, &row.place) {
+                Ok(None) => {}
+                Err(error @ ReceiverError::Tree(_)) => none = Err(error),
+                opened => return opened,
             }
         }
-        Ok(None)
+        none
     }
 
     fn is_retired_whole(&self) -> bool {

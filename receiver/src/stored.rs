@@ -22,7 +22,8 @@ type Reopen<'a> = Box<dyn Fn(usize) -> Result<File, ReceiverError> + 'a>;
 
 /// A content that can be read.
 pub(crate) struct Stored<'a> {
-    base: Base,
+    /// `None` while it is left.
+    base: Option<Base>,
     over: Option<Over<'a>>,
 }
 
@@ -102,7 +103,27 @@ type Pieces = BTreeMap<u64, (u64, Option<usize>)>;
 impl<'a> Stored<'a> {
     /// A file with the content.
     pub(crate) fn plain(base: Base) -> Self {
-        Self { base, over: None }
+        Self {
+            base: Some(base),
+            over: None,
+        }
+    }
+
+    /// Closes the file below, so that a cycle may change it in place meanwhile. Nothing can be read until there is another with
+    /// the same content.
+    pub(crate) fn leave_base(&mut self) {
+        if let Some(Base::Whole(file)) = self.base.take() {
+            content::drop_cache(&file);
+        }
+    }
+
+    /// Puts a file with the same content below again.
+    pub(crate) fn return_to(&mut self, base: Base) {
+        self.base = Some(base);
+    }
+
+    fn base(&mut self) -> Result<&mut Base, ReceiverError> {
+        self.base.as_mut().ok_or(ReceiverError::Worker)
     }
 
     /// What patches make of a file, the last one first; `None` if they consist of too many pieces.
@@ -135,17 +156,18 @@ impl<'a> Stored<'a> {
             open: Vec::new(),
         };
         Ok(Some(Self {
-            base,
+            base: Some(base),
             over: Some(over),
         }))
     }
 
     /// The stretches below `size` that hold data.
     pub(crate) fn data_extents(&self, size: u64) -> Result<Vec<Extent>, ReceiverError> {
+        let base = self.base.as_ref().ok_or(ReceiverError::Worker)?;
         let Some(over) = &self.over else {
-            return self.base.data_extents(size);
+            return base.data_extents(size);
         };
-        let below = self.base.data_extents(over.visible.min(size))?;
+        let below = base.data_extents(over.visible.min(size))?;
         let mut found = Pieces::new();
         for (start, (end, patch)) in &over.pieces {
             found.insert(*start, (*end, *patch));
@@ -186,8 +208,9 @@ impl<'a> Stored<'a> {
         buffer: &mut [u8],
     ) -> Result<usize, ReceiverError> {
         let Some(over) = &mut self.over else {
-            return self.base.read_at(offset, buffer);
+            return self.base()?.read_at(offset, buffer);
         };
+        let base = self.base.as_mut().ok_or(ReceiverError::Worker)?;
         let (mut at, end) = (offset, offset + buffer.len() as u64);
         while at < end {
             let (patch, until) = over.at(at);
@@ -195,7 +218,7 @@ impl<'a> Stored<'a> {
             let part = &mut buffer[(at - offset) as usize..(until - offset) as usize];
             let got = match patch {
                 Some(patch) => content::read_at(over.file(patch)?, at, part)?,
-                None => self.base.read_at(at, part)?,
+                None => base.read_at(at, part)?,
             };
             if got < part.len() {
                 return Ok((at - offset) as usize + got);

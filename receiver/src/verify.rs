@@ -5,6 +5,7 @@ mod again;
 mod ground;
 mod history;
 mod live;
+mod made;
 mod mend;
 mod orphan;
 mod reading;

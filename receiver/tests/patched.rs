@@ -9,10 +9,11 @@ mod stage;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use understudy_protocol::message::{
-    Change, Content, ReadManifest, StreamBase, StreamBlock, StreamCopy, StreamEnd, Verify, Want,
+    Change, Content, ListRetention, ReadManifest, StreamBase, StreamBlock, StreamCopy, StreamEnd,
+    Verify, Want,
 };
 use understudy_protocol::{ContentHash, Message, Node, Place};
 
@@ -406,5 +407,69 @@ fn a_little_that_moved_stays_a_patch() {
     // The other twin's own copy comes next, and after two more cycles the first one again.
     versions.touch(2);
     assert_eq!(versions.inode(), inode);
+    versions.check();
+}
+
+/// Flips a bit, and leaves the times as they were, as a failing disk does.
+fn flip(path: &Path, offset: u64) {
+    let file = File::options().read(true).write(true).open(path);
+    let file = file.expect("open");
+    let modified = file.metadata().expect("stat").modified().expect("time");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).expect("read");
+    file.write_all_at(&[byte[0] ^ 1], offset).expect("write");
+    file.set_modified(modified).expect("time");
+}
+
+fn patches(stage: &Stage) -> Vec<PathBuf> {
+    let shelves = std::fs::read_dir(stage.path(".understudy/objects")).expect("list");
+    let files = shelves
+        .flat_map(|shelf| std::fs::read_dir(shelf.expect("shelf").path()).expect("list"))
+        .map(|file| file.expect("file").path());
+    files
+        .filter(|path| path.extension().is_some_and(|suffix| suffix == "patch"))
+        .collect()
+}
+
+#[test]
+fn a_way_back_that_was_made_of_damage_is_found_and_stays_so() {
+    let mut versions = Versions::new();
+    for seed in 0..3 {
+        versions.touch(seed);
+    }
+    let stretch = (500 * PAGE, 501 * PAGE);
+    flip(&versions.live(), stretch.0 as u64 + 7);
+    assert_eq!(versions.findings().len(), 1);
+    let damaged = versions.contents.len();
+    let mut content = versions.newest();
+    content[stretch.0..stretch.1].fill(1);
+    versions.upload(content, &[stretch]);
+    versions.touch(7);
+    versions.touch(8);
+    // All of them lead through it.
+    for _ in 0..2 {
+        let findings = versions.findings();
+        let is_led = |what: &String| what.contains("lead back");
+        assert!(findings.iter().any(is_led), "{findings:?}");
+        assert_eq!(findings.len(), damaged, "{findings:?}");
+    }
+}
+
+#[test]
+fn what_patches_lead_back_to_is_read_once() {
+    let mut versions = Versions::new();
+    for seed in 0..5 {
+        versions.touch(seed);
+    }
+    let unproved = |versions: &Versions| {
+        let patches = patches(&versions.stage).into_iter();
+        let stats = patches.map(|path| std::fs::metadata(path).expect("stat"));
+        stats.filter(|stat| stat.mode() & 0o200 != 0).count()
+    };
+    assert!(unproved(&versions) > 2);
+    versions.check();
+    assert_eq!(unproved(&versions), 0);
+    versions.touch(5);
+    assert_eq!(unproved(&versions), 1);
     versions.check();
 }

@@ -205,6 +205,12 @@ pub fn punch_hole(file: &File, stretch: Range<u64>) -> Result<(), TreeError> {
         .context("make a hole in", b"a file")
 }
 
+/// Sets the permission bits of a file.
+pub fn set_mode(file: &File, mode: u16) -> Result<(), TreeError> {
+    rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(u32::from(mode)))
+        .context("set mode of", b"a file")
+}
+
 /// Asks the kernel to forget the cached pages of a file, so that the next read comes from the disk. Pages
 /// not yet written stay.
 pub fn drop_cache(file: &File) {

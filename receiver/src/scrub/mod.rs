@@ -3,6 +3,7 @@
 //! One thread for the whole store. Each turn is a step of the dataset that is most behind; where that ended is durable every
 //! few seconds, and the next process goes on there. Must not know how people are told.
 
+mod begin;
 mod even;
 mod state;
 mod tell;
@@ -18,14 +19,12 @@ use understudy_tree::{IoPriority, set_io_priority};
 use crate::dataset::{Dataset, now_seconds};
 use crate::error::ReceiverError;
 use crate::findings::{self, Wish};
-use crate::history::Objects;
 use crate::names;
 use crate::pace::Throttle;
 use crate::store::Store;
-use crate::verify::{
-    Doubtful, Mending, Position, Reading, Settled, cost_bytes, look_again, news, settle,
-};
+use crate::verify::{Doubtful, Mending, Position, Reading, Settled, look_again, news, settle};
 
+use begin::begin;
 use even::{bytes_per_second, due_seconds};
 use state::{Ended, Running, State};
 pub(crate) use tell::told;
@@ -276,35 +275,6 @@ impl Scrub {
         }
         Ok(())
     }
-}
-
-fn begin(dataset: &Dataset, now_seconds: i64) -> Result<Running, ReceiverError> {
-    let mut expected_bytes = 0;
-    if let Some(head) = dataset
-        .read_catalog()?
-        .map(|catalog| catalog.head())
-        .transpose()?
-        .flatten()
-    {
-        expected_bytes = cost_bytes(head.snapshot.entries, head.snapshot.bytes);
-    }
-    let (mut objects, mut object_bytes) = (0, 0_u64);
-    Objects::open(&dataset.control)?.each(|_, shelf, name| {
-        let stat = shelf.stat_if_present(name)?;
-        objects += 1;
-        // Of a patch only what is no hole is read.
-        object_bytes += stat.map_or(0, |stat| stat.size.min(stat.allocated));
-        Ok(())
-    })?;
-    tracing::info!(dataset = %dataset.name, "a scrub begins");
-    Ok(Running {
-        pass: findings::begin_pass(dataset)?,
-        since_seconds: now_seconds,
-        position: Position::Begin,
-        done: Default::default(),
-        expected_bytes: expected_bytes.saturating_add(cost_bytes(objects, object_bytes)),
-        findings: 0,
-    })
 }
 
 /// Ends the pass of findings: what is still open is read before it counts as right.

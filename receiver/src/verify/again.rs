@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use understudy_protocol::{ContentHash, DirectoryId, Name, Place, RelPath};
 use understudy_tree::{Directory, Kind};
 
+use super::made::Made;
 use super::reading::{Found, Reading};
 use crate::catalog::{Catalog, Row};
 use crate::dataset::{Dataset, Locked};
@@ -145,7 +146,7 @@ fn look(
         return Ok(Look::Unread("the other tree is being changed"));
     }
     // A cycle may have made it history after that was read.
-    if !is_anywhere && !is_sound_object(dataset, content)? {
+    if !is_anywhere && !is_sound_object(&mut reading, content)? {
         return Ok(Look::Moved);
     }
     Ok(Look::Sound)
@@ -210,15 +211,20 @@ fn wrong(
     }
 }
 
-/// Whether history has the content as it should be, or does not have it as a file of its own.
+/// Whether history has the content as it should be, or does not have it at all.
 fn is_sound_object(
-    dataset: &Dataset,
+    reading: &mut Reading<'_>,
     (size, hash): (u64, ContentHash),
 ) -> Result<bool, ReceiverError> {
-    match Objects::open(&dataset.control)?.open_object(hash) {
+    let objects = Objects::open(&reading.dataset.control)?;
+    let looked = match objects.open_object(hash) {
         Ok(Some(base)) => Ok(base.hash().is_ok_and(|found| found == (size, hash))),
-        Ok(None) => Ok(true),
-        Err(ReceiverError::Tree(_) | ReceiverError::Damaged(_)) => Ok(false),
+        Ok(None) if objects.open_patch_file(hash)?.is_none() => Ok(true),
+        Ok(None) => reading.make((size, hash)).map(|made| made == Made::Right),
         Err(error) => Err(error),
+    };
+    match looked {
+        Err(ReceiverError::Tree(_) | ReceiverError::Damaged(_)) => Ok(false),
+        looked => looked,
     }
 }

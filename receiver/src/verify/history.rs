@@ -3,13 +3,14 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use understudy_protocol::{ContentHash, Name, RelPath};
-use understudy_tree::{Directory, content};
+use understudy_tree::{Directory, TreeError, content};
 
 use super::ground::Ground;
-use super::reading::{Found, Position, Reading, STEP};
+use super::reading::{Found, Position, Reading, STEP, is_of_disk};
 use crate::browse;
-use crate::catalog::{Needed, Row};
+use crate::catalog::{Catalog, Needed, Row};
 use crate::error::ReceiverError;
 use crate::findings::{self, Damage, Part};
 use crate::history::{Form, Objects};
@@ -199,22 +200,38 @@ impl Reading<'_> {
         }
         let library = Library::open(self.dataset)?;
         let mut finder = library.finder();
-        let mut lost = Vec::new();
+        let mut doubtful = Vec::new();
         for row in &rows {
             let Some((_, hash)) = row.entry.content() else {
                 continue;
             };
-            if listed.has_in(row.since, row.until) {
-                match finder.check(hash, &wrong) {
-                    Ok(()) => {}
-                    Err(ReceiverError::Damaged(_)) => lost.push(row),
-                    Err(error) => return Err(error),
+            if !listed.has_in(row.since, row.until) {
+                continue;
+            }
+            match finder.check(hash, &wrong) {
+                Ok(()) if finder.is_unproved(hash)? => doubtful.push((row, Doubt::Made)),
+                Ok(()) => {}
+                Err(ReceiverError::Damaged(_)) => doubtful.push((row, Doubt::There)),
+                Err(ReceiverError::Tree(error)) if is_of_disk(&error) => {
+                    doubtful.push((row, Doubt::There));
                 }
+                Err(error) => return Err(error),
             }
         }
+        drop(finder);
+        drop(library);
         drop(reading);
-        for row in lost {
-            self.lost(row, head, &wrong)?;
+        let before = self.tally;
+        let mut read = HashSet::new();
+        for (row, doubt) in doubtful {
+            match doubt {
+                Doubt::There => self.lost(row, head, &wrong)?,
+                Doubt::Made if read.insert(row.entry.content()) => self.prove(row)?,
+                Doubt::Made => {}
+            }
+            if self.is_enough(&before) {
+                return Ok(Position::History(row.id));
+            }
         }
         Ok(match rows.last() {
             Some(last) if rows.len() == STEP => Position::History(last.id),
@@ -229,49 +246,70 @@ impl Reading<'_> {
         head: u64,
         wrong: &HashSet<ContentHash>,
     ) -> Result<(), ReceiverError> {
-        let Some((size, hash)) = row.entry.content() else {
+        let Some((_, hash)) = row.entry.content() else {
             return Ok(());
         };
         loop {
             let is_held = self.dataset.holds_lock();
             let locked = self.dataset.lock();
             let library = Library::open(self.dataset)?;
-            let needed = Needed::new(
-                library
-                    .catalog
-                    .snapshots()?
-                    .iter()
-                    .map(|one| one.snapshot.position.number),
-                head,
-            );
-            if !needed.has_in(row.since, row.until) {
+            if !is_needed(&library.catalog, row, head)? {
                 return Ok(());
             }
-            match library.finder().check(hash, wrong) {
+            let what = match library.finder().check(hash, wrong) {
                 Ok(()) => return Ok(()),
-                Err(ReceiverError::Damaged(_)) => {}
+                Err(ReceiverError::Damaged(_)) => "is missing".to_owned(),
+                Err(ReceiverError::Tree(error)) if is_of_disk(&error) => {
+                    format!("cannot be read: {error}")
+                }
                 Err(error) => return Err(error),
-            }
+            };
             // Whoever may not lock it does not change it either, and nobody does while it is held to read.
             if is_held || !matches!(locked, Err(ReceiverError::Busy(_))) {
-                break;
+                self.found.extend(of_history(row, head, &what));
+                return Ok(());
             }
+            drop(library);
             (self.pace)(0)?;
             std::thread::park_timeout(PAUSE);
         }
-        let name = &row.place.name;
-        let (first, last) = (row.since, row.until.unwrap_or(head).saturating_sub(1));
-        self.found.push(Found {
-            damage: Damage {
-                part: Part::History,
-                path: object_path(name, Some(hash)),
-                content: Some((size, hash)),
-                what: format!("the content of `{name}` in snapshots {first} to {last} is missing"),
-            },
-            row: None,
-        });
-        Ok(())
     }
+}
+
+/// What may be wrong with a content that is needed.
+enum Doubt {
+    /// Whether it is there.
+    There,
+    /// Whether its patches lead to it.
+    Made,
+}
+
+/// Whether a snapshot has a row still.
+pub(super) fn is_needed(catalog: &Catalog, row: &Row, head: u64) -> Result<bool, ReceiverError> {
+    let snapshots = catalog.snapshots()?;
+    let numbers = snapshots.iter().map(|one| one.snapshot.position.number);
+    Ok(Needed::new(numbers, head).has_in(row.since, row.until))
+}
+
+/// Something wrong with the content of a row.
+pub(super) fn of_history(row: &Row, head: u64, what: &str) -> Option<Found> {
+    let (size, hash) = row.entry.content()?;
+    let name = &row.place.name;
+    let (first, last) = (row.since, row.until.unwrap_or(head).saturating_sub(1));
+    Some(Found {
+        damage: Damage {
+            part: Part::History,
+            path: object_path(name, Some(hash)),
+            content: Some((size, hash)),
+            what: format!("the content of `{name}` in snapshots {first} to {last} {what}"),
+        },
+        row: None,
+    })
+}
+
+/// Whether a shelf of history cannot be listed for good: whatever is there instead of a directory counts, too.
+fn is_unlisted(error: &TreeError) -> bool {
+    is_of_disk(error) || error.errno() == Some(Errno::NOTDIR)
 }
 
 /// The size of a content by the rows that have it; `None` if none has.

@@ -5,10 +5,11 @@
 use std::collections::HashMap;
 use std::fs::File;
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use understudy_protocol::{ContentHash, DirectoryId, Name, Place, RelPath};
 use understudy_tree::content::{self, Extents, HoleyHasher};
-use understudy_tree::uncached;
+use understudy_tree::{Directory, TreeError, uncached};
 
 use super::ground::Ground;
 use super::orphan;
@@ -246,6 +247,15 @@ impl<'a> Reading<'a> {
         }
         Ok(hasher.finish(size))
     }
+}
+
+/// Whether an error says something of what is on the disk: not of this process, nor that something has gone meanwhile.
+pub(super) fn is_of_disk(error: &TreeError) -> bool {
+    let of_process = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR];
+    let is_of_process = error
+        .errno()
+        .is_none_or(|errno| of_process.contains(&errno));
+    !is_of_process && !error.is_gone()
 }
 
 /// Below the root `files`, paths are told as on the main.
