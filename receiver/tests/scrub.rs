@@ -461,3 +461,26 @@ fn what_comes_back_mends_every_place_that_has_it() {
     assert!(health(&stage).findings.is_empty());
     assert_eq!(pass(&stage, Repair::Never).findings, 0);
 }
+
+#[test]
+fn a_dataset_that_cannot_be_read_keeps_no_other_from_being_read() {
+    let stage = world();
+    fs::create_dir_all(stage.path("../half/.understudy")).expect("directory");
+    assert_eq!(pass(&stage, Repair::Never).findings, 0);
+}
+
+#[test]
+fn a_part_of_history_that_cannot_be_listed_is_found_and_the_rest_is_read() {
+    let stage = world();
+    fs::write(stage.path(".understudy/objects/00"), "no shelf").expect("write");
+    let object = ContentHash::of(b"once").to_string();
+    let (shelf, name) = object.split_at(2);
+    flip(&stage.path(".understudy/objects").join(shelf).join(name));
+    let last = pass(&stage, Repair::Never);
+    assert_eq!(last.findings, 2, "{last:?}");
+    let found = health(&stage).findings;
+    let listed = found
+        .iter()
+        .filter(|one| one.what.contains("cannot be listed"));
+    assert_eq!(listed.count(), 1, "{found:?}");
+}

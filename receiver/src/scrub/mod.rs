@@ -174,20 +174,29 @@ impl Scrub {
             if self.states.contains_key(&name) {
                 continue;
             }
-            let Some(dataset) = self.store.dataset(&name)? else {
-                continue;
-            };
-            let known = Known {
-                state: State::read(&dataset)?,
-                // Made with the dataset, and never written.
-                made_seconds: dataset.control.stat(&names::LOCK)?.modified.seconds,
-                saved: None,
-                rests_until: None,
-            };
-            self.states.insert(name, known);
+            match self.known(&name) {
+                Ok(known) => self.states.extend(known.map(|known| (name, known))),
+                Err(error) => {
+                    tracing::warn!(dataset = %name, "the scrub passes over it for now: {error}");
+                }
+            }
         }
         self.listed = Some(Instant::now());
         Ok(())
+    }
+
+    /// What is known of a dataset that was not there before; `None` if it is none.
+    fn known(&self, name: &DatasetName) -> Result<Option<Known>, ReceiverError> {
+        let Some(dataset) = self.store.dataset(name)? else {
+            return Ok(None);
+        };
+        Ok(Some(Known {
+            state: State::read(&dataset)?,
+            // Made with the dataset, and never written.
+            made_seconds: dataset.control.stat(&names::LOCK)?.modified.seconds,
+            saved: None,
+            rests_until: None,
+        }))
     }
 
     /// Whose turn it is: of those that are due, whoever is most behind.

@@ -38,7 +38,15 @@ impl Reading<'_> {
         };
         let mut looked = 0;
         loop {
-            let files = objects.files_after(&shelf, last.as_ref())?;
+            let files = match objects.files_after(&shelf, last.as_ref()) {
+                Err(ReceiverError::Tree(error)) if is_unlisted(&error) => {
+                    let path = object_path(&shelf, None);
+                    let what = format!("cannot be listed: {error}");
+                    self.found.push(Found::at(Part::Object, &path, what));
+                    Vec::new()
+                }
+                files => files?,
+            };
             for (name, promised, directory) in files {
                 self.object(ground, &directory, &name, promised)?;
                 last = Some(name);
@@ -69,12 +77,16 @@ impl Reading<'_> {
             return Ok(());
         };
         // What is pruned meanwhile is nobody's loss.
-        let Some(stat) = shelf.stat_if_present(name)? else {
-            return Ok(());
+        let stat = match shelf.stat_if_present(name) {
+            Ok(None) => return Ok(()),
+            Ok(Some(stat)) => Ok(stat),
+            Err(error) if is_of_disk(&error) => Err(error),
+            Err(error) => return Err(error.into()),
         };
         self.tally.objects += 1;
-        let (size, what) = match form {
-            Form::Whole => {
+        let (size, what) = match (&stat, form) {
+            (Err(error), _) => (None, Some(format!("cannot be read: {error}"))),
+            (Ok(stat), Form::Whole) => {
                 self.tally.object_bytes += stat.size;
                 let what = self.content_of(shelf, name, (stat.size, hash))?;
                 let is_read = what
@@ -88,14 +100,14 @@ impl Reading<'_> {
                 };
                 (None, what)
             }
-            Form::Compressed => {
+            (Ok(stat), Form::Compressed) => {
                 self.tally.object_bytes += stat.size;
                 (None, self.compressed(shelf, name, hash)?)
             }
-            Form::Patch => self.patch(shelf, name, hash)?,
+            (Ok(_), Form::Patch) => self.patch(shelf, name, hash)?,
         };
         let Some(what) = what else { return Ok(()) };
-        if shelf.stat_if_present(name)?.is_none() {
+        if matches!(shelf.stat_if_present(name), Ok(None)) {
             return Ok(());
         }
         let of = browse::former_names(&ground.catalog, hash)?;

@@ -7,7 +7,7 @@ use understudy_tree::attributes::{is_within_reach, to_make};
 use understudy_tree::{Directory, Kind, Stat, node};
 
 use super::ground::Ground;
-use super::reading::{Cursor, Found, Position, Reading, STEP, shown};
+use super::reading::{Cursor, Found, Position, Reading, STEP, Tally, is_of_disk, shown};
 use crate::catalog::Row;
 use crate::error::ReceiverError;
 use crate::findings::{Damage, Part};
@@ -32,7 +32,7 @@ struct Suspicion {
 enum Aspect {
     /// The content of this inode.
     Content(u64),
-    /// A file that is not there.
+    /// A file that is not there, or that nobody can look at.
     Missing,
     /// Anything else.
     Other,
@@ -50,7 +50,7 @@ impl Reading<'_> {
         let before = self.tally;
         let mut cursor = cursor;
         for _ in 0..STEP {
-            let is_done = self.live_directory(ground, live, &mut cursor)?;
+            let is_done = self.live_directory((ground, live), &mut cursor, &before)?;
             if is_done {
                 let next = ground
                     .catalog
@@ -70,12 +70,12 @@ impl Reading<'_> {
         Ok(Position::Live(cursor))
     }
 
-    /// Compares a part of a directory; whether that was the last one.
+    /// Compares a part of a directory in a step that began with `before`; whether that was the last one.
     fn live_directory(
         &mut self,
-        ground: &Ground,
-        live: &Directory,
+        (ground, live): (&Ground, &Directory),
         cursor: &mut Cursor,
+        before: &Tally,
     ) -> Result<bool, ReceiverError> {
         let (id, at) = (cursor.id(), ground.at());
         let mut handles = Handles::new(live, &ground.catalog, at);
@@ -100,25 +100,49 @@ impl Reading<'_> {
         }
         let after = cursor.after.take();
         let rows = ground.catalog.rows_after(id, after.as_ref(), at, STEP)?;
-        let is_last = rows.len() < STEP;
-        let end = rows.last().map(|row| row.place.name.clone());
+        let mut is_last = rows.len() < STEP;
+        let mut end = None;
+        for (number, row) in rows.iter().enumerate() {
+            self.live_row(ground, &mut handles, row)?;
+            end = Some(row.place.name.clone());
+            if self.is_enough(before) && number + 1 < rows.len() {
+                is_last = false;
+                break;
+            }
+        }
         let is_ours = |name: &Name| {
             after.as_ref().is_none_or(|after| name > after)
                 && (is_last || end.as_ref().is_some_and(|end| name <= end))
         };
-        let mut on_disk: HashSet<Name> = handles.get(id)?.names()?.into_iter().collect();
-        on_disk.retain(is_ours);
-        for row in &rows {
-            on_disk.remove(&row.place.name);
-            self.live_row(ground, &mut handles, row)?;
-        }
-        let mut extra: Vec<Name> = on_disk.into_iter().collect();
-        extra.sort_unstable();
-        for name in extra {
+        let mut names = self.listed(ground, handles.get(id)?, &path)?;
+        names.retain(is_ours);
+        let known: HashSet<&Name> = rows.iter().map(|row| &row.place.name).collect();
+        names.retain(|name| !known.contains(name));
+        names.sort_unstable();
+        for name in names {
             self.extra(ground, id, &path, &name)?;
         }
         cursor.after = end;
         Ok(is_last)
+    }
+
+    /// The names in a directory; none if it cannot be listed.
+    fn listed(
+        &mut self,
+        ground: &Ground,
+        directory: &Directory,
+        path: &RelPath,
+    ) -> Result<Vec<Name>, ReceiverError> {
+        match directory.names() {
+            Err(error) if is_of_disk(&error) => {
+                if ground.stands(self.dataset)? {
+                    let what = format!("cannot be listed: {error}");
+                    self.found.push(Found::at(Part::Live, &shown(path), what));
+                }
+                Ok(Vec::new())
+            }
+            names => Ok(names?),
+        }
     }
 
     fn extra(
@@ -200,19 +224,18 @@ impl Reading<'_> {
     ) -> Result<Option<Suspicion>, ReceiverError> {
         match self.compare(ground, handles, row, read) {
             Err(ReceiverError::Tree(error)) if error.is_gone() => Ok(self.missing(row)),
+            Err(ReceiverError::Tree(error)) if is_of_disk(&error) => Ok(Some(Suspicion {
+                what: format!("cannot be read: {error}"),
+                aspect: absent(row),
+            })),
             compared => compared,
         }
     }
 
     fn missing(&self, row: &Row) -> Option<Suspicion> {
-        let is_file = row.entry.content().is_some();
         let missing = Suspicion {
             what: "is missing from the live tree".to_owned(),
-            aspect: if is_file {
-                Aspect::Missing
-            } else {
-                Aspect::Other
-            },
+            aspect: absent(row),
         };
         node::can_exist(&row.entry, &self.dataset.privileges).then_some(missing)
     }
@@ -298,25 +321,6 @@ impl Reading<'_> {
         self.content_of(directory, name, (size, hash))
     }
 
-    /// What is wrong with the content of a file, if anything.
-    pub(super) fn content_of(
-        &mut self,
-        directory: &Directory,
-        name: &Name,
-        (size, hash): (u64, ContentHash),
-    ) -> Result<Option<String>, ReceiverError> {
-        match self.hash(|| Ok(directory.open_file(name)?), size) {
-            Ok(found) if found == hash => Ok(None),
-            Ok(_) => Ok(Some(
-                "its content is not what the main sent (hash differs)".to_owned(),
-            )),
-            Err(error @ (ReceiverError::Tree(_) | ReceiverError::Damaged(_))) => {
-                Ok(Some(format!("cannot be read: {error}")))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
     /// What is different in kind, size or metadata, if anything.
     fn differs(
         &self,
@@ -363,6 +367,14 @@ impl Reading<'_> {
             differing.push("extended attributes");
         }
         Ok((!differing.is_empty()).then(|| format!("differs in {}", differing.join(", "))))
+    }
+}
+
+/// What it is about if what a row is about is not there.
+fn absent(row: &Row) -> Aspect {
+    match row.entry.content() {
+        Some(_) => Aspect::Missing,
+        None => Aspect::Other,
     }
 }
 

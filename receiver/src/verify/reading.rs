@@ -161,16 +161,9 @@ impl<'a> Reading<'a> {
         &mut self,
         position: Position,
     ) -> Result<(Position, Vec<Found>), ReceiverError> {
-        let ended = match Ground::open(self.dataset)? {
-            None => orphan::without_snapshot(self.dataset, position),
-            Some(ground) => match position {
-                Position::Begin => self.begin(&ground),
-                Position::Live(cursor) => self.live(&ground, cursor),
-                Position::Twin(cursor) => self.twin(&ground, cursor),
-                Position::Objects(after) => self.objects(&ground, after),
-                Position::History(after) => self.history(after),
-                ended @ (Position::End | Position::Broken) => Ok(ended),
-            },
+        let ended = match Ground::open(self.dataset) {
+            Err(error @ ReceiverError::Tree(_)) => Err(error),
+            opened => self.step_on(opened?, position),
         };
         let next = match ended {
             Err(ReceiverError::Damaged(what)) => {
@@ -178,9 +171,33 @@ impl<'a> Reading<'a> {
                     .push(Found::at(Part::Catalog, &RelPath::root(), what));
                 Position::Broken
             }
+            Err(ReceiverError::Tree(error)) if is_of_disk(&error) => {
+                let what = format!("cannot be read, and nothing behind it was: {error}");
+                self.found
+                    .push(Found::at(Part::Catalog, &RelPath::root(), what));
+                Position::Broken
+            }
             ended => ended?,
         };
         Ok((next, std::mem::take(&mut self.found)))
+    }
+
+    fn step_on(
+        &mut self,
+        ground: Option<Ground>,
+        position: Position,
+    ) -> Result<Position, ReceiverError> {
+        let Some(ground) = ground else {
+            return orphan::without_snapshot(self.dataset, position);
+        };
+        match position {
+            Position::Begin => self.begin(&ground),
+            Position::Live(cursor) => self.live(&ground, cursor),
+            Position::Twin(cursor) => self.twin(&ground, cursor),
+            Position::Objects(after) => self.objects(&ground, after),
+            Position::History(after) => self.history(after),
+            ended @ (Position::End | Position::Broken) => Ok(ended),
+        }
     }
 
     /// Whether a step that began with `before` should end.
@@ -219,8 +236,27 @@ impl<'a> Reading<'a> {
         Ok(Position::Live(Cursor::default()))
     }
 
+    /// What is wrong with the content of a file, if anything.
+    pub(super) fn content_of(
+        &mut self,
+        directory: &Directory,
+        name: &Name,
+        (size, hash): (u64, ContentHash),
+    ) -> Result<Option<String>, ReceiverError> {
+        match self.hash(|| Ok(directory.open_file(name)?), size) {
+            Ok(found) if found == hash => Ok(None),
+            Ok(_) => Ok(Some(
+                "its content is not what the main sent (hash differs)".to_owned(),
+            )),
+            Err(error @ (ReceiverError::Tree(_) | ReceiverError::Damaged(_))) => {
+                Ok(Some(format!("cannot be read: {error}")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Hashes `size` bytes of a file past the page cache. It is not open while the pace makes this wait.
-    pub(super) fn hash(
+    fn hash(
         &mut self,
         open: impl Fn() -> Result<File, ReceiverError>,
         size: u64,

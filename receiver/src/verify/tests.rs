@@ -7,10 +7,13 @@ use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::sync::Arc;
 
-use understudy_protocol::message::{Change, Content, Touch};
-use understudy_protocol::{ContentHash, Entry, Node};
+use rustix::io::Errno;
+use understudy_protocol::message::{Change, Content, StreamEnd, Touch};
+use understudy_protocol::{ContentHash, Entry, Message, Node};
+use understudy_tree::TreeError;
+use understudy_tree::content::HoleyHasher;
 
-use super::reading::{Found, Position, Reading};
+use super::reading::{Found, Position, Reading, is_of_disk};
 use super::{Mending, Settled, settle};
 use crate::findings::Wish;
 use stage::{Stage, dataset, directory, entry, file, place};
@@ -172,4 +175,45 @@ fn what_a_commit_has_touched_and_nobody_can_mend_is_told() {
     stage.upload(&[touch], &[]);
     let settled = mended(&stage, found);
     assert_eq!(settled.left.len(), 1, "{settled:?}");
+}
+
+#[test]
+fn a_step_ends_within_a_directory_when_it_has_read_enough() {
+    const SIZE: u64 = 40 << 20;
+    let hash = HoleyHasher::default().finish(SIZE);
+    let mut stage = Stage::new();
+    let mut changes = vec![directory(place(0, "files"), 1)];
+    let mut streams = Vec::new();
+    for number in 0..3 {
+        changes.push(Change::Put {
+            place: place(1, &name(number)),
+            entry: entry(Node::File { size: SIZE, hash }),
+            content: Content::Stream(number),
+        });
+        streams.push(Message::StreamEnd(StreamEnd {
+            stream: number,
+            size: SIZE,
+            hash,
+        }));
+    }
+    stage.upload(&changes, &streams);
+    let dataset = stage.store.dataset(&dataset()).expect("open");
+    let dataset = dataset.expect("there");
+    let mut pace = |_| Ok(());
+    let mut reading = Reading::new(&dataset, &mut pace);
+    let (mut position, mut most) = (Position::Begin, 0);
+    while position != Position::End {
+        let (next, found) = reading.step(position).expect("step");
+        assert!(found.is_empty(), "{found:?}");
+        most = most.max(reading.take_tally().files);
+        position = next;
+    }
+    assert_eq!(most, 1);
+}
+
+#[test]
+fn only_what_the_disk_says_is_damage() {
+    let is_of_disk = |errno: Errno| is_of_disk(&TreeError::new("list directory", b"d", errno));
+    assert!(is_of_disk(Errno::IO) && is_of_disk(Errno::BADMSG));
+    assert!(!is_of_disk(Errno::NOENT) && !is_of_disk(Errno::MFILE));
 }

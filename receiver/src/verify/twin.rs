@@ -3,11 +3,11 @@
 //! It shows the newest snapshot or the one before it; while a cycle changes it, it shows none, and says so by having no
 //! marker. Whoever changes it removes the marker first.
 
-use understudy_protocol::{DirectoryId, Position as SnapshotPosition};
+use understudy_protocol::{ContentHash, DirectoryId, Name, Position as SnapshotPosition};
 use understudy_tree::{Directory, Kind};
 
 use super::ground::Ground;
-use super::reading::{Cursor, Position, Reading, STEP, shown};
+use super::reading::{Cursor, Position, Reading, STEP, Tally, is_of_disk, shown};
 use crate::catalog::Row;
 use crate::error::ReceiverError;
 use crate::findings::{Damage, Part};
@@ -40,9 +40,11 @@ impl Reading<'_> {
             let rows = ground
                 .catalog
                 .rows_after(cursor.id(), cursor.after.as_ref(), at, STEP)?;
-            self.twin_rows(ground, &shadow, &shown, &rows)?;
-            if rows.len() == STEP {
-                cursor.after = rows.last().map(|row| row.place.name.clone());
+            let stopped = self.twin_rows((ground, &shadow), &shown, &rows, &before)?;
+            let is_last = rows.len() < STEP;
+            let end = rows.last().filter(|_| !is_last);
+            if let Some(end) = stopped.or(end.map(|row| row.place.name.clone())) {
+                cursor.after = Some(end);
                 break;
             }
             let last = cursor.directory.map(DirectoryId);
@@ -60,66 +62,83 @@ impl Reading<'_> {
         Ok(Position::Twin(cursor))
     }
 
+    /// Compares rows in a step that began with `before`; the name at which it has read enough for one.
     fn twin_rows(
         &mut self,
-        ground: &Ground,
-        shadow: &Directory,
+        (ground, shadow): (&Ground, &Directory),
         shows: &SnapshotPosition,
         rows: &[Row],
-    ) -> Result<(), ReceiverError> {
+        before: &Tally,
+    ) -> Result<Option<Name>, ReceiverError> {
         let mut twin = Handles::new(shadow, &ground.catalog, shows.number);
         let root = ground.live.as_ref();
         let mut live = root.map(|live| Handles::new(live, &ground.catalog, ground.at()));
         for row in rows {
-            let Some((size, hash)) = row.entry.content() else {
+            let Some(content) = row.entry.content() else {
                 continue;
             };
-            let name = &row.place.name;
-            let looked = twin.get(row.place.parent).and_then(|directory| {
-                Ok((directory.try_clone()?, directory.stat_if_present(name)?))
-            });
-            let what = match looked {
-                Err(ReceiverError::Tree(error)) if error.is_gone() => missing(),
-                Err(error) => return Err(error),
-                Ok((_, None)) => missing(),
-                Ok((_, Some(stat))) if stat.kind != Kind::File || stat.size != size => {
-                    Some("is not the file that it should be in the other tree".to_owned())
+            if let Some(what) = self.twin_row(&mut twin, live.as_mut(), row, content)? {
+                // A cycle that began meanwhile has reason to change what it finds there.
+                let now = self.dataset.shadow()?;
+                if marker::read(&now)?.as_ref() != Some(shows)
+                    || now.stat_self()?.identity != shadow.stat_self()?.identity
+                {
+                    return Ok(None);
                 }
-                Ok((directory, Some(stat))) => {
-                    let shared = live
-                        .as_mut()
-                        .and_then(|live| live.get(row.place.parent).ok())
-                        .and_then(|live| live.stat_if_present(name).ok().flatten());
-                    if shared.is_some_and(|live| live.identity == stat.identity) {
-                        None
-                    } else {
-                        self.tally.twin_files += 1;
-                        self.tally.twin_bytes += size;
-                        let found = self.content_of(&directory, name, (size, hash))?;
-                        found.map(|what| format!("in the other tree, {what}"))
-                    }
-                }
-            };
-            // A cycle that began meanwhile has reason to change what it finds there.
-            let Some(what) = what else { continue };
-            let now = self.dataset.shadow()?;
-            if marker::read(&now)?.as_ref() != Some(shows)
-                || now.stat_self()?.identity != shadow.stat_self()?.identity
-            {
-                return Ok(());
+                let path = twin.paths.path(row.place.parent)?.join(&row.place.name);
+                self.found.push(Found {
+                    damage: Damage {
+                        part: Part::Twin,
+                        path: shown(&path),
+                        content: Some(content),
+                        what,
+                    },
+                    row: Some(row.clone()),
+                });
             }
-            let path = twin.paths.path(row.place.parent)?.join(name);
-            self.found.push(Found {
-                damage: Damage {
-                    part: Part::Twin,
-                    path: shown(&path),
-                    content: Some((size, hash)),
-                    what,
-                },
-                row: Some(row.clone()),
-            });
+            if self.is_enough(before) {
+                return Ok(Some(row.place.name.clone()));
+            }
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// What is wrong with the file of a row in the other twin, if that has one of its own.
+    fn twin_row(
+        &mut self,
+        twin: &mut Handles<'_>,
+        live: Option<&mut Handles<'_>>,
+        row: &Row,
+        (size, hash): (u64, ContentHash),
+    ) -> Result<Option<String>, ReceiverError> {
+        let name = &row.place.name;
+        let looked = twin
+            .get(row.place.parent)
+            .and_then(|directory| Ok((directory.try_clone()?, directory.stat_if_present(name)?)));
+        let (directory, stat) = match looked {
+            Err(ReceiverError::Tree(error)) if error.is_gone() => return Ok(missing()),
+            Err(ReceiverError::Tree(error)) if is_of_disk(&error) => {
+                return Ok(Some(format!("in the other tree, cannot be read: {error}")));
+            }
+            Err(error) => return Err(error),
+            Ok((_, None)) => return Ok(missing()),
+            Ok((directory, Some(stat))) => (directory, stat),
+        };
+        if stat.kind != Kind::File || stat.size != size {
+            return Ok(Some(
+                "is not the file that it should be in the other tree".to_owned(),
+            ));
+        }
+        let shared = live
+            .and_then(|live| live.get(row.place.parent).ok())
+            .and_then(|live| live.stat_if_present(name).ok().flatten());
+        if shared.is_some_and(|live| live.identity == stat.identity) {
+            return Ok(None);
+        }
+        self.tally.twin_files += 1;
+        self.tally.twin_bytes += size;
+        let found = self.content_of(&directory, name, (size, hash))?;
+        Ok(found.map(|what| format!("in the other tree, {what}")))
     }
 }
 
