@@ -193,7 +193,8 @@ async fn accept(
             }
             _ = tidying.tick() => {
                 let (store, policies) = (Arc::clone(store), Arc::clone(policies));
-                std::thread::spawn(move || tidy(&store, &policies));
+                let reserve = options.reserve;
+                std::thread::spawn(move || tidy(&store, &policies, reserve));
                 continue;
             }
             file = hung_up(&mut signals.reload) => {
@@ -245,7 +246,7 @@ fn attend(
 
 /// Removes what nobody will come back for, and what the policy does not keep, and compresses what is cold. One that is still at it
 /// when the next is due is not joined by another.
-fn tidy(store: &Store, policies: &Policies) {
+fn tidy(store: &Store, policies: &Policies, reserve: Reserve) {
     static AT_IT: Mutex<()> = Mutex::new(());
     let _at_it = match AT_IT.try_lock() {
         Err(TryLockError::WouldBlock) => return,
@@ -260,7 +261,7 @@ fn tidy(store: &Store, policies: &Policies) {
         tracing::error!("cannot prune: {error}");
     }
     let moment = retention::Moment::now();
-    if let Err(error) = retention::compress_all(store, policies, &moment, tell_compressed) {
+    if let Err(error) = retention::compress_all(store, (policies, reserve), &moment, tell_compressed) {
         tracing::error!("cannot compress what is cold: {error}");
     }
 }

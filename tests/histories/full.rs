@@ -302,7 +302,8 @@ fn compress(place: &Place) -> u64 {
     moment.seconds += 8 * 86_400;
     let store = Store::open_existing(&place.store()).unwrap();
     let mut objects = 0;
-    compress_all(&store, &policies, &moment, |_, done| {
+    let rules = (&policies, Reserve::default());
+    compress_all(&store, rules, &moment, |_, done| {
         objects += done.unwrap().objects;
     })
     .unwrap();

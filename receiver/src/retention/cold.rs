@@ -19,6 +19,7 @@ use crate::error::ReceiverError;
 use crate::history::{Form, Objects};
 use crate::names;
 use crate::packing;
+use crate::space::Reserve;
 use crate::store::Store;
 
 /// How often a dataset is looked at.
@@ -43,16 +44,19 @@ pub struct Compressed {
 }
 
 /// Compresses what has gone cold in every dataset, at most once a day, and calls `tell` with what came of it. Trouble in one is
-/// its own.
+/// its own. What would take from the reserve meanwhile is left for later.
 pub fn compress_all(
     store: &Store,
-    policies: &Policies,
+    (policies, reserve): (&Policies, Reserve),
     moment: &Moment,
     mut tell: impl FnMut(&DatasetName, Result<Compressed, ReceiverError>),
 ) -> Result<(), ReceiverError> {
     for name in datasets(store)? {
         let compressed = store.dataset(&name).and_then(|dataset| match dataset {
-            Some(dataset) => compress(store, &dataset, policies.of(&name).compress_after, moment),
+            Some(dataset) => {
+                let after = policies.of(&name).compress_after;
+                compress(store, (&dataset, reserve), after, moment)
+            }
             None => Ok(Compressed::default()),
         });
         tell(&name, compressed);
@@ -62,7 +66,7 @@ pub fn compress_all(
 
 fn compress(
     store: &Store,
-    dataset: &Dataset,
+    (dataset, reserve): (&Dataset, Reserve),
     after: Duration,
     moment: &Moment,
 ) -> Result<Compressed, ReceiverError> {
@@ -84,26 +88,33 @@ fn compress(
     let mut batch = Batch {
         store,
         dataset,
+        reserve,
+        is_short: false,
         place,
         packed: Vec::new(),
         bytes: 0,
         done: Compressed::default(),
     };
-    objects.each(|promised, shelf, name| {
-        let Some((hash, Form::Whole)) = promised else {
-            return Ok(());
-        };
-        let Some(stat) = shelf.stat_if_present(name)? else {
-            return Ok(());
-        };
-        let is_due =
-            stat.changed.seconds <= until && since.is_none_or(|since| stat.changed.seconds > since);
-        if is_due && is_worth_a_look(&stat) {
-            batch.add(hash, shelf, name, stat)?;
+    let is_due = |stat: &Stat| {
+        let changed = stat.changed.seconds;
+        changed <= until && since.is_none_or(|since| changed > since)
+    };
+    let mut last = None;
+    while let Some(shelf) = objects.shelf_after(last.as_ref())? {
+        // What cannot be read is found by a verification; what comes behind it is compressed all the same.
+        match objects.files_after(&shelf, None) {
+            Ok(files) => files.iter().try_for_each(|(name, promised, shelf)| {
+                batch.look(*promised, (&**shelf, name), is_due)
+            })?,
+            Err(error) => unread(dataset, &shelf, &error),
         }
-        Ok(())
-    })?;
+        last = Some(shelf);
+    }
     batch.put_in_place()?;
+    if batch.is_short {
+        // What there was no room for is looked at again.
+        return Ok(batch.done);
+    }
     let text = format!("{until}\n");
     durable::replace(control, &names::COLD, text.as_bytes(), Durability::Later)?;
     Ok(batch.done)
@@ -136,10 +147,17 @@ fn seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
 
+fn unread(dataset: &Dataset, name: &Name, error: &ReceiverError) {
+    tracing::warn!(dataset = %dataset.name, "`{name}` of history is not compressed: {error}");
+}
+
 /// Objects that are compressed, and are to be put in place together.
 struct Batch<'a> {
     store: &'a Store,
     dataset: &'a Dataset,
+    reserve: Reserve,
+    /// Whether there was no room for one.
+    is_short: bool,
     /// Where compressed files wait, named by the hashes of their contents. Nobody else changes it: it is locked.
     place: Directory,
     packed: Vec<Packed>,
@@ -158,6 +176,29 @@ struct Packed {
 }
 
 impl Batch<'_> {
+    /// Compresses a file of history if it is due, and worth it.
+    fn look(
+        &mut self,
+        promised: Option<(ContentHash, Form)>,
+        (shelf, name): (&Directory, &Name),
+        is_due: impl Fn(&Stat) -> bool,
+    ) -> Result<(), ReceiverError> {
+        let Some((hash, Form::Whole)) = promised else {
+            return Ok(());
+        };
+        match shelf.stat_if_present(name) {
+            Ok(Some(stat)) if is_due(&stat) && is_worth_a_look(&stat) => {
+                self.add(hash, shelf, name, stat)
+            }
+            Ok(_) => Ok(()),
+            Err(error) => {
+                unread(self.dataset, name, &error.into());
+                Ok(())
+            }
+        }
+    }
+
+    /// Compresses an object, if there is room for it and it can be read.
     fn add(
         &mut self,
         hash: ContentHash,
@@ -165,16 +206,14 @@ impl Batch<'_> {
         name: &Name,
         stat: Stat,
     ) -> Result<(), ReceiverError> {
-        let original = match shelf.open_file(name) {
-            Err(error) if error.is_gone() => return Ok(()),
-            original => original?,
-        };
-        content::drop_cache(&original);
-        if packing::promises_gain(&original)? {
-            let waiting = names::hash(hash);
-            let file = self.place.create_file(&waiting)?;
-            if pack(&original, (stat.size, hash), &file)? {
-                let bytes_after = self.place.stat(&waiting)?.allocated;
+        if !self.reserve.has_room_for(&self.place, stat.size)? {
+            self.is_short = true;
+            return Ok(());
+        }
+        let waiting = names::hash(hash);
+        match self.pack((stat.size, hash), (shelf, name), &waiting) {
+            Ok(None) => {}
+            Ok(Some(bytes_after)) => {
                 self.bytes += stat.size;
                 self.packed.push(Packed {
                     shelf: shelf.try_clone()?,
@@ -183,15 +222,46 @@ impl Batch<'_> {
                     stat,
                     bytes_after,
                 });
-            } else {
-                self.place.remove_file(&waiting)?;
             }
+            Err(ReceiverError::NoSpace(_)) => self.is_short = true,
+            Err(error @ (ReceiverError::Tree(_) | ReceiverError::Damaged(_))) => {
+                unread(self.dataset, name, &error);
+            }
+            Err(error) => return Err(error),
         }
-        content::drop_cache(&original);
         if self.bytes >= BATCH_BYTES || self.packed.len() >= BATCH_OBJECTS {
             self.put_in_place()?;
         }
         Ok(())
+    }
+
+    /// Compresses an object into a file that waits; what that takes on the disk, `None` if it is not worth it. Otherwise nothing
+    /// is left there.
+    fn pack(
+        &self,
+        (size, hash): (u64, ContentHash),
+        (shelf, name): (&Directory, &Name),
+        waiting: &Name,
+    ) -> Result<Option<u64>, ReceiverError> {
+        let original = match shelf.open_file(name) {
+            Err(error) if error.is_gone() => return Ok(None),
+            original => original?,
+        };
+        content::drop_cache(&original);
+        let mut packed = Ok(None);
+        if packing::promises_gain(&original)? {
+            let file = self.place.create_file(waiting)?;
+            packed = match pack(&original, (size, hash), &file) {
+                Ok(true) => Ok(Some(self.place.stat(waiting)?.allocated)),
+                Ok(false) => Ok(None),
+                Err(error) => Err(error),
+            };
+            if !matches!(packed, Ok(Some(_))) {
+                self.place.remove_file(waiting)?;
+            }
+        }
+        content::drop_cache(&original);
+        packed
     }
 
     /// Makes what is compressed durable, and removes the originals. An upload that takes longer than [`PATIENCE`] ends the pass.

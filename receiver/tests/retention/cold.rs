@@ -2,6 +2,7 @@
 
 use understudy_protocol::message::{Change, Content, ReadManifest, Repair, Want};
 use understudy_protocol::{ContentHash, Message, Node};
+use understudy_receiver::Reserve;
 
 use super::stage::{dataset, entry, hear, place, send};
 use super::{History, strict, text};
@@ -128,4 +129,24 @@ fn a_compressed_content_that_is_damaged_is_found_and_not_given() {
     }
     std::fs::write(&path, sound).expect("repair");
     history.check_verify();
+}
+
+#[test]
+fn nothing_is_compressed_out_of_the_reserve_and_it_is_looked_at_again() {
+    let history = with_history(&"a line that comes again\n".repeat(2000));
+    let all = Reserve {
+        percent: 100,
+        enough_bytes: u64::MAX,
+    };
+    assert_eq!(history.compress_within(all), 0);
+    assert_eq!(history.compress_within(Reserve::default()), 1);
+    history.check();
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "plays a disk that fails")]
+fn what_cannot_be_read_does_not_keep_the_rest_from_being_compressed() {
+    let history = with_history(&"a line that comes again\n".repeat(2000));
+    std::fs::write(history.stage.path(".understudy/objects/00"), "no shelf").expect("write");
+    assert_eq!(history.compress(), 1);
 }

@@ -19,11 +19,11 @@ use understudy_protocol::message::{
 };
 use understudy_protocol::transport::Channel;
 use understudy_protocol::{ContentHash, Entry, FailureCode, Message, Node, Place, ProtocolError};
-use understudy_receiver::Lease;
 use understudy_receiver::retention::{
     Grace, Mode, Moment, ObstacleKind, Policies, Policy, Pruned, Request, Trust, compress_all, pin,
     prune, unpin,
 };
+use understudy_receiver::{Lease, Reserve};
 
 use stage::{Stage, dataset, directory, entry, file, hear, place, send};
 
@@ -152,6 +152,14 @@ impl History {
 
     /// Compresses whatever is in history by now; how many contents that were.
     fn compress(&self) -> u64 {
+        // Else what came since then is looked at tomorrow.
+        #[expect(clippy::disallowed_methods, reason = "plays another day")]
+        let _ = std::fs::remove_file(self.stage.path(".understudy/cold"));
+        self.compress_within(Reserve::default())
+    }
+
+    /// Compresses what no earlier pass has looked at.
+    fn compress_within(&self, reserve: Reserve) -> u64 {
         let policies = Policies {
             common: self.policy.clone(),
             ..Policies::default()
@@ -164,11 +172,9 @@ impl History {
                 .as_secs() as i64,
             ..self.moment()
         };
-        // Else what came since then is looked at tomorrow.
-        #[expect(clippy::disallowed_methods, reason = "plays another day")]
-        let _ = std::fs::remove_file(self.stage.path(".understudy/cold"));
         let mut objects = 0;
-        compress_all(&self.stage.store, &policies, &moment, |_, done| {
+        let rules = (&policies, reserve);
+        compress_all(&self.stage.store, rules, &moment, |_, done| {
             objects += done.expect("compressed").objects;
         })
         .expect("datasets");
