@@ -244,9 +244,19 @@ fn attend(
     });
 }
 
-/// Removes what nobody will come back for, and what the policy does not keep, and compresses what is cold. One that is still at it
-/// when the next is due is not joined by another.
+/// Removes what nobody will come back for, and what the policy does not keep, and compresses what is cold.
 fn tidy(store: &Store, policies: &Policies, reserve: Reserve) {
+    prune(store, policies);
+    let moment = retention::Moment::now();
+    let rules = (policies, reserve);
+    // This may take days. Each dataset is locked for it, so that the next one to come passes over it.
+    if let Err(error) = retention::compress_all(store, rules, &moment, tell_compressed) {
+        tracing::error!("cannot compress what is cold: {error}");
+    }
+}
+
+/// Removes what is not kept. One that is still at it when the next is due is not joined by another.
+fn prune(store: &Store, policies: &Policies) {
     static AT_IT: Mutex<()> = Mutex::new(());
     let _at_it = match AT_IT.try_lock() {
         Err(TryLockError::WouldBlock) => return,
@@ -259,10 +269,6 @@ fn tidy(store: &Store, policies: &Policies, reserve: Reserve) {
     let pruned = retention::prune_all(store, policies, tell_pruned);
     if let Err(error) = pruned {
         tracing::error!("cannot prune: {error}");
-    }
-    let moment = retention::Moment::now();
-    if let Err(error) = retention::compress_all(store, (policies, reserve), &moment, tell_compressed) {
-        tracing::error!("cannot compress what is cold: {error}");
     }
 }
 
