@@ -11,9 +11,9 @@ use understudy_tree::{Directory, Privileges, TreeError, remove};
 
 use crate::catalog::Catalog;
 use crate::error::ReceiverError;
-use crate::names;
 use crate::specials;
 use crate::syncs::Syncs;
+use crate::{names, space};
 
 /// A reader that holds the retired twin by a shared lock delays the next cycle at most this long.
 const READERS_WAIT: Duration = Duration::from_secs(10);
@@ -21,8 +21,6 @@ const READERS_WAIT: Duration = Duration::from_secs(10);
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 /// Whoever may enter the store may pass; the parents that protected the tree on the main are not here.
 const DATASET_MODE: u16 = 0o750;
-/// With less a disk counts as full.
-const ROOM_BYTES: u64 = 1 << 20;
 
 /// An open dataset. The descriptors live as long as a session, so a sync reports every write error of it.
 #[derive(Debug)]
@@ -250,9 +248,9 @@ impl Dataset {
         Catalog::open_unchanging(&self.catalog, lock).map(Some)
     }
 
-    fn is_full(&self) -> bool {
-        let stat = rustix::fs::fstatvfs(&self.control);
-        !stat.is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) >= ROOM_BYTES)
+    /// Whether next to nothing is free on its disk. Whoever reads the catalog then may keep everybody from changing it.
+    pub(crate) fn is_full(&self) -> bool {
+        space::is_full(&self.control)
     }
 
     /// Gives up what is kept for a full disk.

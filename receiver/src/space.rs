@@ -6,6 +6,16 @@ use understudy_tree::{Directory, TreeError};
 
 use crate::error::ReceiverError;
 
+/// With less a disk counts as full.
+const ROOM_BYTES: u64 = 1 << 20;
+/// A database that is written to needs three files.
+const ROOM_INODES: u64 = 4;
+
+/// Whether next to nothing is free on the file system of a directory, or nobody can tell.
+pub(crate) fn is_full(directory: &Directory) -> bool {
+    Room::of(directory).map_or(true, Room::is_full)
+}
+
 /// What must stay free of the store's file system, in bytes and in inodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reserve {
@@ -51,6 +61,11 @@ impl Room {
             free_inodes: stat.f_favail,
             used_inodes: stat.f_files.saturating_sub(stat.f_ffree),
         })
+    }
+
+    fn is_full(self) -> bool {
+        // Where inodes are made as they are needed, there are none to count.
+        self.free_bytes < ROOM_BYTES || self.inodes > 0 && self.free_inodes < ROOM_INODES
     }
 
     /// Bytes and inodes in all, each with what is free of them.
@@ -121,6 +136,15 @@ impl Reserve {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_without_inodes_is_full_too() {
+        let room = |free_bytes, inodes, free_inodes| {
+            Room::new((1 << 30, free_bytes), (inodes, free_inodes)).is_full()
+        };
+        assert!(!room(1 << 20, 400, 4) && !room(1 << 20, 0, 0));
+        assert!(room((1 << 20) - 1, 400, 4) && room(1 << 20, 400, 3));
+    }
 
     #[test]
     fn bytes_and_inodes_must_be_left() {

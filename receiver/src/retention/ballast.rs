@@ -4,17 +4,17 @@ use understudy_tree::{TreeError, content};
 
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
-use crate::names;
 use crate::store::Store;
+use crate::{names, space};
 
 /// Enough for that transaction.
 const BYTES: u64 = 1 << 20;
 /// It is made only where it is a small part of what is free.
 const FREE: u64 = 16 * BYTES;
 
-/// Whether less is free than the ballast would give.
+/// Whether less is free than the ballast would give, or no inode.
 pub(super) fn is_full(store: &Store) -> bool {
-    store.free_bytes() < BYTES
+    space::is_full(store.directory())
 }
 
 /// Whether an error is, or may come of, a full disk. SQLite does not always say so.
