@@ -13,7 +13,9 @@ mod reading;
 mod tests;
 mod twin;
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
+use std::time::Duration;
 
 use understudy_protocol::Message;
 use understudy_protocol::message::{Finding, Repaired, Repairing, Verified, VerifyEnd};
@@ -32,6 +34,9 @@ pub(crate) use again::{Doubtful, look_again};
 pub(crate) use mend::{Fate, Mending, mend};
 pub(crate) use orphan::not_orphaned;
 pub(crate) use reading::{Found, Position, Reading, Tally, cost_bytes};
+
+/// On a full disk others get a chance between two steps: they look for it more often than this.
+const WAY: Duration = Duration::from_millis(100);
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -96,8 +101,8 @@ fn verify(
     asked: Asked,
     outgoing: &Outgoing,
 ) -> Result<Verified, ReceiverError> {
-    let catalog = dataset.read_catalog();
-    let head = match &catalog {
+    // The catalog is not kept: on a full disk it is read as it stands, and keeps out whoever makes room.
+    let head = match dataset.read_catalog() {
         Ok(Some(catalog)) => catalog.head().ok().flatten(),
         _ => None,
     };
@@ -107,9 +112,20 @@ fn verify(
         tracing::warn!(dataset = %dataset.name, "cannot record what is found: {error}");
     }
     let pass = noted.ok();
-    let mut pacer = asked.bytes_per_second.map(Pacer::new);
-    let mut pace = |bytes| {
-        pacer.iter_mut().for_each(|pacer| pacer.spend(bytes));
+    let pacer = RefCell::new(asked.bytes_per_second.map(Pacer::new));
+    let spend = |bytes| {
+        pacer
+            .borrow_mut()
+            .iter_mut()
+            .for_each(|pacer| pacer.spend(bytes));
+    };
+    // What is waited for when nothing is open.
+    let owed = Cell::new(0_u64);
+    let mut pace = |bytes: u64| {
+        match dataset.is_full() {
+            true => owed.set(owed.get().saturating_add(bytes)),
+            false => spend(bytes),
+        }
         Ok(())
     };
     let mut reading = Reading::new(dataset, &mut pace);
@@ -120,6 +136,10 @@ fn verify(
         let (more, _) = tell(store, dataset, (asked.mending, pass), found, outgoing)?;
         told += more;
         position = next;
+        spend(owed.take());
+        if dataset.is_full() {
+            std::thread::park_timeout(WAY);
+        }
     }
     // What had no part in a pass that broke off is not proved to be right.
     if let (Position::End, Some(pass)) = (&position, pass) {

@@ -235,6 +235,12 @@ impl Scrub {
         let Some(known) = self.states.get_mut(name) else {
             return Ok(());
         };
+        if dataset.is_full() {
+            // Reading the catalog as it stands would keep out whoever makes room.
+            tracing::info!(dataset = %name, "the scrub rests: the disk is full");
+            known.rests_until = Some(Instant::now() + REST);
+            return Ok(());
+        }
         let Some(running) = &mut known.state.running else {
             known.state.running = Some(begin(&dataset, now_seconds)?);
             return known.state.write(&dataset);
