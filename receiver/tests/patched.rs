@@ -8,14 +8,18 @@ mod stage;
 
 use std::fs::File;
 use std::io::Read;
+use std::num::NonZeroU32;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use understudy_protocol::message::{
     Change, Content, ListRetention, ReadManifest, StreamBase, StreamBlock, StreamCopy, StreamEnd,
     Verify, Want,
 };
 use understudy_protocol::{ContentHash, Message, Node, Place};
+use understudy_receiver::health::accept;
+use understudy_receiver::retention::{Grace, Mode, Moment, Policy, Request, Trust, pin, prune};
 
 use stage::{Stage, dataset, directory, entry, hear, place, send};
 
@@ -472,4 +476,71 @@ fn what_patches_lead_back_to_is_read_once() {
     versions.touch(5);
     assert_eq!(unproved(&versions), 1);
     versions.check();
+}
+
+fn pruned(stage: &Stage) -> understudy_receiver::retention::Pruned {
+    let none = Duration::ZERO;
+    let policy = Policy {
+        all: none,
+        hourly: none,
+        daily: none,
+        monthly: none,
+        minimum_age: none,
+        newest: NonZeroU32::MIN,
+        grace: none,
+        ..Policy::default()
+    };
+    let request = Request {
+        policy: &policy,
+        moment: &Moment {
+            seconds: Moment::now().seconds + 5,
+            ..Moment::now()
+        },
+        mode: Mode::Act,
+        grace: Grace::Skip,
+        trust: Trust::Given,
+    };
+    prune(&stage.store, &dataset(), &request).expect("prune")
+}
+
+#[test]
+fn damage_that_only_older_versions_lead_through_counts_and_can_be_accepted() {
+    let mut versions = Versions::new();
+    for seed in 0..5 {
+        versions.touch(seed);
+    }
+    let stage = &versions.stage;
+    pin(&stage.store, &dataset(), 1, "the first").expect("pin");
+    assert!(pruned(stage).removed.len() >= 3);
+    // Of the second version there is only what the first leads through.
+    let digits = ContentHash::of(&versions.contents[1]).to_string();
+    let (shelf, name) = digits.split_at(2);
+    let path = stage.path(&format!(".understudy/objects/{shelf}/{name}.patch"));
+    let file = File::options().write(true).open(&path).expect("open");
+    let length = file.metadata().expect("stat").len();
+    file.set_len(length - 1).expect("cut");
+    assert_eq!(versions.findings().len(), 2);
+    let damaged = stage.talk(|channel| {
+        let dataset = dataset();
+        send(channel, &Message::ListRetention(ListRetention { dataset }));
+        let mut damaged = Vec::new();
+        loop {
+            match hear(channel).expect("answer") {
+                Message::Health(health) => damaged.extend(health.damaged),
+                Message::Retention(_) => {}
+                Message::RetentionEnd(_) => return damaged,
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+    assert_eq!(damaged, [1]);
+    accept(&stage.store, &dataset()).expect("accept");
+    versions.touch(9);
+    versions.touch(10);
+    let done = pruned(&versions.stage);
+    assert!(
+        done.obstacle.is_none() && !done.removed.is_empty(),
+        "{done:?}"
+    );
+    assert!(versions.findings().is_empty(), "they are accepted");
 }

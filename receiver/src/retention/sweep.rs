@@ -106,25 +106,35 @@ pub(super) fn plan(
         objects,
         needed: mut pending,
     } = read(dataset, catalog, needed)?;
-    // A patch that is known to be lost leads nowhere, and what it is applied to is not needed for it.
+    // What is known to be lost may lead nowhere, and that stops nothing.
     let found = findings::read(&dataset.control)?;
     let lost = found.accepted().filter_map(|one| one.damage.content);
     let lost: HashSet<ContentHash> = lost.map(|(_, hash)| hash).collect();
-    let mut wanted = HashSet::new();
+    let (mut wanted, mut of_lost) = (HashSet::new(), Vec::new());
     while let Some(hash) = pending.pop() {
+        if lost.contains(&hash) {
+            of_lost.push(hash);
+            continue;
+        }
         if !wanted.insert(hash) {
             continue;
         }
         let Some(object) = objects.get(&hash) else {
             continue;
         };
-        if object.patch.is_some() && object.base.is_none() && !lost.contains(&hash) {
+        if object.patch.is_some() && object.base.is_none() {
             let reason = format!(
                 "the patch that leads to the content {hash} is damaged: `understudy verify` tells more"
             );
             return Ok(Err(Obstacle::new(ObstacleKind::Findings, reason)));
         }
         pending.extend(object.base);
+    }
+    // What is there of the way to it stays, for it may be mended yet; what is not there is no obstacle.
+    while let Some(hash) = of_lost.pop() {
+        if wanted.insert(hash) {
+            of_lost.extend(objects.get(&hash).and_then(|object| object.base));
+        }
     }
     let unwanted = objects
         .into_iter()

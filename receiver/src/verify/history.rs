@@ -119,7 +119,8 @@ impl Reading<'_> {
             damage: Damage {
                 part: Part::Object,
                 path,
-                content: size.map(|size| (size, hash)),
+                // Without a row nobody knows the size; what others are made of it counts all the same.
+                content: Some((size.unwrap_or(stat.map_or(0, |stat| stat.size)), hash)),
                 what: format!("{what}{of}"),
             },
             row: None,
