@@ -335,7 +335,7 @@ fn change(
     let last = verified::read(control)?;
     // What is counted and not listed, of a former pass, a former version or a file that was lost, goes with the next whole pass:
     // the last one that began, for only that one has counted all that is not listed.
-    let is_counted_anew = ended.is_some_and(|pass| pass >= after.pass);
+    let is_counted_anew = ended == Some(after.pass);
     let former = match last {
         Some(last) if !is_counted_anew => last.findings.saturating_sub(before.listed_open()),
         _ => 0,

@@ -66,3 +66,16 @@ fn a_pass_that_only_begins_changes_no_count() {
     end_pass(&dataset, pass, &[]).expect("end");
     assert_eq!(counted(&dataset), 2);
 }
+
+#[test]
+fn a_pass_from_before_the_list_was_lost_has_not_counted_everything() {
+    let scratch = tempfile::tempdir().expect("tempdir");
+    let dataset = dataset(scratch.path());
+    for _ in 0..2 {
+        begin_pass(&dataset).expect("begin");
+    }
+    add(&dataset, &[damage(1)], Wish::Record, 2).expect("add");
+    dataset.control.remove_file(&names::FINDINGS).expect("lose");
+    end_pass(&dataset, 2, &[]).expect("end");
+    assert_eq!(counted(&dataset), 1);
+}
