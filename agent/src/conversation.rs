@@ -70,6 +70,11 @@ impl Conversation {
             .map_err(|error| self.explain(error.into()))
     }
 
+    /// Sends a message that may as well be left out, unless the spare is busy or gone; whether it was sent. Never blocks.
+    pub(crate) fn offer(&self, message: &Message) -> Result<bool, AgentError> {
+        Ok(self.outgoing.offer(message)?)
+    }
+
     /// Waits for the next answer.
     pub(crate) fn hear(&self) -> Result<Message, AgentError> {
         let began = Moment::now();

@@ -26,6 +26,7 @@ pub(super) struct Telling {
     outlook: Outlook,
     looked: Option<Moment>,
     told: Option<(Moment, Phase)>,
+    interval: Duration,
 }
 
 impl Telling {
@@ -42,10 +43,12 @@ impl Telling {
             outlook: Outlook::default(),
             looked: None,
             told: None,
+            interval: INTERVAL,
         }
     }
 
-    /// Tells, if it is time or something else is being done than before.
+    /// Tells, if it is time or something else is being done than before. A spare that gives a content reads nothing meanwhile: what
+    /// it cannot take now it is told later.
     pub(super) fn tell(
         &mut self,
         conversation: &Conversation,
@@ -55,19 +58,21 @@ impl Telling {
         let is_other = self.told.is_none_or(|(_, told)| told != phase);
         let is_early =
             |since: Option<Moment>, pause| since.is_some_and(|since| since.elapsed() < pause);
-        if is_early(self.looked, LOOK) && !is_other {
+        if is_early(self.looked, LOOK.min(self.interval)) && !is_other {
             return Ok(());
         }
         let now = Moment::now();
         self.looked = Some(now);
         self.outlook.look(progress);
         if conversation.version < version::OVERSEE
-            || (is_early(self.told.map(|(told, _)| told), INTERVAL) && !is_other)
+            || (is_early(self.told.map(|(told, _)| told), self.interval) && !is_other)
         {
             return Ok(());
         }
-        self.told = Some((now, phase));
-        conversation.tell(&Message::Restoring(self.report(progress)))
+        if conversation.offer(&Message::Restoring(self.report(progress)))? {
+            self.told = Some((now, phase));
+        }
+        Ok(())
     }
 
     /// Does something that needs no connection and may take long. A spare that hears nothing for half an hour may remove what is being
@@ -128,7 +133,9 @@ impl Telling {
 mod tests {
     use std::path::Path;
 
+    use understudy_protocol::message::Want;
     use understudy_protocol::transport::in_process;
+    use understudy_protocol::version::Hello;
 
     use super::*;
     use crate::Cancel;
@@ -155,5 +162,35 @@ mod tests {
         spare.join().expect("the spare");
         // One that has gone is no obstacle.
         assert_eq!(telling.meanwhile(&conversation, &progress, || 7), 7);
+    }
+    #[test]
+    fn a_spare_that_gives_and_does_not_read_is_asked_for_more_all_the_same() {
+        let (ours, mut theirs) = in_process();
+        theirs
+            .outgoing
+            .send_message(&Message::Hello(Hello::ours()))
+            .expect("send");
+        let (asked, wait) = sync_channel(1);
+        thread::spawn(move || {
+            let conversation = Conversation::open(ours, &Cancel::default()).expect("open");
+            let mut telling = Telling::new(Path::new("/target"));
+            telling.interval = Duration::ZERO;
+            let progress = Progress::default();
+            let want = Message::Want(Want { places: Vec::new() });
+            for _ in 0..2 {
+                for _ in 0..100 {
+                    telling.tell(&conversation, &progress).expect("tell");
+                }
+                conversation.tell(&want).expect("ask");
+            }
+            asked.send(conversation).expect("send");
+        });
+        // Nothing was read of what came after the greeting.
+        let conversation = wait.recv_timeout(Duration::from_secs(60));
+        assert!(conversation.is_ok(), "it hangs");
+        drop(conversation);
+        let heard = std::iter::from_fn(|| theirs.incoming.receive_message().ok());
+        let wants = heard.filter(|message| matches!(message, Message::Want(_)));
+        assert_eq!(wants.count(), 2);
     }
 }

@@ -26,6 +26,8 @@ use patience::recv_within;
 /// Frames that wait on either side of the channel of a direction, in it and taken out of it: enough to overlap work, few enough to bound
 /// memory (about 17 MiB in all).
 const FRAMES: usize = 8;
+/// So many of them may be frames that were only offered: a side that answers a request reads nothing until it has.
+const OFFERED: usize = FRAMES / 2;
 
 /// Both directions of a connection.
 #[derive(Debug)]
@@ -84,14 +86,19 @@ impl Outgoing {
         self.send(Encoder::new(self.compression).encode(message)?)
     }
 
-    /// Sends a message unless the other side is behind; never blocks.
-    pub fn offer(&self, message: &Message) -> Result<(), ProtocolError> {
+    /// Sends a message unless the other side is behind or gone; whether it was sent. Never blocks, and leaves room for frames that
+    /// must be sent: several offers do not make the next of these block.
+    pub fn offer(&self, message: &Message) -> Result<bool, ProtocolError> {
+        if self.frames.capacity() <= FRAMES - OFFERED {
+            return Ok(false);
+        }
         let frame = Encoder::new(self.compression).encode(message)?;
         let bytes = frame.wire_bytes();
-        if self.frames.try_send(Ok(frame)).is_ok() {
+        let is_sent = self.frames.try_send(Ok(frame)).is_ok();
+        if is_sent {
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
         }
-        Ok(())
+        Ok(is_sent)
     }
 
     /// Bytes handed over so far.
@@ -230,6 +237,24 @@ fn link(compression: Compression) -> (Outgoing, Incoming) {
 mod tests {
     use super::*;
     use crate::message::VerifyEnd;
+
+    #[test]
+    fn what_is_offered_to_one_that_reads_nothing_leaves_room_for_what_must_be_sent() {
+        let (ours, mut theirs) = in_process();
+        let message = Message::VerifyEnd(VerifyEnd { datasets: 1 });
+        let offered = (0..100).filter(|_| ours.outgoing.offer(&message).expect("offer"));
+        assert_eq!(offered.count(), OFFERED);
+        // Would block for ever.
+        for _ in OFFERED..FRAMES {
+            ours.outgoing.send_message(&message).expect("send");
+        }
+        for _ in 0..FRAMES {
+            theirs.incoming.receive_message().expect("receive");
+        }
+        assert!(ours.outgoing.offer(&message).expect("offer"));
+        drop(theirs);
+        assert!(!ours.outgoing.offer(&message).expect("offer"));
+    }
 
     #[test]
     fn in_process_channels_greet_and_end() {
