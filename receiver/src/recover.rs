@@ -63,6 +63,10 @@ pub(crate) fn recover(
             tidy(dataset, catalog)?;
             return Ok(held);
         }
+        Some(_) if is(&head) && catalog.is_pending_held()? => {
+            tracing::warn!(dataset = %dataset.name, "dropping a cycle that is held: the file that says why is gone; the main sends it again");
+            guard::drop_held(dataset, catalog)?;
+        }
         Some(pending) if is(&head) => roll(dataset, catalog, locked, &pending)?,
         None if is(&head) => leftovers::keep(dataset, locked)?,
         _ => return Err(disagreement(head.as_ref(), live)),
@@ -127,8 +131,6 @@ fn roll(
         return cycle::abandon(dataset, catalog, pending);
     }
     tracing::info!(dataset = %dataset.name, "carrying on with a snapshot that was interrupted");
-    // Of one whose file `held` somebody has removed.
-    guard::aside::give_back(dataset, pending)?;
     catalog.index_contents()?;
     let committed = cycle::commit(dataset, catalog, locked, pending, &mut Stopwatch::default());
     match committed {

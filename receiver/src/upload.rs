@@ -11,7 +11,7 @@ use understudy_tree::crash_point;
 
 use crate::access::{Permission, Permitted};
 use crate::alert::Observed;
-use crate::catalog::{Catalog, Recorded, Telling, Upload};
+use crate::catalog::{Catalog, Fate, Recorded, Telling, Upload};
 use crate::cycle::{self, Stopwatch};
 use crate::dataset::{Dataset, Locked, now_seconds};
 use crate::error::ReceiverError;
@@ -299,7 +299,11 @@ impl<'s> Session<'s, '_> {
         };
         let held = self.hold(verdict, position)?;
         crash_point!("receiver.held");
-        let pending = stopwatch.time("log", || upload.seal(pending, Telling::of(spoken)))?;
+        let fate = match held {
+            Some(_) => Fate::Held,
+            None => Fate::Applied,
+        };
+        let pending = stopwatch.time("log", || upload.seal(pending, Telling::of(spoken), fate))?;
         drop(upload);
         crash_point!("receiver.sealed");
         if let Some(held) = held {

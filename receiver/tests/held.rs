@@ -557,3 +557,66 @@ fn a_release_that_fails_after_the_switch_tells_that_it_is_live() {
     assert_eq!(held(&stage), None);
     assert_eq!(live(&stage), numbers(15..20));
 }
+
+#[test]
+fn what_is_held_and_cannot_be_understood_is_never_applied_and_can_be_dropped() {
+    let stage = with_files();
+    let changes = removals(0..15);
+    for garbage in [vec![b'x'; 2 << 20], b"{}".to_vec()] {
+        let first = assert_held(&stage, &changes);
+        std::fs::write(stage.path(".understudy/held"), garbage).expect("write");
+        let told = guard::held(&stage.store, &dataset()).expect_err("unclear");
+        let typed = format!("`understudy reject {} {}`", dataset(), first.short_digest());
+        assert!(told.to_string().contains(&typed), "{told}");
+        stage.try_upload(&changes, &[]).expect_err("unclear");
+        release(&stage, &first).expect_err("unclear");
+        let reject = |digest: &str| guard::reject(&stage.store, &dataset(), digest);
+        reject("00000000").expect_err("another digest");
+        assert_eq!(live(&stage), numbers(0..20));
+        assert_eq!(reject(&first.short_digest()).expect("reject"), None);
+        assert_eq!(live(&stage), numbers(0..20));
+        assert_nothing_is_put_aside(&stage);
+    }
+    let again = assert_held(&stage, &changes);
+    release(&stage, &again).expect("release");
+    assert_eq!(live(&stage), numbers(15..20));
+}
+
+#[test]
+fn what_was_held_is_not_applied_when_its_file_vanishes() {
+    let stage = with_files();
+    let changes = removals(0..15);
+    assert_held(&stage, &changes);
+    std::fs::remove_file(stage.path(".understudy/held")).expect("remove");
+    stage.talk(|channel| {
+        begin(channel);
+    });
+    assert_eq!(live(&stage), numbers(0..20));
+    assert_eq!(held(&stage), None);
+    assert_nothing_is_put_aside(&stage);
+    let again = assert_held(&stage, &changes);
+    release(&stage, &again).expect("release");
+    assert_eq!(live(&stage), numbers(15..20));
+}
+
+#[test]
+fn paths_as_long_as_a_main_likes_keep_nobody_from_deciding() {
+    let mut stage = Stage::new();
+    let name = |level: u64| "\u{1}".repeat(200) + &level.to_string();
+    let mut changes = vec![directory(place(0, "files"), 1)];
+    changes.extend((1..30).map(|level| directory(place(level, &name(level)), level + 1)));
+    let files = (0..20).map(|number| place(30, &format!("{}{number}", name(30))));
+    let files: Vec<_> = files.collect();
+    changes.extend(files.iter().map(|place| file(place.clone(), &text(1))));
+    stage.upload(&changes, &[]);
+    let removals: Vec<Change> = files
+        .into_iter()
+        .map(|place| Change::Remove { place })
+        .collect();
+    let held = assert_held(&stage, &removals);
+    assert_eq!(held.paths.len(), 20);
+    assert!(held.paths.iter().all(|path| path.chars().count() <= 1001));
+    let file = stage.path(".understudy/held").metadata().expect("metadata");
+    assert!(file.len() < 100_000, "{}", file.len());
+    guard::reject(&stage.store, &dataset(), &held.digest.to_string()).expect("reject");
+}

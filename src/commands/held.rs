@@ -68,7 +68,15 @@ pub(crate) fn reject(
     let held = guard::reject(&store, &arguments.dataset, &arguments.digest)
         .map_err(|error| undecided(error, &place))?;
     let what = "is dropped; the live tree is as before";
-    Ok(decided(&arguments.dataset, &held, "rejected", what))
+    Ok(match held {
+        Some(held) => decided(&arguments.dataset, &held, "rejected", what),
+        None => {
+            let dataset = &arguments.dataset;
+            let data = json!({ "rejected": { "dataset": dataset.as_str() } });
+            let line = format!("rejected: what was held of dataset {dataset} {what}");
+            Report::done(data, vec![line])
+        }
+    })
 }
 
 /// What a command on the spare is given so that it finds the same store as this one.

@@ -199,7 +199,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::catalog::{Origin, Put, Recorded};
+    use crate::catalog::{Fate, Origin, Put, Recorded};
 
     fn place(name: &str) -> Place {
         Place::new(DirectoryId::FILES, Name::new(name).expect("name"))
@@ -270,7 +270,9 @@ mod tests {
             as_of_seconds: 0,
             first_entry: 0,
         };
-        upload.seal(pending, Telling::All).expect("seal")
+        upload
+            .seal(pending, Telling::All, Fate::Applied)
+            .expect("seal")
     }
 
     fn range(name: &str, since: u64, until: Option<u64>) -> FuzzyRange {

@@ -31,7 +31,7 @@ pub(crate) use fuzzy::{FuzzyRange, Telling};
 pub(crate) use harmed::Ended;
 pub(crate) use read::{Directory, Leaf, Row};
 pub(crate) use retention::{FlagRow, Needed, PinRow, RetentionChange, Swept};
-pub(crate) use upload::{Origin, Put, Upload};
+pub(crate) use upload::{Fate, Origin, Put, Upload};
 
 /// The schema this build writes.
 const FORMAT: i64 = 3;
@@ -237,7 +237,12 @@ impl Catalog {
 
     /// The snapshot whose intent is complete but which is not committed.
     pub(crate) fn pending(&self) -> Result<Option<Recorded>, ReceiverError> {
-        self.recorded("committed = 0")
+        self.recorded("committed IN (0, 2)")
+    }
+
+    /// Whether the pending intent was sealed to be [held](Fate::Held).
+    pub(crate) fn is_pending_held(&self) -> Result<bool, ReceiverError> {
+        Ok(self.recorded("committed = 2")?.is_some())
     }
 
     /// The newest snapshot row for which `condition` holds.
@@ -365,7 +370,7 @@ impl Catalog {
             connection.execute("DELETE FROM owner WHERE since = ?1", [number])?;
             connection
                 .execute(
-                    "DELETE FROM snapshot WHERE number = ?1 AND committed = 0",
+                    "DELETE FROM snapshot WHERE number = ?1 AND committed IN (0, 2)",
                     [number],
                 )
                 .map(drop)

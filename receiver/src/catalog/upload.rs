@@ -54,6 +54,15 @@ impl Placed {
     }
 }
 
+/// What becomes of an intent once it is sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is applied, now or by recovery.
+    Applied,
+    /// It waits for somebody's word, and is never applied without.
+    Held,
+}
+
 /// One entry to put.
 #[derive(Debug)]
 pub(crate) struct Put {
@@ -226,6 +235,7 @@ impl Upload<'_> {
         &mut self,
         mut pending: Recorded,
         telling: Telling,
+        fate: Fate,
     ) -> Result<Recorded, ReceiverError> {
         self.check_parents()?;
         self.check_kept()?;
@@ -241,7 +251,7 @@ impl Upload<'_> {
         pending.first_entry = self.first_entry;
         let (snapshot, position) = (&pending.snapshot, &pending.snapshot.position);
         self.catalog.run(|connection| {
-            let sql = "INSERT INTO snapshot VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0)";
+            let sql = "INSERT INTO snapshot VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
             connection.execute(
                 sql,
                 params![
@@ -254,6 +264,10 @@ impl Upload<'_> {
                     snapshot.entries as i64,
                     snapshot.bytes as i64,
                     self.first_entry as i64,
+                    match fate {
+                        Fate::Applied => 0,
+                        Fate::Held => 2,
+                    },
                 ],
             )?;
             self.note_used()?;

@@ -84,19 +84,6 @@ fn link_all(from: &Directory, to: &Directory) -> Result<(), ReceiverError> {
     Ok(())
 }
 
-/// Gives an intent that is held no longer its staging back.
-pub(crate) fn give_back(dataset: &Dataset, pending: &Recorded) -> Result<(), ReceiverError> {
-    let control = &dataset.control;
-    if directory(dataset, pending)?.is_none() {
-        return Ok(());
-    }
-    let trash = control.ensure_directory(&names::TRASH)?;
-    remove::tree(control, &names::STAGING, &trash)?;
-    let pool = control.open_directory(&names::ASIDE)?;
-    pool.rename_new(&name_of(pending), control, &names::STAGING)?;
-    Ok(control.sync()?)
-}
-
 /// Removes everything that was put aside: nothing is held.
 pub(crate) fn drop_all(dataset: &Dataset) -> Result<(), ReceiverError> {
     let trash = dataset.control.ensure_directory(&names::TRASH)?;

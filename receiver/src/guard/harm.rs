@@ -19,6 +19,8 @@ use crate::shelves::{NewDirectories, Shelves};
 const STRETCHES: usize = 4;
 /// Paths that are told of.
 const PATHS: usize = 20;
+/// Characters of each, escaped, that are told: as many as a name may have four times over.
+const PATH_CHARACTERS: usize = 1000;
 
 /// A file of so many bytes counts as emptied if less than this part of it is left.
 pub(super) const SHRUNK: u64 = 64;
@@ -271,9 +273,30 @@ impl<'a> Samples<'a> {
     /// A path of the base for people.
     fn path(&mut self, place: &Place) -> Result<String, ReceiverError> {
         let path = self.live.paths.path(place.parent)?.join(&place.name);
-        let shown = path.to_string();
-        Ok(escape(
-            shown.strip_prefix("files/").unwrap_or(&shown).as_bytes(),
-        ))
+        let path = path.as_bytes();
+        Ok(cut(escape(path.strip_prefix(b"files/").unwrap_or(path))))
+    }
+}
+
+/// What is held is read as a whole by whoever decides, so a main must not make it as long as it likes.
+fn cut(mut path: String) -> String {
+    if let Some((end, _)) = path.char_indices().nth(PATH_CHARACTERS) {
+        path.truncate(end);
+        path.push('…');
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_told_is_cut_between_characters() {
+        let short = "ä".repeat(PATH_CHARACTERS);
+        assert_eq!(cut(short.clone()), short);
+        let long = cut("ä".repeat(5000));
+        assert_eq!(long.chars().count(), PATH_CHARACTERS + 1);
+        assert!(long.starts_with(&short) && long.ends_with('…'));
     }
 }

@@ -65,9 +65,7 @@ pub struct Held {
 impl Held {
     /// The first digits of the digest, as people type them.
     pub fn short_digest(&self) -> String {
-        let mut text = self.digest.to_string();
-        text.truncate(12);
-        text
+        short(self.digest)
     }
 
     fn position(&self) -> Position {
@@ -129,39 +127,68 @@ fn unwritable(error: &serde_json::Error) -> ReceiverError {
     ReceiverError::Damaged(format!("`held` cannot be written: {error}"))
 }
 
+/// What the file says of the pending intent.
+enum Said {
+    Nothing,
+    Held(Box<Held>),
+    /// It cannot be understood, for this reason.
+    Unclear(String),
+}
+
 /// What is held of a dataset whose pending intent is this.
 ///
-/// A file that cannot be understood holds every intent: whoever can read it may release it.
+/// A file that cannot be understood holds every intent.
 pub(crate) fn standing(
     dataset: &Dataset,
     pending: Option<&Recorded>,
 ) -> Result<Option<Held>, ReceiverError> {
-    let Some(content) = durable::read(&dataset.control, &names::HELD, LIMIT_BYTES)? else {
-        return Ok(None);
-    };
     let Some(pending) = pending else {
         return Ok(None);
     };
-    let unclear = |reason: String| {
-        ReceiverError::Damaged(format!(
-            "`{}` of dataset `{}` cannot be understood ({reason}): its cycle stays held; after a look at it, remove the file to \
-             drop that guard",
-            names::HELD.as_os_str().display(),
-            dataset.name
-        ))
+    match said(dataset, pending)? {
+        Said::Nothing => Ok(None),
+        Said::Held(held) => Ok(Some(*held)),
+        Said::Unclear(reason) => Err(unclear(dataset, pending, &reason)),
+    }
+}
+
+fn said(dataset: &Dataset, pending: &Recorded) -> Result<Said, ReceiverError> {
+    let content = match durable::read(&dataset.control, &names::HELD, LIMIT_BYTES) {
+        Ok(Some(content)) => content,
+        Ok(None) => return Ok(Said::Nothing),
+        Err(error) => return Ok(Said::Unclear(error.to_string())),
     };
-    let held: Held =
-        serde_json::from_slice(&content).map_err(|error| unclear(error.to_string()))?;
+    let held: Held = match serde_json::from_slice(&content) {
+        Ok(held) => held,
+        Err(error) => return Ok(Said::Unclear(error.to_string())),
+    };
     if checksum(&held)? != held.checksum {
-        return Err(unclear("it is not what was written".to_owned()));
+        return Ok(Said::Unclear("it is not what was written".to_owned()));
     }
     let position = pending.snapshot.position;
     if held.position() == position {
-        return Ok(Some(held));
+        return Ok(Said::Held(Box::new(held)));
     }
     // One that names another intent was left by what took its place.
-    let former = held.former.map(|former| *former);
-    Ok(former.filter(|former| former.position() == position))
+    let former = held.former.filter(|former| former.position() == position);
+    Ok(former.map_or(Said::Nothing, Said::Held))
+}
+
+fn unclear(dataset: &Dataset, pending: &Recorded, reason: &str) -> ReceiverError {
+    let name = &dataset.name;
+    ReceiverError::Damaged(format!(
+        "`{}` of dataset `{name}` cannot be understood ({reason}), so nobody can tell why its cycle is held: it stays held. On the \
+         spare, `understudy reject {name} {}` drops it, and the main sends it again",
+        names::HELD.as_os_str().display(),
+        short(pending.snapshot.position.fingerprint),
+    ))
+}
+
+/// The first digits of a digest, as people type them.
+fn short(digest: Fingerprint) -> String {
+    let mut text = digest.to_string();
+    text.truncate(12);
+    text
 }
 
 /// The refusal that tells an agent, and through it everybody.
@@ -238,14 +265,36 @@ pub fn release(
     Ok(held)
 }
 
-/// Drops what is held, if its digest begins with these digits; returns what it was.
-pub fn reject(store: &Store, name: &DatasetName, digest: &str) -> Result<Held, ReceiverError> {
+/// Drops what is held, if its digest begins with these digits; returns what it was, or `None` if nobody can tell any more.
+pub fn reject(
+    store: &Store,
+    name: &DatasetName,
+    digest: &str,
+) -> Result<Option<Held>, ReceiverError> {
     let dataset = existing(store, name)?;
     let locked = dataset.lock_patiently()?;
     let catalog = dataset.catalog(&locked)?;
-    let held = inspected(&dataset, &catalog, &locked, digest)?;
+    let pending = catalog.pending()?.ok_or_else(|| nothing_held(name))?;
+    let held = match said(&dataset, &pending)? {
+        Said::Unclear(reason) if is_digest(digest, pending.snapshot.position.fingerprint) => {
+            tracing::warn!(dataset = %name, "dropping what is held: `held` cannot be understood ({reason})");
+            if recover::is_live(&dataset, &pending)? {
+                // A release came as far as the switch: the file holds nothing any more.
+                forget(&dataset)?;
+                recover::recover(&dataset, &catalog, &locked)?;
+                return Err(nothing_held(name));
+            }
+            None
+        }
+        Said::Unclear(reason) => return Err(unclear(&dataset, &pending, &reason)),
+        Said::Nothing | Said::Held(_) => Some(inspected(&dataset, &catalog, &locked, digest)?),
+    };
     drop_held(&dataset, &catalog)?;
     Ok(held)
+}
+
+fn is_digest(typed: &str, digest: Fingerprint) -> bool {
+    typed.len() >= LEAST_DIGITS && digest.to_string().starts_with(typed)
 }
 
 /// Drops the intent that is held, and everything that was staged for it; hold the lock.
@@ -274,8 +323,7 @@ fn inspected(
     // Tells what is there before anything is changed.
     standing(dataset, catalog.pending()?.as_ref())?.ok_or_else(|| nothing_held(name))?;
     let held = recover::recover(dataset, catalog, locked)?.ok_or_else(|| nothing_held(name))?;
-    let is_it = digest.len() >= LEAST_DIGITS && held.digest.to_string().starts_with(digest);
-    if is_it {
+    if is_digest(digest, held.digest) {
         return Ok(held);
     }
     Err(ReceiverError::NotFound(format!(

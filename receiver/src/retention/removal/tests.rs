@@ -9,7 +9,7 @@ use understudy_protocol::{
 };
 
 use super::*;
-use crate::catalog::{Origin, Put, Recorded, Telling};
+use crate::catalog::{Fate, Origin, Put, Recorded, Telling};
 use crate::patch::{About, Patch};
 use crate::retention::{Grace, Mode, Moment, Policy, Trust};
 
@@ -120,7 +120,9 @@ fn commit(catalog: &Catalog, text: &str) {
         as_of_seconds: 1,
         first_entry: 0,
     };
-    let pending = upload.seal(pending, Telling::All).expect("seal");
+    let pending = upload
+        .seal(pending, Telling::All, Fate::Applied)
+        .expect("seal");
     drop(upload);
     catalog.record(&pending).expect("record");
 }
