@@ -92,12 +92,11 @@ impl Room {
         }
     }
 
-    /// The one of two that matters: what is full first, then what is scarce.
-    pub(super) fn worse(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Until(one), Self::Until(two)) if two.seconds < one.seconds => other,
-            (Self::Until(_), _) | (Self::Scarce, Self::Scarce | Self::Enough) => self,
-            _ => other,
+    /// When it is used up, if anybody knows.
+    fn end_seconds(self) -> i64 {
+        match self {
+            Self::Until(full) => full.seconds,
+            Self::Scarce | Self::Enough => i64::MAX,
         }
     }
 }
@@ -118,8 +117,8 @@ enum Condition {
 /// What all datasets are judged by.
 pub(super) struct Bench<'a> {
     pub(super) policy: &'a Policy,
-    /// What is foreseen of the disk, and whether little is above the reserve.
-    pub(super) room: Room,
+    /// What is foreseen of each resource of the disk, and whether little of it is above the reserve.
+    pub(super) rooms: [Room; 2],
     /// The receiver's clock.
     pub(super) now_seconds: i64,
 }
@@ -255,9 +254,24 @@ impl Bench<'_> {
         })
     }
 
-    /// Whether the disk will be full before long.
+    /// Whether the disk will be full before long. Each resource is judged by itself: one that is far from its end says nothing of
+    /// another that wavers.
     fn space(&self) -> Condition {
-        let full = match self.room {
+        let mut rooms = self.rooms;
+        rooms.sort_by_key(|room| room.end_seconds());
+        let mut worst = Condition::Ends;
+        for room in rooms {
+            match self.space_of(room) {
+                Condition::Holds(reason) => return Condition::Holds(reason),
+                Condition::Unknown => worst = Condition::Unknown,
+                Condition::Ends => {}
+            }
+        }
+        worst
+    }
+
+    fn space_of(&self, room: Room) -> Condition {
+        let full = match room {
             Room::Until(full) => full,
             Room::Scarce => return Condition::Unknown,
             Room::Enough => return Condition::Ends,
@@ -347,7 +361,7 @@ mod tests {
         policy: Policy,
         record: Record,
         facts: Facts,
-        room: Room,
+        rooms: [Room; 2],
     }
 
     impl Scene {
@@ -362,7 +376,7 @@ mod tests {
                     soundness: Soundness::Sound,
                     damage: None,
                 },
-                room: Room::Enough,
+                rooms: [Room::Enough; 2],
             }
         }
 
@@ -370,7 +384,7 @@ mod tests {
         fn judge(&mut self, now_seconds: i64) -> Vec<Notice> {
             let bench = Bench {
                 policy: &self.policy,
-                room: self.room,
+                rooms: self.rooms,
                 now_seconds,
             };
             let facts = BTreeMap::from([(name(), self.facts.clone())]);
@@ -556,9 +570,9 @@ mod tests {
                 each_day: Some(70_000),
             })
         };
-        scene.room = full(8 * DAY);
+        scene.rooms[0] = full(8 * DAY);
         assert_eq!(scene.tell(1), []);
-        scene.room = full(7 * DAY);
+        scene.rooms[0] = full(7 * DAY);
         let raised = scene.judge(1).remove(0);
         assert_eq!((raised.dataset.clone(), raised.kind), (None, Kind::Space));
         let text = raised.text();
@@ -569,14 +583,14 @@ mod tests {
             "{text}"
         );
         assert_eq!(scene.tell(1), [(Kind::Space, Event::Raised)]);
-        scene.room = full(10 * DAY);
+        scene.rooms[0] = full(10 * DAY);
         assert_eq!(scene.tell(2), [], "it is neither over nor new");
-        scene.room = full(11 * DAY);
+        scene.rooms[0] = full(11 * DAY);
         assert_eq!(scene.tell(2), [(Kind::Space, Event::Over)]);
-        scene.room = full(2);
+        scene.rooms[0] = full(2);
         let raised = scene.judge(2).remove(0);
         assert!(raised.reason.contains("refused"), "{}", raised.reason);
-        scene.room = Room::Enough;
+        scene.rooms[0] = Room::Enough;
         assert_eq!(scene.judge(3), []);
     }
 
@@ -593,17 +607,47 @@ mod tests {
             };
             Room::of(&filling, Resource::Bytes)
         };
-        scene.room = with(None, 1050);
+        scene.rooms[0] = with(None, 1050);
         assert_eq!(scene.tell(1), [], "what is scarce raises nothing");
-        scene.room = with(Some(2), 999);
+        scene.rooms[0] = with(Some(2), 999);
         assert_eq!(scene.tell(2), [(Kind::Space, Event::Raised)]);
         for (now, free) in [(3, 1000), (4, 1099)] {
-            scene.room = with(None, free);
+            scene.rooms[0] = with(None, free);
             assert_eq!(scene.tell(now), [], "{free} are neither enough nor new");
         }
-        scene.room = with(Some(1000 * HOUR), 1099);
+        scene.rooms[0] = with(Some(1000 * HOUR), 1099);
         assert_eq!(scene.tell(5), [], "however slowly it fills");
-        scene.room = with(None, 1100);
+        scene.rooms[0] = with(None, 1100);
         assert_eq!(scene.tell(6), [(Kind::Space, Event::Over)]);
+    }
+    #[test]
+    fn a_resource_that_lasts_does_not_end_what_another_one_wavers_about() {
+        const DAY: i64 = 24 * HOUR;
+        let mut scene = Scene::new();
+        let until = |seconds, of| {
+            Room::Until(Full {
+                seconds,
+                of,
+                free: 500_000,
+                reserve: 20_000,
+                each_day: Some(70_000),
+            })
+        };
+        scene.rooms = [until(2, Resource::Bytes), until(11 * DAY, Resource::Inodes)];
+        assert_eq!(scene.tell(1), [(Kind::Space, Event::Raised)]);
+        for rooms in [
+            [Room::Scarce, until(11 * DAY, Resource::Inodes)],
+            [until(11 * DAY, Resource::Bytes), Room::Scarce],
+            [until(9 * DAY, Resource::Bytes), Room::Enough],
+        ] {
+            scene.rooms = rooms;
+            assert_eq!(scene.tell(2), [], "{rooms:?}");
+        }
+        // What comes first is told.
+        scene.rooms = [until(3 * DAY, Resource::Bytes), until(2, Resource::Inodes)];
+        let told = scene.judge(5 * HOUR).remove(0);
+        assert!(told.reason.contains("inodes"), "{}", told.reason);
+        scene.rooms = [until(11 * DAY, Resource::Bytes), Room::Enough];
+        assert_eq!(scene.tell(3), [(Kind::Space, Event::Over)]);
     }
 }

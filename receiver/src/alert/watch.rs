@@ -37,7 +37,7 @@ pub struct Watch {
     /// Why the store could not be read at the last poll.
     unreadable: Option<String>,
     /// What is foreseen of the disk, as of the last poll.
-    room: Room,
+    rooms: [Room; 2],
     held: HashMap<(Option<DatasetName>, Kind), Hold>,
 }
 
@@ -99,7 +99,7 @@ impl Watch {
             facts: BTreeMap::new(),
             polled: None,
             unreadable: None,
-            room: Room::Scarce,
+            rooms: [Room::Scarce; 2],
             held: HashMap::new(),
         })
     }
@@ -117,7 +117,7 @@ impl Watch {
         if self.polled.is_none_or(|polled| polled.elapsed() >= POLL) {
             let polled = self.poll(&mut fresh);
             self.unreadable = polled.err().map(|error| error.to_string());
-            self.room = self.foresee();
+            self.rooms = self.foresee();
             self.polled = Some(Instant::now());
         }
         let running = self.store.cycles.running();
@@ -127,7 +127,7 @@ impl Watch {
         self.take_over_acknowledgements();
         let bench = Bench {
             policy,
-            room: self.room,
+            rooms: self.rooms,
             now_seconds: now_seconds(),
         };
         let mut notices = decide::decide(&bench, &mut self.record, &self.facts);
@@ -217,17 +217,17 @@ impl Watch {
         Ok(())
     }
 
-    /// Notes how full the disk is, and tells what is foreseen of its bytes and inodes, whichever is worse. Where nobody can tell,
-    /// nothing is decided anew.
-    fn foresee(&self) -> Room {
+    /// Notes how full the disk is, and tells what is foreseen of its bytes and inodes. Where nobody can tell, nothing is decided anew.
+    fn foresee(&self) -> [Room; 2] {
         if let Err(error) = filling::note(&self.store) {
             tracing::debug!("cannot note how full the disk is: {error}");
         }
         match filling::filling(&self.store, self.reserve) {
-            Ok((bytes, inodes, _)) => {
-                Room::of(&bytes, Resource::Bytes).worse(Room::of(&inodes, Resource::Inodes))
-            }
-            Err(_) => Room::Scarce,
+            Ok((bytes, inodes, _)) => [
+                Room::of(&bytes, Resource::Bytes),
+                Room::of(&inodes, Resource::Inodes),
+            ],
+            Err(_) => [Room::Scarce; 2],
         }
     }
 
