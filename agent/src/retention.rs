@@ -19,12 +19,16 @@ pub struct RetentionOf {
     pub snapshots: HashMap<u64, Retained>,
     /// The last verification, if there was one.
     pub verified: Option<LastVerified>,
-    /// What is wrong.
+    /// What is wrong, that which nobody has accepted first.
     pub findings: Vec<KnownFinding>,
     /// Snapshots that cannot be restored whole.
     pub damaged: BTreeSet<u64>,
     /// How far the scrub is, if there ever was one.
     pub scrub: Option<ScrubState>,
+    /// How many findings there are that nobody has accepted; there may be more than `findings` has.
+    pub open: u64,
+    /// How many losses somebody has accepted; there may be more than `findings` has.
+    pub accepted: u64,
 }
 
 /// What retention has noted of each of these datasets; `None` if the spare is too old to know.
@@ -61,6 +65,7 @@ fn ask_one(conversation: &Conversation, dataset: &DatasetName) -> Result<Retenti
                 found.findings.extend(more.findings);
                 found.damaged.extend(more.damaged);
                 found.scrub = more.scrub;
+                (found.open, found.accepted) = (more.open, more.accepted);
             }
             Message::RetentionEnd(end) => {
                 found.verified = end.verified;

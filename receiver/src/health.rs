@@ -9,7 +9,7 @@ use understudy_protocol::{DatasetName, Message, RelPath, limits};
 use crate::access::existing;
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
-use crate::findings::{self, Known, Part, State};
+use crate::findings::{self, Findings, Known, Part, State};
 use crate::retention::verified;
 use crate::scrub;
 use crate::store::Store;
@@ -97,10 +97,14 @@ pub(crate) fn tell(dataset: &Dataset, outgoing: &Outgoing) -> Result<(), Receive
             .collect();
         damaged.extend(found.damaged_snapshots(&catalog, &numbers)?);
     }
-    if found.list.is_empty() && scrub.is_none() {
+    // The list may be lost, or have had no room.
+    let counted = verified::read(&dataset.control)?.map_or(0, |last| last.findings);
+    let open = found.open().max(counted);
+    if found.list.is_empty() && scrub.is_none() && open == 0 {
         return Ok(());
     }
-    let findings: Vec<KnownFinding> = found.list.iter().take(TOLD).map(told).collect();
+    let accepted = found.accepted().count() as u64;
+    let findings = first(&found);
     let mut findings = findings.chunks(BATCH);
     let mut damaged = damaged.chunks(limits::RECORDS);
     loop {
@@ -109,11 +113,20 @@ pub(crate) fn tell(dataset: &Dataset, outgoing: &Outgoing) -> Result<(), Receive
             findings: findings.unwrap_or_default().to_vec(),
             damaged: damaged.unwrap_or_default().to_vec(),
             scrub,
+            open,
+            accepted,
         }))?;
         if findings.is_none() && damaged.is_none() {
             return Ok(());
         }
     }
+}
+
+/// As many as are told; what somebody knows of must not hide what nobody does.
+pub(crate) fn first(found: &Findings) -> Vec<KnownFinding> {
+    let mut list: Vec<&Known> = found.list.iter().collect();
+    list.sort_by_key(|known| known.state == State::Accepted);
+    list.into_iter().take(TOLD).map(told).collect()
 }
 
 fn told(known: &Known) -> KnownFinding {

@@ -42,6 +42,8 @@ fn health(stage: &Stage) -> Health {
             findings: Vec::new(),
             damaged: Vec::new(),
             scrub: None,
+            open: 0,
+            accepted: 0,
         };
         loop {
             match hear(channel).expect("answer") {

@@ -40,6 +40,8 @@ pub(super) fn add_to(value: &mut Value, known: Option<&RetentionOf>) {
     );
     let findings = known.map(|known| known.findings.iter().map(finding).collect::<Vec<_>>());
     value["findings"] = findings.into();
+    value["findings_open"] = known.map(|known| known.open).into();
+    value["findings_accepted"] = known.map(|known| known.accepted).into();
     let damaged = known.map(|known| known.damaged.iter().copied().collect::<Vec<_>>());
     value["damaged_snapshots"] = damaged.into();
     value["scrub"] = known
@@ -88,12 +90,6 @@ fn percent(running: &ScrubRun) -> u64 {
     u64::try_from(part).unwrap_or(99).min(99)
 }
 
-/// How many losses somebody has accepted.
-pub(super) fn accepted(known: &RetentionOf) -> u64 {
-    let is_accepted = |finding: &&KnownFinding| finding.state == FindingState::Accepted;
-    known.findings.iter().filter(is_accepted).count() as u64
-}
-
 /// What a verification without findings says, for people.
 pub(super) fn verdict(accepted: u64) -> String {
     match accepted {
@@ -121,10 +117,11 @@ pub(super) fn lines(dataset: &DatasetName, known: &RetentionOf, now_seconds: i64
             finding.path
         ));
     }
-    if known.findings.len() > SHOWN {
-        let more = known.findings.len() - SHOWN;
+    let more = (known.open + known.accepted).saturating_sub(lines.len() as u64);
+    if more > 0 {
         lines.push(format!(
-            "{dataset}: and {more} more that are damaged (--json lists them)"
+            "{dataset}: and {} more that are damaged (--json lists the first)",
+            words::count(more)
         ));
     }
     if let Some(ScrubState { last, running }) = known.scrub {

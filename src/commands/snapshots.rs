@@ -186,7 +186,7 @@ impl Known<'_> {
         Some(match known.verified {
             None => "never verified".to_owned(),
             Some(last) if last.findings == 0 => {
-                let verdict = health::verdict(health::accepted(known));
+                let verdict = health::verdict(known.accepted);
                 format!("verified {}: {verdict}", words::time(last.seconds))
             }
             Some(last) => format!(

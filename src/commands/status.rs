@@ -247,13 +247,12 @@ fn state(
     known: Option<&RetentionOf>,
     agent: Option<&AgentStatus>,
 ) -> &'static str {
-    let findings = known.map_or(&[][..], |known| &known.findings);
-    let accepted = known.map_or(0, health::accepted);
+    let (open, accepted) = known.map_or((0, 0), |known| (known.open, known.accepted));
     let own = |state: &&DatasetState| state.name == dataset.name.as_str();
     let said = agent.and_then(|agent| agent.datasets.iter().find(own));
     if dataset.trouble.is_some() {
         "TROUBLE"
-    } else if findings.len() as u64 > accepted {
+    } else if open > 0 {
         "DAMAGED"
     } else if said.is_some_and(|said| said.error.is_some()) {
         "FAILING"
@@ -285,7 +284,6 @@ fn row(dataset: &DatasetStatus, now_seconds: i64, state: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use understudy_protocol::DatasetName;
-    use understudy_protocol::message::{FindingState, KnownFinding};
 
     use super::*;
 
@@ -313,17 +311,11 @@ mod tests {
             uploading: true,
             trouble: None,
         };
-        let finding = |state| KnownFinding {
-            path: RelPath::root(),
-            what: "a bit".to_owned(),
-            state,
-            found_seconds: 0,
-        };
         let mut known = RetentionOf::default();
         assert_eq!(state(&dataset, Some(&known), None), "uploading");
-        known.findings = vec![finding(FindingState::Accepted), finding(FindingState::Lost)];
+        (known.open, known.accepted) = (1, 2000);
         assert_eq!(state(&dataset, Some(&known), None), "DAMAGED");
-        known.findings.pop();
+        known.open = 0;
         assert_eq!(state(&dataset, Some(&known), None), "uploading");
         let agent = AgentStatus {
             datasets: vec![DatasetState {

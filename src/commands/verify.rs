@@ -84,7 +84,7 @@ fn accepted(spare: &Spare, verified: &[Verified]) -> HashMap<DatasetName, u64> {
     let known = asked.unwrap_or_default().unwrap_or_default();
     known
         .into_iter()
-        .map(|(name, known)| (name, health::accepted(&known)))
+        .map(|(name, known)| (name, known.accepted))
         .collect()
 }
 

@@ -39,7 +39,7 @@ pub struct Returned {
 /// What is known of damage in a dataset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// At most [`limits::RECORDS`].
+    /// Those that nobody has accepted first; at most [`limits::RECORDS`].
     #[serde(deserialize_with = "crate::list::records")]
     pub findings: Vec<KnownFinding>,
     /// Snapshots that cannot be restored whole, in order; at most [`limits::RECORDS`].
@@ -47,6 +47,10 @@ pub struct Health {
     pub damaged: Vec<u64>,
     /// How far the scrub is; `None` if there never was one.
     pub scrub: Option<ScrubState>,
+    /// How many findings there are that nobody has accepted, told or not.
+    pub open: u64,
+    /// How many losses somebody has accepted, told or not.
+    pub accepted: u64,
 }
 
 /// Something that is wrong.

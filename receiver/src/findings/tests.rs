@@ -79,3 +79,18 @@ fn a_pass_from_before_the_list_was_lost_has_not_counted_everything() {
     end_pass(&dataset, 2, &[]).expect("end");
     assert_eq!(counted(&dataset), 1);
 }
+
+#[test]
+fn what_is_accepted_does_not_hide_what_is_found_later() {
+    let mut findings = Findings {
+        list: full(1),
+        ..Findings::default()
+    };
+    let mut later = findings.list.pop().expect("one");
+    later.state = State::Open;
+    let path = later.damage.path.clone();
+    findings.list.push(later);
+    let told = crate::health::first(&findings);
+    assert!(told.len() < findings.list.len(), "not all are told");
+    assert_eq!(told[0].path, path);
+}
