@@ -14,6 +14,10 @@ use crate::words;
 const FILE: &str = "drills.json";
 /// The layout this build writes.
 const FORMAT: u32 = 1;
+/// A drill of less, in seconds at usual costs (25 files, or half a megabyte), took what connecting takes and says nothing of more.
+const LEAST_SECONDS: f64 = 0.005;
+/// The same for what is taken for a measure of other datasets.
+const LEAST_SECONDS_OF_OTHERS: f64 = 0.1;
 /// Far more than thousands of datasets take.
 const LIMIT_BYTES: u64 = 16 << 20;
 
@@ -97,9 +101,13 @@ pub(crate) fn expectation(state: &Path, spare: &str, dataset: Option<&DatasetNam
     let Some(known) = drills.spares.get(spare) else {
         return Expectation::default();
     };
+    let usual = |drill: &Drill| Costs::usual().seconds(drill.files, drill.bytes);
     let own = dataset.and_then(|name| known.get(name));
-    let newest = || known.values().max_by_key(|drill| drill.ended_seconds);
-    own.or_else(newest)
+    let own = own.filter(|drill| usual(drill) >= LEAST_SECONDS);
+    let telling = known
+        .values()
+        .filter(|drill| usual(drill) >= LEAST_SECONDS_OF_OTHERS);
+    own.or_else(|| telling.max_by_key(|drill| drill.ended_seconds))
         .map_or_else(Expectation::default, Expectation::of)
 }
 
@@ -177,5 +185,31 @@ mod tests {
             expectation(state.path(), "elsewhere", Some(&name)).seconds(1000, 1 << 30),
             usual
         );
+    }
+    #[test]
+    fn a_drill_of_next_to_nothing_makes_no_estimate() {
+        let state = tempfile::tempdir().expect("state");
+        let directory = Directory::open(state.path(), Mounts::Cross).expect("open");
+        let drilled = |name: &[u8], files: u64, bytes: u64, ended_seconds: i64| {
+            let drill = Drill {
+                ended_seconds,
+                seconds: 0.2,
+                files,
+                bytes,
+                costs: None,
+            };
+            let name = DatasetName::fit(name);
+            remember(&directory, state.path(), "spare", &name, drill).expect("written");
+            expectation(state.path(), "spare", Some(&name)).seconds(1_000_000, 1 << 30)
+        };
+        let usual = Expectation::default().seconds(1_000_000, 1 << 30);
+        assert_eq!(drilled(b"empty", 0, 0, 1), usual);
+        assert_eq!(drilled(b"tiny", 3, 1000, 2), usual);
+        // Of its own dataset little is enough.
+        assert!(drilled(b"small", 40, 0, 3) > usual);
+        assert_eq!(drilled(b"empty", 0, 0, 4), usual);
+        let large = drilled(b"large", 2000, 0, 5);
+        assert!(large < usual, "{large}");
+        assert_eq!(drilled(b"empty", 0, 0, 6), large);
     }
 }
