@@ -75,11 +75,11 @@ impl Todo {
 
     /// Forgets what was asked for: another connection begins.
     fn restart(&mut self) {
-        let needed = std::mem::take(&mut self.needed);
-        self.needed = needed
-            .into_iter()
-            .filter(|&number| !self.is_done(number))
-            .collect();
+        let mut needed = std::mem::take(&mut self.needed);
+        // What was torn stands there twice.
+        let mut seen = HashSet::new();
+        needed.retain(|&number| !self.is_done(number) && seen.insert(number));
+        self.needed = needed;
         self.next = 0;
     }
 }
@@ -282,7 +282,7 @@ impl Fetching<'_> {
                     if leaf.entry.size_bytes() != size {
                         return Err(self.build.damaged(leaf));
                     }
-                    self.count(asked, size);
+                    self.count(asked, size, 0);
                     content::set_size(&file, size)?;
                     if is_lost || leaf.entry.content() != Some((size, hasher.finish(size))) {
                         return self.wrong(asked, size);
@@ -336,15 +336,18 @@ impl Fetching<'_> {
         self.build.context.progress.found(0, copied);
     }
 
-    /// The content came up to `position`, holes included.
-    fn count(&mut self, asked: Asked, position: u64) {
-        let came = position.saturating_sub(self.todo.counted.1);
+    /// The content is complete up to `position`, and so many bytes came of it: the rest are holes, which did not come.
+    fn count(&mut self, asked: Asked, position: u64, came: u64) {
+        let passed = position.saturating_sub(self.todo.counted.1);
+        let holes = passed.saturating_sub(came);
         self.todo.counted = (asked.number, position);
         self.todo.bytes += came;
         if asked.form == Form::Changed {
             self.todo.gain.found_other(came);
         }
-        self.build.context.progress.done(0, came);
+        let progress = &self.build.context.progress;
+        progress.done(0, passed - holes);
+        progress.found(0, holes);
     }
 
     fn block(
@@ -363,7 +366,23 @@ impl Fetching<'_> {
         }
         content::write_at(file, block.offset, &block.data)?;
         hasher.update(block.offset, &block.data);
-        self.count(asked, hasher.position());
+        self.count(asked, hasher.position(), block.data.len() as u64);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_torn_is_asked_for_once_on_another_connection() {
+        let mut todo = Todo::new(vec![4, 2, 7], 9, None);
+        todo.next = 3;
+        todo.torn.insert(2);
+        todo.needed.push(2);
+        todo.done[4].store(true, Ordering::Release);
+        todo.restart();
+        assert_eq!((todo.needed, todo.next), (vec![2, 7], 0));
     }
 }
