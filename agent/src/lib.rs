@@ -50,7 +50,8 @@ pub use pace::Pace;
 pub use past::{Past, Which};
 pub use progress::{Phase, Progress};
 pub use restore::{
-    Action, Existing, Manner, Order, OwnedBy, Reconnect, RestoreReport, RestoreRequest, restore,
+    Action, Existing, Manner, Order, OwnedBy, Reconnect, RestoreReport, RestoreRequest, compare,
+    restore,
 };
 pub use retention::{RetentionOf, retention};
 pub use scan::Trust;

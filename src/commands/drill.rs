@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 use understudy_agent::{
-    Action, Context, Existing, Manner, Opened, Order, OwnedBy, RestoreReport, RestoreRequest, Which,
+    Action, Context, Existing, Lost, Manner, Opened, Order, OwnedBy, RestoreReport, RestoreRequest,
 };
-use understudy_protocol::{DatasetName, Name, escape};
+use understudy_protocol::{DatasetName, Name, RelPath, escape};
 use understudy_tree::{Directory, Mounts, TreeError, remove};
 
 use super::{Session, past, restore};
@@ -24,7 +25,7 @@ pub(crate) fn run(arguments: &Drill, session: &Session) -> Result<Report, Comman
     let place = arguments.scratch.as_deref().unwrap_or(&state);
     paths::check_apart("scratch directory", place, &session.address()?)?;
     let spare = session.existing_spare()?;
-    let scratch = Scratch::make(arguments, &state)?;
+    let scratch = Scratch::make(place, &arguments.dataset)?;
     let context = session.context(PathBuf::new(), &spare);
     let result = practise(arguments, session, &spare, &context, &scratch);
     // Whatever came of it.
@@ -55,41 +56,32 @@ fn practise(
     context: &Context,
     scratch: &Scratch,
 ) -> Result<(RestoreReport, Report), CommandError> {
-    let which = past::which(&arguments.selection)?;
-    let request = |which: Which, existing: Existing, action: Action| RestoreRequest {
+    let request = RestoreRequest {
         dataset: arguments.dataset.clone(),
         target: scratch.target.clone(),
-        which,
+        which: past::which(&arguments.selection)?,
         paths: Vec::new(),
         first: Vec::new(),
         order: Order::Listed,
-        existing,
+        existing: Existing::Refuse,
         manner: Manner::Switch,
         owners: OwnedBy::Number,
+        lost: Lost::Ask,
         announced: (0, 0),
-        action,
+        action: Action::Write,
     };
     let shown = restore::show(context, session.output);
-    let restored = restore::bring_back(
-        spare,
-        &request(which, Existing::Refuse, Action::Write),
-        context,
-    );
+    let restored = restore::bring_back(spare, &request, context);
     drop(shown);
     let restored = restored?;
-    // Everything is read from the disk again and hashed, as if it had to be found out what is missing.
-    let number = Which::Number(restored.snapshot.position.number);
-    let again = request(number, Existing::Replace, Action::DryRun);
-    let compared = restore::bring_back(spare, &again, context)?;
     let tree =
         Directory::open(&scratch.target, Mounts::Cross).map_err(|error| scratch.failed(&error))?;
+    let which = (&arguments.dataset, restored.snapshot.position.number);
+    let wrong = spare.talk_on(|channel, reconnect| {
+        understudy_agent::compare(channel, which, &tree, context, reconnect)
+    })?;
     let opened = understudy_agent::open_databases(&tree, &context.cancel)?;
-    let report = verdict(
-        &arguments.dataset,
-        &restored,
-        compared.files_fetched,
-        &opened,
-    );
+    let report = verdict(&arguments.dataset, &restored, &wrong, &opened);
     Ok((restored, report))
 }
 
@@ -97,7 +89,7 @@ fn practise(
 fn verdict(
     dataset: &DatasetName,
     restored: &RestoreReport,
-    files_wrong: u64,
+    wrong: &[RelPath],
     opened: &Opened,
 ) -> Report {
     let data = json!({
@@ -106,13 +98,20 @@ fn verdict(
         "files": restored.files,
         "bytes": restored.bytes,
         "seconds": restored.seconds,
-        "files_wrong": files_wrong,
+        "files_wrong": wrong.len(),
         "databases": opened.databases,
         "databases_not_checked": opened.unchecked,
         "databases_damaged": opened.damaged.iter().map(|(path, what)| words::path_with(path, "what", what)).collect::<Vec<_>>(),
         "fuzzy": restored.fuzzy.len(),
     });
     let mut report = Report::done(data, vec![summary(dataset, restored, opened.databases)]);
+    report.note_all(
+        &format!(
+            "{} on the disk now, and not as the spare has it:",
+            words::counted(wrong.len() as u64, "file")
+        ),
+        wrong.iter().map(ToString::to_string),
+    );
     report.note_all(
         &format!(
             "{} came back as they were captured, and are damaged:",
@@ -123,11 +122,11 @@ fn verdict(
             .iter()
             .map(|(path, what)| format!("{path}: {what}")),
     );
-    if files_wrong > 0 || !opened.damaged.is_empty() {
+    if !wrong.is_empty() || !opened.damaged.is_empty() {
         let message = format!(
             "the drill of {} found {} that are not what the spare has, and {} that are damaged",
             dataset,
-            words::counted(files_wrong, "file"),
+            words::counted(wrong.len() as u64, "file"),
             words::counted(opened.damaged.len() as u64, "database"),
         );
         let hint =
@@ -150,7 +149,10 @@ fn summary(dataset: &DatasetName, restored: &RestoreReport, databases: u64) -> S
     )
 }
 
-/// A directory of its own for one drill.
+/// How the directories of drills are called, before the dataset and the process.
+const PREFIX: &str = "understudy-drill-";
+
+/// A directory of its own for one drill, locked (flock) as long as that lasts.
 struct Scratch {
     parent: Directory,
     directory: Directory,
@@ -159,11 +161,8 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn make(arguments: &Drill, state: &Path) -> Result<Self, CommandError> {
-        let path = arguments
-            .scratch
-            .clone()
-            .unwrap_or_else(|| state.to_owned());
+    /// Makes one in `path`, and removes those that drills left which did not live to do it.
+    fn make(path: &Path, dataset: &DatasetName) -> Result<Self, CommandError> {
         let failed = |error: &dyn std::fmt::Display| {
             CommandError::new(
                 Code::Failed,
@@ -174,18 +173,13 @@ impl Scratch {
                 "give a directory with room for the dataset with --scratch",
             )
         };
-        let parent = Directory::open(&path, Mounts::Cross).map_err(|error| failed(&error))?;
+        let parent = Directory::open(path, Mounts::Cross).map_err(|error| failed(&error))?;
+        Self::remove_left(&parent);
         // Two drills do not meet in one.
-        let name = format!(
-            "understudy-drill-{}-{}",
-            arguments.dataset,
-            std::process::id()
-        );
+        let name = format!("{PREFIX}{dataset}-{}", std::process::id());
+        let unlocked = Name::new(format!(".{name}")).map_err(|error| failed(&error))?;
         let name = Name::new(name).map_err(|error| failed(&error))?;
-        parent
-            .create_directory(&name)
-            .map_err(|error| failed(&error))?;
-        let directory = parent.open_directory(&name);
+        let directory = Self::make_locked(&parent, &unlocked, &name);
         let directory = directory.map_err(|error| failed(&error))?.without_mounts();
         let target = path.join(name.as_os_str()).join("files");
         Ok(Self {
@@ -194,6 +188,36 @@ impl Scratch {
             name,
             target,
         })
+    }
+
+    /// Nobody sees it under its name before it is locked.
+    fn make_locked(
+        parent: &Directory,
+        unlocked: &Name,
+        name: &Name,
+    ) -> Result<Directory, TreeError> {
+        parent.create_directory(unlocked)?;
+        let directory = parent.open_directory(unlocked)?;
+        lock(&directory)?;
+        parent.rename_new(unlocked, parent, name)?;
+        Ok(directory)
+    }
+
+    /// What cannot be removed is left to the next drill.
+    fn remove_left(parent: &Directory) {
+        let names = parent.names().unwrap_or_default();
+        let is_ours = |name: &&Name| name.as_bytes().starts_with(PREFIX.as_bytes());
+        for name in names.iter().filter(is_ours) {
+            let removed = parent.open_directory(name).and_then(|directory| {
+                let directory = directory.without_mounts();
+                lock(&directory)?;
+                remove::empty(&directory)?;
+                parent.remove_directory(name)
+            });
+            if let Err(error) = removed {
+                tracing::debug!("`{name}`, which may be of another drill, stays: {error}");
+            }
+        }
     }
 
     fn remove(&self) -> Result<(), TreeError> {
@@ -210,5 +234,40 @@ impl Scratch {
             ),
             "look at the directory, and remove it if it is still there",
         )
+    }
+}
+
+/// Takes a directory for as long as it is open; an error if somebody else has it.
+fn lock(directory: &Directory) -> Result<(), TreeError> {
+    flock(directory, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|error| TreeError::new("lock", b"the directory of a drill", error))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::disallowed_methods, reason = "prepares directories")]
+
+    use super::*;
+
+    #[test]
+    fn what_a_drill_left_that_was_killed_goes_with_the_next_one() {
+        let place = tempfile::tempdir().expect("place");
+        let name = |text: &[u8]| DatasetName::fit(text);
+        let made = |text: &[u8]| Scratch::make(place.path(), &name(text)).expect("make");
+        let killed = made(b"killed");
+        let directory = place.path().join(killed.name.as_os_str());
+        std::fs::create_dir_all(directory.join("files/deep/er")).expect("create");
+        std::fs::write(directory.join("files/deep/file"), "content").expect("write");
+        let running = made(b"running");
+        assert!(directory.exists(), "it is still running");
+        // The lock goes with the process.
+        drop(killed);
+        let next = made(b"next");
+        assert!(!directory.exists());
+        for scratch in [running, next] {
+            assert!(place.path().join(scratch.name.as_os_str()).exists());
+            scratch.remove().expect("remove");
+        }
+        assert_eq!(std::fs::read_dir(place.path()).expect("list").count(), 0);
     }
 }

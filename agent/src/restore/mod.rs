@@ -4,6 +4,7 @@
 mod asking;
 mod build;
 mod changed;
+mod compare;
 mod fetch;
 mod flushing;
 mod landing;
@@ -38,6 +39,7 @@ use plan::Plan;
 use switch::{Site, Work};
 use telling::Telling;
 
+pub use compare::compare;
 pub use line::Reconnect;
 pub use pick::Order;
 

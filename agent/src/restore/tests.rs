@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use understudy_protocol::Node;
+use understudy_tree::{Directory, Mounts};
 
 use super::*;
 use crate::testing::{Stage, Tree, tree_of};
@@ -105,6 +106,53 @@ fn a_tree_comes_back_where_nothing_was() {
     );
     assert_eq!(report.kept, None);
     assert_eq!(beside(&stage), ["target"]);
+}
+
+#[test]
+fn what_is_not_on_the_disk_any_more_as_it_was_restored_is_found() {
+    let stage = filled();
+    let target = stage.beside("target");
+    try_restore(&stage, &request(&stage, &target)).expect("restore");
+    let compared = || {
+        let tree = Directory::open(&target, Mounts::Cross).expect("open");
+        let which = (&stage.source.dataset, 1);
+        let wrong =
+            stage.with_channel(|channel| compare(channel, which, &tree, &stage.context(), None));
+        let wrong = wrong.expect("compare");
+        wrong.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(compared(), [""; 0]);
+    let large = fs::File::options()
+        .write(true)
+        .open(target.join("second"))
+        .expect("open");
+    std::os::unix::fs::FileExt::write_all_at(&large, b"x", 1_000_000).expect("write");
+    fs::write(target.join("d1/f1"), "another content").expect("write");
+    fs::write(target.join("d2/f2"), "content 3").expect("write");
+    fs::remove_file(target.join("d0/f3")).expect("remove");
+    let expected = ["second", "d0/f3", "d1/f1", "d2/f2", "d1/deep/er/large"];
+    let mut found = compared();
+    found.sort();
+    let mut expected = expected.map(str::to_owned);
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn holes_do_not_count_as_fetched() {
+    let stage = filled();
+    let context = stage.context();
+    let request = request(&stage, &stage.beside("target"));
+    let report = stage
+        .with_channel(|channel| restore(channel, &request, &context, None))
+        .expect("restore");
+    assert_eq!(report.bytes_fetched, report.bytes - (1 << 20));
+    let progress = &context.progress;
+    assert_eq!(progress.bytes_done(), report.bytes_fetched);
+    assert_eq!(
+        progress.bytes_done() + progress.bytes_found(),
+        progress.bytes_total()
+    );
 }
 
 #[test]
