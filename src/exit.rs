@@ -171,7 +171,7 @@ fn hint_for(code: FailureCode) -> (Code, &'static str) {
         ),
         FailureCode::Damaged => (
             Code::Failed,
-            "`understudy status` lists what is known to be damaged, accepted as lost or not, and `understudy verify` looks for more; what is whole comes back with `understudy restore --path PATTERN`",
+            "`understudy status` lists what is known to be damaged, accepted as lost or not, and `understudy verify` looks for more; what is whole comes back with `understudy restore --skip-lost` or `--path PATTERN`",
         ),
         FailureCode::OutOfStep => (
             Code::Failed,

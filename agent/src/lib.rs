@@ -50,8 +50,8 @@ pub use pace::Pace;
 pub use past::{Past, Which};
 pub use progress::{Phase, Progress};
 pub use restore::{
-    Action, Existing, Manner, Order, OwnedBy, Reconnect, RestoreReport, RestoreRequest, compare,
-    restore,
+    Action, Existing, Lost, Manner, Order, OwnedBy, Reconnect, RestoreReport, RestoreRequest,
+    compare, restore,
 };
 pub use retention::{RetentionOf, retention};
 pub use scan::Trust;

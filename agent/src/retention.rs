@@ -43,14 +43,18 @@ pub fn retention(
         }
         let mut all = HashMap::new();
         for dataset in datasets {
-            all.insert(dataset.clone(), ask_one(&conversation, dataset)?);
+            all.insert(dataset.clone(), of(&conversation, dataset)?);
         }
         Ok(Some(all))
     };
     ask().map_err(|error| conversation.explain(error))
 }
 
-fn ask_one(conversation: &Conversation, dataset: &DatasetName) -> Result<RetentionOf, AgentError> {
+/// What retention has noted of one dataset, within a conversation.
+pub(crate) fn of(
+    conversation: &Conversation,
+    dataset: &DatasetName,
+) -> Result<RetentionOf, AgentError> {
     conversation.tell(&Message::ListRetention(ListRetention {
         dataset: dataset.clone(),
     }))?;

@@ -139,6 +139,7 @@ fn told(known: &Known) -> KnownFinding {
     KnownFinding {
         path: known.damage.path.clone(),
         what,
+        content: known.damage.content.map(|(_, hash)| hash),
         state: match known.state {
             State::Open => FindingState::Open,
             State::Wanted | State::Sought(_) => FindingState::Wanted,

@@ -64,6 +64,12 @@ pub(crate) struct Restore {
     /// TARGET.before-restore-TIME. Interrupted, the same command carries on.
     #[arg(long)]
     pub(crate) in_place_progressive: bool,
+    /// Leave out the files whose content is lost: the main does not have it any more, or somebody on the spare has accepted that
+    ///
+    /// Without it a restore fails at the first of them. They are listed, and the exit code is 3. Of a spare that has lost more than a
+    /// thousand contents only the first thousand are left out.
+    #[arg(long)]
+    pub(crate) skip_lost: bool,
     /// Write nothing, only say what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,

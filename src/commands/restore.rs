@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use understudy_agent::{
-    Action, Context, Existing, Manner, Order, OwnedBy, RestoreReport, RestoreRequest,
+    Action, Context, Existing, Lost, Manner, Order, OwnedBy, RestoreReport, RestoreRequest,
 };
 use understudy_protocol::{DatasetName, escape};
 use understudy_tree::Lacking;
@@ -91,6 +91,11 @@ pub(super) fn request(
             arguments::Owners::Number => OwnedBy::Number,
             arguments::Owners::Name => OwnedBy::Name,
         },
+        lost: if arguments.skip_lost {
+            Lost::Skip
+        } else {
+            Lost::Ask
+        },
         announced: (0, 0),
         action: if arguments.dry_run {
             Action::DryRun
@@ -140,6 +145,14 @@ pub(super) fn tell(
         "some owners have no such name here and keep their numbers:",
         restored.unknown_owners.iter().cloned(),
     );
+    if !restored.left_out.is_empty() {
+        report.code = Code::Partial;
+        let lost = words::counted(restored.left_out.len() as u64, "file");
+        report.note_all(
+            &format!("{lost} left out, for the content is lost:"),
+            restored.left_out.iter().map(ToString::to_string),
+        );
+    }
     let torn = words::counted(restored.fuzzy.len() as u64, "file");
     report.note_all(
         &format!("{torn} may be torn, for the main sent what never stood still:"),
@@ -165,6 +178,7 @@ pub(super) fn value(restored: &RestoreReport, action: Action, expected: &Expecta
         "bytes_fetched": restored.bytes_fetched,
         "files_reused": restored.files_reused,
         "fuzzy": words::paths(&restored.fuzzy),
+        "left_out": words::paths(&restored.left_out),
         "kept": restored.kept.as_deref().map(shown),
         "lacking": {
             "owner": lacking.owner,

@@ -150,8 +150,14 @@ fn damage_is_found_while_the_receiver_runs_and_what_the_main_has_comes_back() {
         .mentions(&[
             &format!("`file` of snapshot {number} cannot be given"),
             "understudy status",
-            "--path",
+            "--skip-lost",
         ]);
+    let target = stage.path().join("rest");
+    let rest = stage.restore(&target).args(["--snapshot", &number]);
+    rest.arg("--skip-lost")
+        .expect(3)
+        .mentions(&["left out", "  file"]);
+    assert!(!target.join("file").exists() && target.join("below/other").exists());
     let newest = snapshots.last().unwrap();
     assert_eq!(newest["damaged"], false, "{snapshots:?}");
 }

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use understudy_agent::{
-    Action, AgentError, Cancel, Context, Emptied, Existing, Manner, Order, OwnedBy, Pace, Progress,
-    RestoreRequest, Source, Unsettled, Which, again, restore, sync, sync_again,
+    Action, AgentError, Cancel, Context, Emptied, Existing, Lost, Manner, Order, OwnedBy, Pace,
+    Progress, RestoreRequest, Source, Unsettled, Which, again, restore, sync, sync_again,
 };
 use understudy_protocol::transport::{Channel, in_process};
 use understudy_protocol::{FailureCode, ProtocolError};
@@ -379,6 +379,7 @@ pub(crate) fn restore_once(
         existing: Existing::Refuse,
         manner: Manner::Switch,
         owners: OwnedBy::Number,
+        lost: Lost::Ask,
         announced: (0, 0),
         action: Action::Write,
     };

@@ -10,6 +10,7 @@ mod flushing;
 mod landing;
 mod large;
 mod line;
+mod lost;
 mod pick;
 mod plan;
 mod progressive;
@@ -18,6 +19,7 @@ mod switch;
 mod telling;
 mod which;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use understudy_protocol::transport::Channel;
@@ -41,6 +43,7 @@ use telling::Telling;
 
 pub use compare::compare;
 pub use line::Reconnect;
+pub use lost::Lost;
 pub use pick::Order;
 
 /// What to bring back, and where.
@@ -64,6 +67,8 @@ pub struct RestoreRequest {
     pub manner: Manner,
     /// Whose the files become.
     pub owners: OwnedBy,
+    /// What becomes of files whose content is lost.
+    pub lost: Lost,
     /// What was [announced](crate::Progress::announce) of it: files and bytes.
     pub announced: (u64, u64),
     /// Whether to do it.
@@ -132,6 +137,8 @@ pub struct RestoreReport {
     pub files_reused: u64,
     /// Files that may be torn: they never stood still while the main read them.
     pub fuzzy: Vec<RelPath>,
+    /// Files that were left out, for their content is lost.
+    pub left_out: Vec<RelPath>,
     /// Where the tree that was replaced is now.
     pub kept: Option<PathBuf>,
     /// What could not be set here.
@@ -174,17 +181,24 @@ fn bring_back(
     context: &Context,
     telling: &mut Telling,
 ) -> Result<RestoreReport, AgentError> {
-    let mut plan = line.persist(|conversation| {
+    let (mut plan, lost) = line.persist(|conversation| {
         let number = which::number(conversation, &request.dataset, request.which)?;
-        Plan::read(conversation, &request.dataset, number)
+        let lost = match request.lost {
+            Lost::Ask => HashSet::new(),
+            Lost::Skip => lost::contents(conversation, &request.dataset)?,
+        };
+        let plan = Plan::read(conversation, &request.dataset, number)?;
+        Ok((plan, lost))
     })?;
     pick::restrict(&mut plan, &request.paths)?;
+    let left_out = lost::leave_out(&mut plan, &lost);
     let unknown_owners = match request.owners {
         OwnedBy::Number => Vec::new(),
         OwnedBy::Name => plan.own_by_name()?,
     };
     let mut report = RestoreReport::of(&plan, request, site);
     report.unknown_owners = unknown_owners;
+    report.left_out = left_out;
     if request.action == Action::DryRun {
         return Ok(report);
     }
@@ -295,6 +309,7 @@ impl RestoreReport {
             bytes_fetched: 0,
             files_reused: 0,
             fuzzy: plan.fuzzy.clone(),
+            left_out: Vec::new(),
             kept: None,
             lacking: Lacking::default(),
             unknown_owners: Vec::new(),

@@ -51,6 +51,7 @@ fn request(stage: &Stage, target: &Path) -> RestoreRequest {
         existing: Existing::Refuse,
         manner: Manner::Switch,
         owners: OwnedBy::Number,
+        lost: Lost::Ask,
         announced: (0, 0),
         action: Action::Write,
     }

@@ -60,6 +60,8 @@ pub struct KnownFinding {
     pub path: RelPath,
     /// What, for people; at most [`limits::TEXT_BYTES`].
     pub what: String,
+    /// The content that is not there as it should be, where it is one.
+    pub content: Option<ContentHash>,
     /// What is done about it.
     pub state: FindingState,
     /// When it was first found.
