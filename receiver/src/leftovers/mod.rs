@@ -237,13 +237,16 @@ fn put_aside(dataset: &Dataset) -> Result<(), ReceiverError> {
     Ok(())
 }
 
-/// What is staged belongs to an intent from here on, and is no leftover whatever comes.
+/// What is staged belongs to an intent from here on, and is no leftover whatever comes; what it takes is in the catalog.
 pub(crate) fn close(dataset: &Dataset) -> Result<(), ReceiverError> {
     let staging = dataset.control.ensure_directory(&names::STAGING)?;
-    match staging.remove_file(&names::LEDGER) {
-        Err(error) if !error.is_gone() => Err(error.into()),
-        _ => Ok(()),
+    for name in [&names::WEIGHT, &names::LEDGER] {
+        match staging.remove_file(name) {
+            Err(error) if !error.is_gone() => return Err(error.into()),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// Removes all leftovers.
