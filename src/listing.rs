@@ -6,6 +6,7 @@ use std::io::{self, BufWriter, Stdout, Write};
 
 use serde_json::{Map, Value};
 use understudy_agent::AgentError;
+use understudy_protocol::harmless;
 
 use crate::arguments::{Format, Output};
 use crate::exit::CommandError;
@@ -41,10 +42,10 @@ impl Listing {
         value: impl FnOnce() -> Value,
     ) -> Result<(), AgentError> {
         let written = match self.format {
-            Format::Text => writeln!(self.stdout, "{}", line()),
+            Format::Text => writeln!(self.stdout, "{}", harmless(&line())),
             Format::Json => self
                 .separate()
-                .and_then(|()| write!(self.stdout, "{}", value())),
+                .and_then(|()| write!(self.stdout, "{}", report::json(&value().to_string()))),
         };
         self.items += 1;
         written.map_err(|error| self.failed(error))
@@ -77,7 +78,7 @@ impl Listing {
         if self.format == Format::Text {
             lines
                 .iter()
-                .try_for_each(|line| writeln!(self.stdout, "{line}"))?;
+                .try_for_each(|line| writeln!(self.stdout, "{}", harmless(line)))?;
             return self.stdout.flush();
         }
         if self.items == 0 {
@@ -85,6 +86,8 @@ impl Listing {
         }
         write!(self.stdout, "]")?;
         for (key, value) in data {
+            let value = value.to_string();
+            let value = report::json(&value);
             write!(self.stdout, ",{}:{value}", Value::from(key))?;
         }
         writeln!(self.stdout, "}},\"ok\":true}}")?;
@@ -94,6 +97,7 @@ impl Listing {
     fn close_failed(&mut self, error: &CommandError) -> io::Result<()> {
         if self.format == Format::Json {
             let error = serde_json::to_string(&report::error_value(error))?;
+            let error = report::json(&error);
             writeln!(self.stdout, "]}},\"ok\":false,\"error\":{error}}}")?;
         }
         self.stdout.flush()

@@ -1,9 +1,11 @@
 //! Telling results: text for people, one line of JSON for programs.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 use serde_json::Value;
+use understudy_protocol::{harmless, is_harmful};
 
 use crate::arguments::{Color, Detail, Format, Output};
 use crate::exit::{Code, CommandError};
@@ -108,13 +110,32 @@ pub(crate) fn print_json(data: Option<&Value>, error: Option<&CommandError>) -> 
         data,
         error,
     };
-    print_line(&serde_json::to_string(&envelope)?)
+    write_line(&json(&serde_json::to_string(&envelope)?))
 }
 
 /// Prints one line of JSON about work that is not done yet.
 pub(crate) fn print_progress(progress: &Value) -> io::Result<()> {
     let line = serde_json::json!({ "schema": SCHEMA, "progress": progress });
-    print_line(&line.to_string())
+    write_line(&json(&line.to_string()))
+}
+
+/// JSON in which nothing steers a terminal that it is shown on: such characters are within strings, and written as numbers there.
+pub(crate) fn json(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_harmful) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_harmful(c) {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                safe.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            safe.push(c);
+        }
+    }
+    Cow::Owned(safe)
 }
 
 fn tell_text(report: &Report, output: Output) -> io::Result<()> {
@@ -137,15 +158,23 @@ pub(crate) fn error_value(error: &CommandError) -> ErrorValue<'_> {
     }
 }
 
-/// Prints a line on stdout at once.
+/// Prints a line for people on stdout at once. It stays one line, and steers no terminal.
 pub(crate) fn print_line(line: &str) -> io::Result<()> {
+    write_line(&harmless(line))
+}
+
+fn write_line(line: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{line}")?;
     stdout.flush()
 }
 
-/// Prints a line on stderr.
+/// Prints a line on stderr. It stays one line, and steers no terminal.
 pub(crate) fn note_line(line: &str) {
+    write_note(&harmless(line));
+}
+
+fn write_note(line: &str) {
     // There is nowhere left to tell that stderr is closed.
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
@@ -157,8 +186,9 @@ pub(crate) fn complain(error: &CommandError, output: Output) {
     } else {
         ("", "", "")
     };
-    note_line(&format!("{red}error:{plain} {}", error.message));
-    note_line(&format!("{blue}hint:{plain} {}", error.hint));
+    let (message, hint) = (harmless(&error.message), harmless(&error.hint));
+    write_note(&format!("{red}error:{plain} {message}"));
+    write_note(&format!("{blue}hint:{plain} {hint}"));
 }
 
 /// Whether stderr takes colours.

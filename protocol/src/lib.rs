@@ -33,5 +33,5 @@ pub use frame::Frame;
 pub use hash::ContentHash;
 pub use key::{PublicKey, SecretKey, Signature};
 pub use message::Message;
-pub use name::{DatasetName, MainName, Name, escape};
+pub use name::{DatasetName, MainName, Name, escape, harmless, is_harmful};
 pub use place::{DirectoryId, Place, Position, RelPath, Snapshot};

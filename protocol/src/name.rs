@@ -1,5 +1,6 @@
 //! Names that cannot be dangerous: parsed once, decoded only through their constructor.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -197,15 +198,15 @@ impl DatasetName {
     }
 }
 
-/// Bytes made safe for logs and terminals: control characters and bytes that are not UTF-8 as `\xNN`, a
-/// backslash doubled.
+/// Bytes made safe for logs and terminals: control characters, and those that steer how a line is shown or are not
+/// seen at all, as `\u{N}`, bytes that are not UTF-8 as `\xNN`, a backslash doubled.
 pub fn escape(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
             match c {
                 '\\' => text.push_str("\\\\"),
-                c if c.is_control() => text.extend(c.escape_unicode()),
+                c if is_harmful(c) => text.extend(c.escape_unicode()),
                 c => text.push(c),
             }
         }
@@ -214,6 +215,30 @@ pub fn escape(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+/// A text of which parts may be escaped already, made safe for one line of a log or terminal. What [`escape`] gave stays as it is.
+pub fn harmless(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_harmful) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_harmful(c) {
+            safe.extend(c.escape_unicode());
+        } else {
+            safe.push(c);
+        }
+    }
+    Cow::Owned(safe)
+}
+
+/// Whether a terminal does something else with a character than show it: it is a control character, it breaks the line or turns its
+/// direction, or it cannot be seen.
+pub fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -261,5 +286,21 @@ mod tests {
     #[test]
     fn escaped_names_hold_no_control_characters() {
         assert_eq!(escape(b"a\n\x1b[31m\xff\\"), "a\\u{a}\\u{1b}[31m\\xff\\\\");
+    }
+
+    #[test]
+    fn nothing_that_steers_a_terminal_is_left() {
+        let turned = "a\u{202e}txt.exe\u{2066}\u{200b}\u{85}\u{9b}\u{feff}\u{2028}";
+        let escaped = escape(turned.as_bytes());
+        assert!(!escaped.contains(is_harmful), "{escaped}");
+        assert!(
+            escaped.starts_with("a\\u{202e}txt.exe\\u{2066}"),
+            "{escaped}"
+        );
+        assert_eq!(harmless(turned), escaped);
+        // Once is enough.
+        let all = escape(b"\\ \xff \n \xe2\x80\xae");
+        assert_eq!(harmless(&all), all);
+        assert_eq!(harmless("caf\u{e9} \u{1f600} \\"), "caf\u{e9} \u{1f600} \\");
     }
 }

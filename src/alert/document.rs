@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use understudy_protocol::DatasetName;
+use understudy_protocol::{DatasetName, harmless};
 use understudy_receiver::alert::Notice;
 
 use crate::words;
@@ -54,10 +54,16 @@ impl Document {
             "host": host,
             "store": store.to_string_lossy(),
         });
-        match facts {
-            Value::Object(facts) => Self(facts),
-            _ => Self(Map::new()),
+        let Value::Object(mut facts) = facts else {
+            return Self(Map::new());
+        };
+        // Programs put it on terminals, into mails and chats.
+        for fact in facts.values_mut() {
+            if let Value::String(text) = fact {
+                *text = harmless(text).into_owned();
+            }
         }
+        Self(facts)
     }
 
     /// A document of these facts; `None` unless each has a name that facts have, and a plain value.

@@ -30,6 +30,7 @@ mod every_kind;
 mod fuzzy;
 mod guard;
 mod history;
+mod hostile_names;
 mod journal;
 mod least;
 mod mounts;
