@@ -71,6 +71,11 @@ pub(crate) fn stage(
     }
     let mut readers = readers.into_iter();
     let catching_up = readers.next().ok_or(ReceiverError::Worker)?;
+    let alarm = || Alarm {
+        trouble: &trouble,
+        streams: &streams,
+        staged_bytes: &staged_bytes,
+    };
     std::thread::scope(|scope| {
         let (staged_sender, staged) = sync_channel(2 * workers);
         let mut queues = Vec::new();
@@ -91,10 +96,14 @@ pub(crate) fn stage(
         }
         drop(staged_sender);
         let catch_up = scope.spawn(|| caught_up.catch_up(dataset, catching_up, locked));
-        let router = scope.spawn(|| route(first, &mut waiting, spoken, queues, &streams, &trouble));
+        let router = scope.spawn(|| {
+            let _alarm = alarm();
+            route(first, &mut waiting, spoken, queues, &streams, &trouble)
+        });
         scope.spawn(|| {
             flush(dataset, room, &staged_bytes, &keeping, &streams, &trouble);
         });
+        let _alarm = alarm();
         write_rows(upload, &staged, &streams, &trouble);
         staged_bytes.ended.store(true, Ordering::Release);
         let commit = router.join().map_err(|_| ReceiverError::Worker)?;
@@ -141,6 +150,22 @@ impl Trouble {
     }
 }
 
+/// Whoever panics leaves nobody waiting: the session must end, and with it the lock of the dataset.
+struct Alarm<'a> {
+    trouble: &'a Trouble,
+    streams: &'a Streams,
+    staged_bytes: &'a StagedBytes,
+}
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.trouble.stop(self.streams);
+            self.staged_bytes.ended.store(true, Ordering::Release);
+        }
+    }
+}
+
 /// One staging thread.
 struct Worker<'a> {
     dataset: &'a Dataset,
@@ -162,6 +187,11 @@ impl Worker<'_> {
         base: Option<(u64, &Directory)>,
         numbers: Numbers,
     ) {
+        let _alarm = Alarm {
+            trouble: self.trouble,
+            streams: self.streams,
+            staged_bytes: self.staged_bytes,
+        };
         let lacking = self.work(jobs, staged, reader, base, numbers);
         match lacking {
             Ok(lacking) if lacking == Lacking::default() => {}
@@ -262,5 +292,36 @@ fn write_rows(
         if let Err(error) = written {
             trouble.report(error, streams);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use understudy_protocol::ContentHash;
+
+    use super::*;
+
+    #[test]
+    #[expect(clippy::panic, reason = "that is what the test is about")]
+    fn whoever_panics_leaves_nobody_waiting() {
+        let (streams, trouble) = (Streams::default(), Trouble::default());
+        let staged_bytes = StagedBytes::default();
+        streams.announce(1, 0).expect("the first");
+        let claimed = std::thread::scope(|scope| {
+            // Its worker will never finish it.
+            let waits = scope.spawn(|| streams.claim(1, 0, ContentHash::of(b""), 5));
+            let panics = scope.spawn(|| {
+                let _alarm = Alarm {
+                    trouble: &trouble,
+                    streams: &streams,
+                    staged_bytes: &staged_bytes,
+                };
+                panic!("a defect");
+            });
+            assert!(panics.join().is_err());
+            waits.join().expect("it ends")
+        });
+        assert!(claimed.is_err());
+        assert!(trouble.is_there() && staged_bytes.ended.load(Ordering::Acquire));
     }
 }

@@ -40,6 +40,21 @@ fn a_second_upload_at_the_same_time() {
 }
 
 #[test]
+fn a_defect_ends_its_session_and_nothing_else() {
+    let (mut stage, _) = with_a_snapshot(Kind::Tcp);
+    let points = ["receiver.begun", "receiver.staged", "receiver.built"];
+    for (point, generation) in points.into_iter().zip(2..) {
+        stage.restart(Some(&format!("{point}=1*panic")));
+        set_generation(&stage.source, generation, FILES);
+        let outcome = stage.sync().outcome();
+        assert_ne!(outcome.code, Some(0), "{point}: {}", outcome.said());
+        assert!(stage.daemon.as_mut().unwrap().is_alive(), "{point}");
+        // Neither the lock nor anything else is left behind.
+        stage.sync_and_judge();
+    }
+}
+
+#[test]
 fn interrupted_at_any_time() {
     for kind in Kind::BOTH {
         let mut random = Random::new(130);
