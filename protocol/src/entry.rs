@@ -105,7 +105,8 @@ pub enum Node {
     },
     /// A regular file.
     File {
-        /// Length in bytes.
+        /// Length in bytes, at most [`limits::FILE_BYTES`].
+        #[serde(deserialize_with = "deserialize_size")]
         size: u64,
         /// Hash of the content.
         hash: ContentHash,
@@ -136,6 +137,14 @@ pub enum Node {
         #[serde(deserialize_with = "deserialize_minor")]
         minor: u32,
     },
+}
+
+fn deserialize_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let size = u64::deserialize(deserializer)?;
+    if size > limits::FILE_BYTES {
+        return Err(de::Error::custom("larger than the largest file"));
+    }
+    Ok(size)
 }
 
 fn deserialize_link_target<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
@@ -239,6 +248,24 @@ mod tests {
     fn decodes(attributes: &Attributes) -> bool {
         let encoded = postcard::to_stdvec(attributes).expect("encode");
         postcard::from_bytes::<Attributes>(&encoded).is_ok_and(|decoded| decoded == *attributes)
+    }
+
+    #[test]
+    fn files_are_no_larger_than_offsets_are() {
+        let hash = ContentHash::of(b"");
+        for (size, is_file) in [(limits::FILE_BYTES, true), (limits::FILE_BYTES + 1, false)] {
+            let encoded = postcard::to_stdvec(&Node::File { size, hash }).expect("encode");
+            assert_eq!(postcard::from_bytes::<Node>(&encoded).is_ok(), is_file);
+        }
+    }
+
+    #[test]
+    fn an_owner_that_would_leave_the_file_as_it_is_is_none() {
+        for (uid, gid) in [(u32::MAX, 0), (0, u32::MAX)] {
+            let mut attributes = attributes(Vec::new());
+            (attributes.uid, attributes.gid) = (uid, gid);
+            assert!(!decodes(&attributes), "{uid}:{gid}");
+        }
     }
 
     #[test]

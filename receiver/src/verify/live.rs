@@ -351,9 +351,10 @@ impl Reading<'_> {
         }
         // What could not be set for lack of privileges is recorded only, and no damage.
         let mode_matters = privileges.override_permissions;
-        if mode_matters && found.mode != wanted.mode
-            || found.mode & 0o777 & !wanted.mode & !0o500 != 0
-        {
+        let differs = mode_matters && found.mode != wanted.mode
+            || found.mode & 0o777 & !wanted.mode & !0o500 != 0;
+        // Nobody can set that of a symbolic link.
+        if differs && !matches!(entry.node, Node::Symlink { .. }) {
             differing.push("mode");
         }
         if privileges.chown && (found.uid, found.gid) != (wanted.uid, wanted.gid) {
