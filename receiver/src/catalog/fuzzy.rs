@@ -6,9 +6,9 @@
 use rusqlite::params;
 use understudy_protocol::{Place, limits, version};
 
-use super::Catalog;
 use super::read::{VALID_AT, place_from};
 use super::upload::Upload;
+use super::{Catalog, count};
 use crate::error::ReceiverError;
 
 /// Whether an agent tells which files are fuzzy.
@@ -105,7 +105,7 @@ impl Catalog {
                 let until: Option<i64> = row.get(3)?;
                 Ok(FuzzyRange {
                     place: place_from(row, 0)?,
-                    since: row.get::<_, i64>(2)? as u64,
+                    since: count(row, 2)?,
                     until: until.map(|until| until as u64),
                 })
             };

@@ -217,17 +217,23 @@ impl Catalog {
                 ReceiverError::NoSpace(format!("writing `{}`", path.display()))
             }
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-                ReceiverError::Damaged(format!(
-                    "the catalog `{}` cannot be read ({source}); the live tree is not affected and can go on serving. Move \
-                 the dataset's directory aside, sync again, and keep the old one for its history",
-                    path.display()
-                ))
+                Self::damaged(path, &source)
             }
+            // A column that has what this program never writes to it.
+            None if is_of_value(&source) => Self::damaged(path, &source),
             _ => ReceiverError::Catalog {
                 path: path.to_owned(),
                 source,
             },
         }
+    }
+
+    fn damaged(path: &Path, source: &rusqlite::Error) -> ReceiverError {
+        ReceiverError::Damaged(format!(
+            "the catalog `{}` cannot be read ({source}); the live tree is not affected and can go on serving. Move \
+             the dataset's directory aside, sync again, and keep the old one for its history",
+            path.display()
+        ))
     }
 
     /// The newest committed snapshot.
@@ -420,9 +426,28 @@ impl Catalog {
 
 const SELECT_SNAPSHOT: &str = "SELECT number, epoch, fingerprint, committed_seconds, as_of_seconds, entries, bytes, first_entry FROM snapshot";
 
+fn is_of_value(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
+    matches!(
+        error,
+        FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..)
+    )
+}
+
+/// More of anything than a catalog can have: it leaves room for whoever adds to it.
+const MOST: i64 = i64::MAX >> 1;
+
+/// A number of snapshots, rows, entries or bytes. Another one than there can be is an error: the catalog is damaged.
+fn count(row: &rusqlite::Row<'_>, index: usize) -> rusqlite::Result<u64> {
+    match row.get::<_, i64>(index)? {
+        value @ 0..=MOST => Ok(value as u64),
+        value => Err(rusqlite::Error::IntegralValueOutOfRange(index, value)),
+    }
+}
+
 fn recorded_from(row: &rusqlite::Row<'_>) -> rusqlite::Result<Recorded> {
     let fingerprint = Fingerprint(row.get::<_, [u8; 32]>(2)?);
-    let number = |index| row.get::<_, i64>(index).map(|value| value as u64);
+    let number = |index| count(row, index);
     let position = Position {
         number: number(0)?,
         epoch: number(1)?,

@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, params};
 use understudy_protocol::{ContentHash, DirectoryId, Entry, Name, Place};
 
-use super::Catalog;
+use super::{Catalog, count};
 use crate::error::ReceiverError;
 
 /// `kind` of a directory row.
@@ -347,18 +347,21 @@ pub(super) fn place_from(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Res
 
 fn leaf_from(row: &rusqlite::Row<'_>) -> rusqlite::Result<Leaf> {
     Ok(Leaf {
-        id: row.get::<_, i64>(0)? as u64,
+        id: count(row, 0)?,
         place: place_from(row, 1)?,
         is_device: row.get::<_, i64>(3)? >= 4,
         group: row.get::<_, i64>(4)? as u64,
-        origin: row.get::<_, i64>(5)? as u64,
+        origin: count(row, 5)?,
     })
 }
 
 pub(super) fn row_from(row: &rusqlite::Row<'_>) -> rusqlite::Result<Result<Row, ReceiverError>> {
-    let (id, place) = (row.get::<_, i64>(0)? as u64, place_from(row, 1)?);
-    let since = row.get::<_, i64>(3)? as u64;
-    let until = row.get::<_, Option<i64>>(4)?.map(|until| until as u64);
+    let (id, place) = (count(row, 0)?, place_from(row, 1)?);
+    let since = count(row, 3)?;
+    let until = match row.get_ref(4)? {
+        rusqlite::types::ValueRef::Null => None,
+        _ => Some(count(row, 4)?),
+    };
     let encoded = row.get_ref(5)?.as_blob()?;
     Ok(match postcard::from_bytes::<Entry>(encoded) {
         Ok(entry) => Ok(Row {

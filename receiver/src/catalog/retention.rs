@@ -4,7 +4,7 @@
 use rusqlite::{OptionalExtension, params};
 use understudy_protocol::ContentHash;
 
-use super::{Catalog, FORMAT_RETENTION};
+use super::{Catalog, FORMAT_RETENTION, count};
 use crate::error::ReceiverError;
 use crate::retention::Moment;
 
@@ -79,7 +79,7 @@ impl Catalog {
         self.run(|connection| {
             let row = |row: &rusqlite::Row<'_>| {
                 Ok(PinRow {
-                    snapshot: row.get::<_, i64>(0)? as u64,
+                    snapshot: count(row, 0)?,
                     reason: row.get(1)?,
                     since_seconds: row.get(2)?,
                 })
@@ -100,7 +100,7 @@ impl Catalog {
         self.run(|connection| {
             let row = |row: &rusqlite::Row<'_>| {
                 Ok(FlagRow {
-                    snapshot: row.get::<_, i64>(0)? as u64,
+                    snapshot: count(row, 0)?,
                     flagged_seconds: row.get(1)?,
                     due_seconds: row.get(2)?,
                 })

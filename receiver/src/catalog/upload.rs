@@ -7,7 +7,7 @@ use understudy_protocol::{DirectoryId, Entry, Node, Place, StateDigest, limits};
 
 use super::prove::Siblings;
 use super::read::DIRECTORY;
-use super::{Catalog, Recorded, Telling};
+use super::{Catalog, Recorded, Telling, count};
 use crate::error::ReceiverError;
 use crate::quota::Used;
 
@@ -99,10 +99,9 @@ impl Catalog {
             .map_or(0, |base| base.snapshot.position.number);
         let digest = self.digest(number)?;
         self.run(|connection| connection.execute_batch("BEGIN IMMEDIATE"))?;
-        let last: i64 = self.run(|connection| {
-            connection.query_row("SELECT coalesce(max(id), 0) FROM entry", [], |row| {
-                row.get(0)
-            })
+        let last = self.run(|connection| {
+            let sql = "SELECT coalesce(max(id), 0) FROM entry";
+            connection.query_row(sql, [], |row| count(row, 0))
         })?;
         let upload = Upload {
             catalog: self,
@@ -110,7 +109,7 @@ impl Catalog {
             entries: base.as_ref().map_or(0, |base| base.snapshot.entries),
             bytes: base.as_ref().map_or(0, |base| base.snapshot.bytes),
             base,
-            first_entry: last as u64 + 1,
+            first_entry: last + 1,
             digest,
             siblings: Vec::new(),
             siblings_allowed: SIBLINGS,
@@ -369,7 +368,12 @@ impl Upload<'_> {
             statement.execute(params![id, self.number as i64]).map(drop)
         })?;
         self.digest.remove(&row.place, &row.entry);
-        self.entries -= 1;
+        self.entries = self.entries.checked_sub(1).ok_or_else(|| {
+            let number = self.number - 1;
+            ReceiverError::Damaged(format!(
+                "snapshot {number} has more entries than the catalog says"
+            ))
+        })?;
         self.bytes = self.bytes.saturating_sub(row.entry.size_bytes());
         self.ended_directories.extend(row.entry.directory_id());
         Ok(true)
