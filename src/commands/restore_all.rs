@@ -62,7 +62,7 @@ pub(super) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
         match result {
             Ok(restored) => {
                 whole.files += restored.files;
-                whole.bytes += restored.bytes;
+                whole.bytes = whole.bytes.saturating_add(restored.bytes);
                 let expected = session.expectation(&spare, Some(&request.dataset));
                 whole
                     .values

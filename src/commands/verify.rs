@@ -129,6 +129,6 @@ fn line(dataset: &Verified, accepted: u64) -> String {
         dataset.dataset,
         words::counted(dataset.entries, "entry"),
         words::counted(dataset.objects, "kept content"),
-        words::size(dataset.bytes + dataset.object_bytes),
+        words::size(dataset.bytes.saturating_add(dataset.object_bytes)),
     )
 }

@@ -141,7 +141,7 @@ impl Index {
         let digest = StateDigest::from_bytes(&about.digest);
         let is_it = former.position == Some(about.base)
             && position.fingerprint == about.fingerprint
-            && position.number == about.base.number + 1;
+            && Some(position.number) == about.base.number.checked_add(1);
         let Some(digest) =
             digest.filter(|digest| is_it && digest.fingerprint() == about.fingerprint)
         else {

@@ -75,7 +75,8 @@ impl Fetching<'_> {
             self.todo.next += 1;
             let form = Form::Full;
             window.push_back(Asked { number, from, form });
-            bytes += self.build.plan.leaves[number].entry.size_bytes();
+            let size = self.build.plan.leaves[number].entry.size_bytes();
+            bytes = u64::saturating_add(bytes, size);
         }
         let places = window
             .iter()

@@ -133,18 +133,16 @@ impl Plan {
     /// Regular files, and the sum of their sizes, each group once.
     pub(super) fn files_and_bytes(&self) -> (u64, u64) {
         let mut groups = std::collections::HashSet::new();
-        let (mut files, mut bytes) = (0, 0);
+        let (mut files, mut bytes) = (0, 0_u64);
         for (size, group) in self
             .leaves
             .iter()
             .filter_map(|leaf| Some((leaf.entry.content()?.0, leaf.entry.group)))
         {
             files += 1;
-            bytes += if group == 0 || groups.insert(group) {
-                size
-            } else {
-                0
-            };
+            if group == 0 || groups.insert(group) {
+                bytes = bytes.saturating_add(size);
+            }
         }
         (files, bytes)
     }

@@ -21,7 +21,7 @@ impl Build<'_> {
         let bytes = contents
             .iter()
             .map(|&number| self.plan.leaves[number].entry.size_bytes())
-            .sum();
+            .fold(0, u64::saturating_add);
         self.context.progress.expect(contents.len() as u64, bytes);
         self.context.progress.withdraw(announced);
         let base = match self.landing {
