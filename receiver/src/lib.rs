@@ -22,6 +22,8 @@ mod error;
 mod filling;
 mod findings;
 mod flushing;
+#[doc(hidden)]
+pub mod fuzzing;
 mod fuzzy;
 mod give;
 pub mod guard;

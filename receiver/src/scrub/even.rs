@@ -35,7 +35,7 @@ pub(super) fn due_seconds(plan: &Plan, times: Times) -> i64 {
 
 /// How far a pass that runs is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Run {
+pub(crate) struct Run {
     pub(super) since_seconds: i64,
     pub(super) done_bytes: u64,
     pub(super) total_bytes: u64,

@@ -26,7 +26,8 @@ use crate::verify::{Doubtful, Mending, Position, Reading, Settled, look_again, n
 
 use begin::begin;
 use even::{bytes_per_second, due_seconds};
-use state::{Ended, Running, State};
+pub(crate) use state::State;
+use state::{Ended, Running};
 pub(crate) use tell::told;
 
 /// How far a pass got is written down so often.
