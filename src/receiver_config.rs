@@ -509,4 +509,24 @@ mod tests {
         let heartbeats: Vec<_> = alerts.dataset_heartbeats.keys().collect();
         assert_eq!(heartbeats, [&name]);
     }
+
+    #[test]
+    fn whatever_is_written_is_taken_or_refused() {
+        let whole = "store = \"/srv/spare\"\nlisten = \"spare:7433\"\nreserve_percent = 5\n\
+                     [alerts]\nlag = \"10m\"\nfailures = 3\nrepeat = \"1d\"\ncommand = [\"/bin/page\", \"x\"]\n\
+                     webhook = \"https://host/x\"\nheartbeat_interval = \"5m\"\nspace = \"7d\"\n\
+                     [alerts.dataset.site]\nlag = \"1h\"\nheartbeat = \"https://host/y\"\n\
+                     [guard]\nfiles_percent = 10\ncaches = [\"var/cache\"]\n[guard.dataset.site]\nfiles_least = 3\n\
+                     [retention]\nall = \"1d\"\nhourly = 24\nminimum_age = \"1d\"\n\
+                     [scrub]\nevery = \"7d\"\nleast = \"500kB\"\nmost = \"1GiB\"\nrepair = true\n";
+        let mut inputs: Vec<Vec<u8>> = whole.lines().map(|line| line.as_bytes().to_vec()).collect();
+        inputs.push(whole.as_bytes().to_vec());
+        let mut mutation = understudy_fuzz_targets::Mutation::new(7);
+        for _ in 0..3000 {
+            let input = mutation.next(&inputs);
+            if let Err(error) = ReceiverConfig::parse(&String::from_utf8_lossy(&input), "f") {
+                assert!(error.message.contains('f'), "{}", error.message);
+            }
+        }
+    }
 }

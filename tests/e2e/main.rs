@@ -25,6 +25,7 @@ mod confined;
 mod crashes;
 mod daemon;
 mod delta;
+mod documents;
 mod drill;
 mod every_kind;
 mod fuzzy;

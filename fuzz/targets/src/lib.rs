@@ -15,6 +15,7 @@ mod names;
 mod samples;
 mod scratch;
 mod spare;
+mod texts;
 mod uploads;
 mod wire;
 
@@ -100,6 +101,18 @@ pub const TARGETS: &[Target] = &[
         run: agents::adoptions,
         seeds: agents::adoptions_seeds,
         changed: 30,
+    },
+    Target {
+        name: "configurations",
+        run: texts::configurations,
+        seeds: texts::configurations_seeds,
+        changed: 2000,
+    },
+    Target {
+        name: "trust",
+        run: texts::trust,
+        seeds: texts::trust_seeds,
+        changed: 500,
     },
 ];
 

@@ -15,7 +15,7 @@ macro_rules! targets {
     };
 }
 
-targets! { frames messages compression paths signatures deltas stored catalogs changes restores adoptions }
+targets! { frames messages compression paths signatures deltas stored catalogs changes restores adoptions configurations trust }
 
 #[test]
 fn every_target_is_tested_and_has_a_program() {
