@@ -101,6 +101,12 @@ impl<'a> Walk<'a> {
                 directory.0
             )));
         }
+        if self.levels.iter().any(|level| level.directory == directory) {
+            return Err(ReceiverError::Damaged(format!(
+                "the catalog's directory {} is in itself",
+                directory.0
+            )));
+        }
         let range = (seen.first, seen.last);
         self.entered = Some(Level::new(directory, seen.path.clone(), range, wanted));
         Ok(())
