@@ -136,7 +136,7 @@ impl Yard {
                     let note = notes.open_directory(&name)?;
                     durable::replace(&note, &names::RESTORE, bytes, Durability::Later)?;
                 }
-                restores::running(&self.store).map(drop)
+                restores::of_dataset(dataset, &mut Vec::new())
             }
             Lying::Patch => self.read_patch(bytes),
             Lying::Format => {

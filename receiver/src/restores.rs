@@ -160,7 +160,11 @@ pub(crate) fn running(store: &Store, own: &[Permission]) -> Vec<RunningRestore> 
     found
 }
 
-fn of_dataset(dataset: &Dataset, found: &mut Vec<RunningRestore>) -> Result<(), ReceiverError> {
+/// Adds those of one dataset.
+pub(crate) fn of_dataset(
+    dataset: &Dataset,
+    found: &mut Vec<RunningRestore>,
+) -> Result<(), ReceiverError> {
     let Some(notes) = open_notes(dataset)? else {
         return Ok(());
     };

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use understudy_agent::{
-    Action, Cancel, Context, Emptied, Existing, Manner, Order, OwnedBy, Pace, Progress,
+    Action, Cancel, Context, Emptied, Existing, Lost, Manner, Order, OwnedBy, Pace, Progress,
     RestoreRequest, Source, Unsettled, Which, restore, sync,
 };
 use understudy_protocol::Message;
@@ -96,6 +96,7 @@ fn request(choices: &mut Choices<'_>, scratch: &Path) -> RestoreRequest {
         existing,
         manner,
         owners: [OwnedBy::Number, OwnedBy::Name][choices.below(2)],
+        lost: [Lost::Ask, Lost::Skip][choices.below(2)],
         announced: (0, 0),
         action: if choices.seldom(4) {
             Action::DryRun

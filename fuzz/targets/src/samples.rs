@@ -423,6 +423,7 @@ fn of_reports() -> Vec<Message> {
             findings: vec![KnownFinding {
                 path: path("a/f"),
                 what: what(),
+                content: Some(ContentHash::of(b"content")),
                 state: FindingState::Lost,
                 found_seconds: 9,
             }],
@@ -441,6 +442,8 @@ fn of_reports() -> Vec<Message> {
                     findings: 4,
                 }),
             }),
+            open: 1,
+            accepted: 2,
         }),
         Message::Overseen(overseen()),
     ]
