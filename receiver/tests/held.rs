@@ -11,7 +11,8 @@ mod stage;
 use std::sync::Arc;
 
 use understudy_protocol::message::{
-    Change, Changes, Confirm, Content, SourceRoot, StreamBase, StreamBlock, StreamCopy, StreamEnd,
+    Begin, Change, Changes, Confirm, Content, SourceRoot, StreamBase, StreamBlock, StreamCopy,
+    StreamEnd,
 };
 use understudy_protocol::{
     ContentHash, FailureCode, Message, Node, Position, ProtocolError, Timestamp,
@@ -568,7 +569,10 @@ fn what_is_held_and_cannot_be_understood_is_never_applied_and_can_be_dropped() {
         let told = guard::held(&stage.store, &dataset()).expect_err("unclear");
         let typed = format!("`understudy reject {} {}`", dataset(), first.short_digest());
         assert!(told.to_string().contains(&typed), "{told}");
-        stage.try_upload(&changes, &[]).expect_err("unclear");
+        stage.talk(|channel| {
+            send(channel, &Message::Begin(Begin { dataset: dataset() }));
+            hear(channel).expect_err("unclear");
+        });
         release(&stage, &first).expect_err("unclear");
         let reject = |digest: &str| guard::reject(&stage.store, &dataset(), digest);
         reject("00000000").expect_err("another digest");

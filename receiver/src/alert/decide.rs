@@ -645,7 +645,7 @@ mod tests {
         }
         // What comes first is told.
         scene.rooms = [until(3 * DAY, Resource::Bytes), until(2, Resource::Inodes)];
-        let told = scene.judge(5 * HOUR).remove(0);
+        let told = scene.judge(5 * HOUR).pop().expect("a notice");
         assert!(told.reason.contains("inodes"), "{}", told.reason);
         scene.rooms = [until(11 * DAY, Resource::Bytes), Room::Enough];
         assert_eq!(scene.tell(3), [(Kind::Space, Event::Over)]);
