@@ -96,7 +96,7 @@ fn request(choices: &mut Choices<'_>, scratch: &Path) -> RestoreRequest {
         existing,
         manner,
         owners: [OwnedBy::Number, OwnedBy::Name][choices.below(2)],
-        lost: [Lost::Ask, Lost::Skip][choices.below(2)],
+        lost: Lost::Ask,
         announced: (0, 0),
         action: if choices.seldom(4) {
             Action::DryRun
