@@ -21,7 +21,7 @@ pub(crate) use daemons::{Agent, Messenger, Receiver};
 pub(crate) use on_spare::{Accept, Acknowledge, Decide, Held, OnSpare, Pin, Prune, Unpin};
 pub(crate) use pair::Pair;
 pub(crate) use past::{Cat, Diff, Find, Ls, Point, Selection};
-pub(crate) use restore::{Drill, Order, Owners, Restore};
+pub(crate) use restore::{Drill, Order, Owners, Restore, Trusting};
 pub(crate) use ssh::AuthorizedKey;
 
 /// Keeps a spare server minutes behind its main, ready to serve.

@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use understudy_agent::AgentError;
+use understudy_agent::{AgentError, Unproven};
 use understudy_protocol::error::CarrierKind;
 use understudy_protocol::{Failure, FailureCode, ProtocolError};
 use understudy_receiver::ReceiverError;
@@ -220,6 +220,11 @@ impl From<&AgentError> for CommandError {
         let message = error.to_string();
         let (code, hint) = match error {
             AgentError::Spare(error) => return error.into(),
+            AgentError::Unproven { verdict, .. } => return unproven(message, verdict),
+            AgentError::MemoryDamaged { .. } => (
+                Code::Failed,
+                "delete that file; add --unverified to restore without it",
+            ),
             AgentError::Interrupted => return Self::interrupted(),
             AgentError::SourceMissing { .. }
             | AgentError::SourceNotDirectory { .. }
@@ -303,6 +308,41 @@ impl From<&AgentError> for CommandError {
         };
         Self::new(code, message, hint)
     }
+}
+
+/// What can be done about a snapshot that is not proved. Where it is not known who has made it the code is another than where it is known
+/// not to be what was sent.
+fn unproven(message: String, verdict: &Unproven) -> CommandError {
+    let (code, hint) = match verdict {
+        Unproven::Unsigned { .. } => (
+            Code::NotAuthenticated,
+            "restore another snapshot (`understudy snapshots` lists them), or this one, whoever has made it, with --unverified".to_owned(),
+        ),
+        Unproven::Foreign { key } => (
+            Code::NotAuthenticated,
+            format!(
+                "if it is a former key of this main, which its recovery kit tells, add `--trust-key {key}`; if nobody knows it, somebody \
+                 else has made the snapshot, and --unverified restores it all the same"
+            ),
+        ),
+        Unproven::Differs { .. } => (
+            Code::Damage,
+            "restore another snapshot (`understudy snapshots` lists them) or from another spare; what this one gives, whatever that is, is \
+             restored with --unverified"
+                .to_owned(),
+        ),
+        Unproven::Older { shown, .. } => (
+            Code::Damage,
+            format!(
+                "`--snapshot {shown}` restores the older one, which is proved then; ask whoever runs the spare where the newer one is"
+            ),
+        ),
+        Unproven::Moved { number, .. } => (
+            Code::Damage,
+            format!("`--snapshot {number}` restores that one, which is proved then"),
+        ),
+    };
+    CommandError::new(code, message, hint)
 }
 
 impl From<ReceiverError> for CommandError {

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use understudy_protocol::{DatasetName, ProtocolError, RelPath};
+use understudy_protocol::{DatasetName, ProtocolError, PublicKey, RelPath};
 use understudy_tree::TreeError;
 
 use crate::past::Which;
@@ -197,9 +197,87 @@ pub enum AgentError {
         /// What it is.
         kind: &'static str,
     },
+    /// What the spare gives cannot be proved to be what the main has sent.
+    #[error("nothing of dataset `{dataset}` was restored: {verdict}")]
+    Unproven {
+        /// The dataset.
+        dataset: DatasetName,
+        /// Why not.
+        verdict: Box<Unproven>,
+    },
+    /// What is remembered of a spare cannot be read.
+    #[error(
+        "what this host remembers of what a spare acknowledged, `{}`, is damaged; without it nobody can tell whether the spare shows the \
+         newest snapshot, and everything else can be proved as well",
+        shown(path)
+    )]
+    MemoryDamaged {
+        /// The file.
+        path: PathBuf,
+    },
     /// What was asked for cannot be written.
     #[error("cannot write what was asked for: {0}")]
     Output(std::io::Error),
+}
+
+/// Why a snapshot is not proved to be what the main has sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unproven {
+    /// Nobody has signed it.
+    #[error("the snapshot that the spare gave is not signed: {because}")]
+    Unsigned {
+        /// What that may mean.
+        because: String,
+    },
+    /// Somebody else has signed it.
+    #[error("the snapshot that the spare gave is signed by another key than this main's: {key}")]
+    Foreign {
+        /// Whose.
+        key: PublicKey,
+    },
+    /// It is another than was signed.
+    #[error("what the spare gave is not what the main has sent: {what}")]
+    Differs {
+        /// What differs.
+        what: String,
+    },
+    /// The spare has acknowledged a newer one.
+    #[error(
+        "the spare shows snapshot {shown}, of {}, as the newest, and has acknowledged snapshot {known}, of {}: it was set back to an \
+         earlier time, or hides what came later",
+        time(*shown_seconds), time(*known_seconds)
+    )]
+    Older {
+        /// The one that it shows.
+        shown: u64,
+        /// When that was signed.
+        shown_seconds: i64,
+        /// The newest that it has acknowledged.
+        known: u64,
+        /// When that was signed.
+        known_seconds: i64,
+    },
+    /// It is shown as of another time.
+    #[error(
+        "the spare says that snapshot {number} was committed at {}, and the main has signed it at {}: a clock was wrong, the snapshot was \
+         held and released later, or the spare shows it as one of another time",
+        time(*shown_seconds), time(*signed_seconds)
+    )]
+    Moved {
+        /// Its number.
+        number: u64,
+        /// When it was committed, by the spare.
+        shown_seconds: i64,
+        /// When it was signed, by the main.
+        signed_seconds: i64,
+    },
+}
+
+fn time(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).map_or_else(
+        |_| "a time out of all bounds".to_owned(),
+        |time| time.to_string(),
+    )
 }
 
 fn meant(which: Which) -> String {

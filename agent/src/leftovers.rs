@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use understudy_protocol::message::WantedContent;
-use understudy_protocol::{ContentHash, Message, ProtocolError, limits, version};
+use understudy_protocol::{Bytes, ContentHash, Message, ProtocolError, limits, version};
 
 use crate::conversation::{Conversation, unexpected};
 use crate::error::AgentError;
@@ -28,17 +28,25 @@ pub(crate) struct Leftovers {
     partials: Mutex<Vec<Partial>>,
 }
 
+/// What a spare tells before an upload.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    pub(crate) leftovers: Leftovers,
+    pub(crate) wanted: Vec<WantedContent>,
+    /// What the main has said of the base.
+    pub(crate) stated: Option<Bytes>,
+}
+
 impl Leftovers {
     /// Hears of them, after `Ready`; a spare of a former version has none.
     ///
-    /// Before them it is told what the spare has lost and would like to have again.
-    pub(crate) fn hear(
-        conversation: &Conversation,
-    ) -> Result<(Self, Vec<WantedContent>), AgentError> {
+    /// Before them it is told what the main has said of the base, and what the spare has lost and would like to have again.
+    pub(crate) fn hear(conversation: &Conversation) -> Result<Heard, AgentError> {
         if conversation.version < version::RESUME {
-            return Ok(Default::default());
+            return Ok(Heard::default());
         }
         let (mut contents, mut partials, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
+        let mut stated = None;
         loop {
             match conversation.hear()? {
                 // Each is bounded by what it has, so that there is an end.
@@ -61,8 +69,17 @@ impl Leftovers {
                     wanted.extend(told.contents);
                     check("wanted contents", wanted.len(), limits::WANTED)?;
                 }
+                Message::Stated(told)
+                    if conversation.version >= version::STATEMENTS && stated.is_none() =>
+                {
+                    stated = Some(told.statement);
+                }
                 Message::LeftoverEnd(_) => {
-                    return Ok((Self::new(contents, partials), wanted));
+                    return Ok(Heard {
+                        leftovers: Self::new(contents, partials),
+                        wanted,
+                        stated,
+                    });
                 }
                 other => return Err(unexpected(&other, "Leftover")),
             }

@@ -4,6 +4,7 @@
 //! the index knows neither. Nothing here knows the receiver, prints, or ends the process.
 
 mod ask;
+mod chain;
 mod clock;
 pub mod config;
 mod conversation;
@@ -18,6 +19,7 @@ mod journal;
 mod leftovers;
 mod lock;
 mod lost;
+mod manifest;
 mod opening;
 mod outbox;
 mod outlook;
@@ -38,11 +40,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
-use understudy_protocol::DatasetName;
+use understudy_protocol::{DatasetName, SecretKey};
 use understudy_tree::{Excludes, Mounts};
 
 pub use ask::{FuzzyOf, Survey, Verification, oversee, survey, verify};
-pub use error::AgentError;
+pub use chain::{
+    Evidence, Freshness, Known, Leniency, Proven, Trusted, known_datasets, newest_known,
+};
+pub use error::{AgentError, Unproven};
 pub use estimate::Costs;
 pub use opening::{Opened, open_databases};
 pub use outlook::Outlook;
@@ -118,4 +123,6 @@ pub struct Context {
     pub pace: Arc<Pace>,
     /// The directory of a spare on this host: no source may hold it or lie in it.
     pub store: Option<PathBuf>,
+    /// The main's key, which signs what is sent; without one nothing is signed.
+    pub signer: Option<Arc<SecretKey>>,
 }

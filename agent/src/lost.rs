@@ -40,7 +40,11 @@ pub(crate) fn give_back(
             context,
             conversation,
         };
-        let file = match find(&reader, root, one)? {
+        let found = match is_left_out(source, &one.path) {
+            true => None,
+            false => find(&reader, root, one)?,
+        };
+        let file = match found {
             Some(file) if giving.is_right(&file)? => file,
             _ => {
                 giving.answer(None)?;
@@ -52,6 +56,11 @@ pub(crate) fn give_back(
         given += u64::from(giving.send(&file)?);
     }
     Ok(given)
+}
+
+/// Whether the dataset does not have what is there. The index may say otherwise: it is what the spare gave, or older than the pattern.
+fn is_left_out(source: &Source, path: &RelPath) -> bool {
+    source.excludes.covers(path) || source.excludes.excludes(path, Kind::File)
 }
 
 /// Opens a file of the dataset that has the right size; `None` if there is none.

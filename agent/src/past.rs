@@ -107,7 +107,7 @@ impl Past {
             depth,
         });
         self.ask(&request, |answer| match answer {
-            Message::Listed(listed) => listed
+            Message::Listed(listed) if !listed.entries.is_empty() => listed
                 .entries
                 .iter()
                 .try_for_each(|(path, entry)| tell(path, entry)),
@@ -130,7 +130,9 @@ impl Past {
             last,
         });
         self.ask(&request, |answer| match answer {
-            Message::Found(found) => found.versions.iter().try_for_each(&mut tell),
+            Message::Found(found) if !found.versions.is_empty() => {
+                found.versions.iter().try_for_each(&mut tell)
+            }
             other => Err(unexpected(&other, "Found")),
         })
     }
@@ -148,7 +150,9 @@ impl Past {
             to,
         });
         self.ask(&request, |answer| match answer {
-            Message::Differences(told) => told.differences.iter().try_for_each(&mut tell),
+            Message::Differences(told) if !told.differences.is_empty() => {
+                told.differences.iter().try_for_each(&mut tell)
+            }
             other => Err(unexpected(&other, "Differences")),
         })
     }
@@ -162,7 +166,9 @@ impl Past {
             dataset: self.dataset.clone(),
         });
         self.ask(&request, |answer| match answer {
-            Message::Summaries(told) => told.summaries.iter().try_for_each(&mut tell),
+            Message::Summaries(told) if !told.summaries.is_empty() => {
+                told.summaries.iter().try_for_each(&mut tell)
+            }
             other => Err(unexpected(&other, "Summaries")),
         })
     }

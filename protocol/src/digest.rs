@@ -16,10 +16,21 @@ const LANES: usize = 1024;
 const CONTEXT: &str = "understudy 2026-11 state digest v1";
 
 /// The sum over a set of entries. Order does not matter; adding and removing are inverse.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct StateDigest {
     lanes: Box<[u16; LANES]>,
+    /// Bytes that its entries take as they are encoded; of a difference how many more, modulo 2^64. No part of the fingerprint.
+    weight: u64,
 }
+
+/// By the sum alone.
+impl PartialEq for StateDigest {
+    fn eq(&self, other: &Self) -> bool {
+        self.lanes == other.lanes
+    }
+}
+
+impl Eq for StateDigest {}
 
 impl StateDigest {
     /// Bytes of [`Self::to_bytes`].
@@ -29,19 +40,22 @@ impl StateDigest {
     pub fn empty() -> Self {
         Self {
             lanes: Box::new([0; LANES]),
+            weight: 0,
         }
     }
 
     /// Adds an entry.
     pub fn add(&mut self, place: &Place, entry: &Entry) {
-        let element = element(place, entry);
+        let (element, length) = element(place, entry);
         self.combine(&element, u16::wrapping_add);
+        self.weight = self.weight.wrapping_add(length);
     }
 
     /// Takes away an entry that was added before.
     pub fn remove(&mut self, place: &Place, entry: &Entry) {
-        let element = element(place, entry);
+        let (element, length) = element(place, entry);
         self.combine(&element, u16::wrapping_sub);
+        self.weight = self.weight.wrapping_sub(length);
     }
 
     /// Adds everything that `other` holds.
@@ -49,11 +63,24 @@ impl StateDigest {
         for (lane, add) in self.lanes.iter_mut().zip(other.lanes.iter()) {
             *lane = lane.wrapping_add(*add);
         }
+        self.weight = self.weight.wrapping_add(other.weight);
     }
 
     /// The 32 bytes that name this state.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint(*blake3::hash(&self.to_bytes()).as_bytes())
+    }
+
+    /// How many bytes its entries take as they are encoded, each with its place.
+    pub fn weight(&self) -> u64 {
+        self.weight
+    }
+
+    /// The same digest with this weight: for one that was read back.
+    #[must_use]
+    pub fn weighing(mut self, weight: u64) -> Self {
+        self.weight = weight;
+        self
     }
 
     /// The lanes, little-endian, [`Self::BYTES`] long.
@@ -64,7 +91,7 @@ impl StateDigest {
             .collect()
     }
 
-    /// Reads what [`Self::to_bytes`] wrote; `None` if the length is another.
+    /// Reads what [`Self::to_bytes`] wrote; `None` if the length is another. The weight is not in there.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         if bytes.len() != Self::BYTES {
             return None;
@@ -90,15 +117,14 @@ impl fmt::Debug for StateDigest {
 }
 
 /// The canonical bytes of an entry are its postcard encoding, which is a documented stable format.
-fn element(place: &Place, entry: &Entry) -> [u8; StateDigest::BYTES] {
+fn element(place: &Place, entry: &Entry) -> ([u8; StateDigest::BYTES], u64) {
     let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
     // Encoding into memory fails for no value of these types.
-    if let Ok(bytes) = postcard::to_stdvec(&(place, entry)) {
-        hasher.update(&bytes);
-    }
+    let bytes = postcard::to_stdvec(&(place, entry)).unwrap_or_default();
+    hasher.update(&bytes);
     let mut element = [0; StateDigest::BYTES];
     hasher.finalize_xof().fill(&mut element);
-    element
+    (element, bytes.len() as u64)
 }
 
 /// Names a state: BLAKE3 of the state digest.

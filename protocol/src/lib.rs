@@ -21,6 +21,7 @@ pub mod name;
 pub mod place;
 pub mod randomness;
 pub mod shown;
+pub mod statement;
 pub mod transport;
 pub mod version;
 
@@ -35,3 +36,4 @@ pub use key::{PublicKey, SecretKey, Signature};
 pub use message::Message;
 pub use name::{DatasetName, MainName, Name, escape, harmless, is_harmful};
 pub use place::{DirectoryId, Place, Position, RelPath, Snapshot};
+pub use statement::{SignedStatement, Statement};

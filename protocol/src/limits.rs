@@ -104,3 +104,5 @@ pub const LISTED_SNAPSHOTS: usize = 12_000;
 pub const LISTED_TEXT_BYTES: usize = 128 * 1024;
 /// Most bytes of holes in all files of an upload: the largest file of ext4, which takes an hour or two to hash.
 pub const HOLES_BYTES: u64 = 1 << 44;
+/// Longest [statement](crate::SignedStatement): twice what one with the longest name takes.
+pub const STATEMENT_BYTES: usize = 1024;

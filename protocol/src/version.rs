@@ -47,6 +47,8 @@ pub const SOURCE_ROOT: u32 = 5;
 pub const OVERSEE: u32 = 5;
 /// The version in which the agent tells what owners are called; see [`Owners`](crate::message::Owners).
 pub const OWNERS: u32 = 5;
+/// The version in which the agent signs what it has sent; see [`Stated`](crate::message::Stated).
+pub const STATEMENTS: u32 = 5;
 /// Opens every greeting, so that a stray connection is recognised at once.
 pub const MAGIC: [u8; 4] = *b"USTY";
 

@@ -84,6 +84,7 @@ pub(crate) fn subject(message: &Message) -> Option<(u32, Subject<'_>)> {
         | Message::SourceRoot(_)
         | Message::Fuzzy(_)
         | Message::Owners(_)
+        | Message::Stated(_)
         | Message::StreamBlock(_)
         | Message::StreamEnd(_)
         | Message::StreamAbort(_)

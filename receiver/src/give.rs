@@ -20,6 +20,7 @@ use crate::error::ReceiverError;
 use crate::library::Library;
 use crate::restores::Running;
 use crate::serve::Lease;
+use crate::stated;
 use crate::stored::Stored;
 
 /// Sends all entries of a snapshot, directories before what they hold.
@@ -43,6 +44,9 @@ pub(crate) fn manifest(
     };
     let at = snapshot.snapshot.position.number;
     let mut encoder = outgoing.encoder();
+    if spoken >= version::STATEMENTS {
+        stated::tell(&catalog, at, outgoing)?;
+    }
     let mut batch = Batch {
         entries: Vec::new(),
         bytes: 0,

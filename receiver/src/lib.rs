@@ -57,6 +57,7 @@ mod shelves;
 mod space;
 pub mod specials;
 mod stage;
+mod stated;
 mod store;
 mod stored;
 mod streams;

@@ -12,13 +12,15 @@ use crate::streams::Streams;
 use crate::waiting::Waiting;
 use crate::workers::Trouble;
 
-/// Numbers of the messages that are handed to workers: streams, those with a base, what is fuzzy, changes, and what owners are called.
+/// Numbers of the messages that are handed to workers: streams, those with a base, what is fuzzy, changes, what owners are
+/// called, and what the main has signed.
 const STREAM_NUMBERS: std::ops::RangeInclusive<u8> = 3..=5;
 const FUZZY: u8 = 6;
 const DELTA_NUMBERS: std::ops::RangeInclusive<u8> = 7..=8;
 const RESUME: u8 = 9;
 const CHANGES: u8 = 11;
 const OWNERS: u8 = 72;
+const STATED: u8 = 73;
 
 /// What is handed over together: small pieces of a large file cost less than waking a worker for each.
 const RUN_JOBS: usize = 64;
@@ -46,6 +48,7 @@ fn is_staged(frame: &Frame, spoken: u32) -> bool {
         CHANGES => true,
         FUZZY => Telling::of(spoken) == Telling::All,
         OWNERS => spoken >= version::OWNERS,
+        STATED => spoken >= version::STATEMENTS,
         _ => false,
     }
 }

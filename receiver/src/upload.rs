@@ -26,7 +26,7 @@ use crate::routing;
 use crate::serve::{AfterFirst, Deletions, SessionOptions};
 use crate::store::Store;
 use crate::workers::{self, Ground};
-use crate::{give, recover};
+use crate::{give, recover, stated};
 
 /// Serves a session that began with `Begin`; what becomes of it is counted for the alerts.
 pub(crate) fn serve(
@@ -83,6 +83,9 @@ fn converse(
     }
     let position = catalog.head()?.map(|head| head.snapshot.position);
     outgoing.send_message(&Message::Ready(Ready { position }))?;
+    if let Some(position) = position.filter(|_| spoken >= version::STATEMENTS) {
+        stated::tell(&catalog, position.number, outgoing)?;
+    }
     let reserve = options.reserve;
     let mut lost = Lost::ask((dataset, &catalog, &locked), reserve, spoken, outgoing)?;
     let (mut root, mut adoptions) = (None, 0);

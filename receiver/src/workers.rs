@@ -287,7 +287,9 @@ fn write_rows(
                 .fuzzy
                 .iter()
                 .try_for_each(|place| upload.tell_fuzzy(place))?;
-            upload.tell_owners(&batch.owners)
+            upload.tell_owners(&batch.owners)?;
+            let statement = batch.statement.as_ref();
+            statement.map_or(Ok(()), |statement| upload.tell_statement(statement))
         })();
         if let Err(error) = written {
             trouble.report(error, streams);

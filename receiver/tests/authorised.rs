@@ -9,12 +9,12 @@ use std::path::Path;
 use understudy_protocol::message::{
     Begin, Change, Changes, Commit, Compare, Confirm, Content, Depth, Find, Inspect, List,
     ListFuzzy, ListRetention, ListTree, Locate, Oversee, Owners, ReadManifest, Repair, Repairing,
-    RestorePhase, Restoring, Returned, SourceRoot, StreamAbort, StreamBase, StreamBlock,
+    RestorePhase, Restoring, Returned, SourceRoot, Stated, StreamAbort, StreamBase, StreamBlock,
     StreamCopy, StreamEnd, StreamResume, Summarise, TABLE, Trouble, Verify, Want, WantRest,
 };
 use understudy_protocol::version::Hello;
 use understudy_protocol::{
-    ContentHash, DatasetName, Failure, FailureCode, MainName, Message, Node, Position,
+    Bytes, ContentHash, DatasetName, Failure, FailureCode, MainName, Message, Node, Position,
     ProtocolError, RelPath,
 };
 use understudy_receiver::{Peer, Store};
@@ -223,6 +223,9 @@ fn every(of: &DatasetName) -> Vec<Message> {
         Message::Restoring(restoring()),
         Message::Oversee(Oversee {}),
         Message::Owners(Owners::default()),
+        Message::Stated(Stated {
+            statement: Bytes(Vec::new()),
+        }),
     ];
     let named: Vec<&str> = all.iter().map(Message::name).collect();
     for row in TABLE.iter().filter(|row| row.sender != "receiver") {
@@ -285,6 +288,7 @@ fn effect(message: &Message) -> Effect {
         | Message::Commit(_)
         | Message::Fuzzy(_)
         | Message::Owners(_)
+        | Message::Stated(_)
         | Message::SourceRoot(_)
         | Message::StreamBlock(_)
         | Message::StreamEnd(_)

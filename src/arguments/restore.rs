@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use understudy_protocol::DatasetName;
+use understudy_protocol::{DatasetName, PublicKey};
 use understudy_tree::Glob;
 
 use super::Selection;
@@ -70,9 +70,25 @@ pub(crate) struct Restore {
     /// thousand contents only the first thousand are left out.
     #[arg(long)]
     pub(crate) skip_lost: bool,
+    #[command(flatten)]
+    pub(crate) trusting: Trusting,
     /// Write nothing, only say what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// Whose word counts.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Trusting {
+    /// Restore what cannot be proved to be what the main has sent
+    ///
+    /// Where this host has a main's key, a snapshot must be signed by it. Whoever holds the spare may have put anything into what is not, set-user-id
+    /// programs and devices included.
+    #[arg(long)]
+    pub(crate) unverified: bool,
+    /// Another key that may have signed what is restored, a former one of the main; may be repeated
+    #[arg(long, value_name = "KEY")]
+    pub(crate) trust_key: Vec<PublicKey>,
 }
 
 /// Whose files become.
@@ -112,4 +128,6 @@ pub(crate) struct Drill {
     /// An existing directory with room for the dataset [default: the state directory]
     #[arg(long, value_name = "DIR")]
     pub(crate) scratch: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) trusting: Trusting,
 }

@@ -10,7 +10,7 @@ use understudy_agent::{
 use understudy_protocol::{DatasetName, Name, RelPath, escape};
 use understudy_tree::{Directory, Mounts, TreeError, remove};
 
-use super::{Session, past, restore};
+use super::{Session, past, restore, trust};
 use crate::arguments::Drill;
 use crate::drills;
 use crate::exit::{Code, CommandError};
@@ -56,6 +56,7 @@ fn practise(
     context: &Context,
     scratch: &Scratch,
 ) -> Result<(RestoreReport, Report), CommandError> {
+    let trust = session.trust(spare, &arguments.dataset, &arguments.trusting)?;
     let request = RestoreRequest {
         dataset: arguments.dataset.clone(),
         target: scratch.target.clone(),
@@ -68,6 +69,7 @@ fn practise(
         owners: OwnedBy::Number,
         lost: Lost::Ask,
         announced: (0, 0),
+        trust,
         action: Action::Write,
     };
     let shown = restore::show(context, session.output);
@@ -103,6 +105,7 @@ fn verdict(
         "databases_not_checked": opened.unchecked,
         "databases_damaged": opened.damaged.iter().map(|(path, what)| words::path_with(path, "what", what)).collect::<Vec<_>>(),
         "fuzzy": restored.fuzzy.len(),
+        "proved": trust::value(&restored.proven),
     });
     let mut report = Report::done(data, vec![summary(dataset, restored, opened.databases)]);
     report.note_all(

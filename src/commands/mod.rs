@@ -25,6 +25,7 @@ mod snapshots;
 mod status;
 pub(crate) mod stdio;
 mod sync;
+mod trust;
 mod verify;
 
 use std::ffi::OsStr;
@@ -159,6 +160,7 @@ impl Session {
 
     fn context(&self, state: PathBuf, spare: &Spare) -> Context {
         Context {
+            signer: None,
             state,
             spare: spare.name(),
             progress: Arc::new(Progress::default()),

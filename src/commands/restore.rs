@@ -10,7 +10,7 @@ use understudy_tree::Lacking;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::{Session, past, restore_all};
+use super::{Session, past, restore_all, trust};
 use crate::arguments::{self, Output, Restore};
 use crate::drills::Expectation;
 use crate::exit::{Code, CommandError};
@@ -38,8 +38,9 @@ pub(crate) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
     let Some(dataset) = arguments.dataset.clone() else {
         return restore_all::run(arguments, session);
     };
-    let request = request(arguments, dataset, arguments.target.clone())?;
+    let mut request = request(arguments, dataset, arguments.target.clone())?;
     let spare = session.existing_spare()?;
+    request.trust = session.trust(&spare, &request.dataset, &arguments.trusting)?;
     // A restore needs no index: it works on a host that never was a main.
     let context = session.context(Path::new("").to_owned(), &spare);
     if let Some(costs) = session.expectation(&spare, Some(&request.dataset)).known() {
@@ -97,6 +98,7 @@ pub(super) fn request(
             Lost::Ask
         },
         announced: (0, 0),
+        trust: None,
         action: if arguments.dry_run {
             Action::DryRun
         } else {
@@ -133,6 +135,7 @@ pub(super) fn tell(
         report.lines.push(rehearsal(restored, expected));
     } else if report::summarises(output) {
         report.lines.push(summary(restored));
+        report.lines.extend(trust::proved(&restored.proven));
         report.lines.extend(
             restored
                 .kept
@@ -140,6 +143,7 @@ pub(super) fn tell(
                 .map(|kept| format!("what stood there is kept as {}", shown(kept))),
         );
     }
+    report.notes.extend(trust::warning(restored));
     report.notes.extend(lacks(restored.lacking));
     report.note_all(
         "some owners have no such name here and keep their numbers:",
@@ -169,6 +173,7 @@ pub(super) fn value(restored: &RestoreReport, action: Action, expected: &Expecta
     let mut value = json!({
         "dataset": restored.dataset.as_str(),
         "snapshot": words::snapshot(&restored.snapshot),
+        "proved": trust::value(&restored.proven),
         "target": shown(&restored.target),
         "dry_run": action == Action::DryRun,
         "entries": restored.entries,

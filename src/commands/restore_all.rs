@@ -18,7 +18,9 @@ use crate::words;
 
 /// Restores every dataset of the spare as TARGET/NAME. One that fails does not hold up the others.
 pub(super) fn run(arguments: &Restore, session: &Session) -> Result<Report, CommandError> {
+    let spare = session.existing_spare()?;
     let survey = session.survey(None, FuzzyOf::Newest)?;
+    let hidden = session.hidden(&spare, &survey.listed.datasets)?;
     let datasets = ordered(survey.listed.datasets, &arguments.dataset_order)?;
     let mut requests = Vec::new();
     for dataset in &datasets {
@@ -27,6 +29,7 @@ pub(super) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
             dataset.name.clone(),
             arguments.target.join(dataset.name.as_str()),
         )?;
+        request.trust = session.trust(&spare, &dataset.name, &arguments.trusting)?;
         // Every name counts here, and every entry: that is corrected when the dataset's turn has come.
         if let Some(newest) = dataset.snapshots.last() {
             request.announced = (newest.entries, newest.bytes);
@@ -37,7 +40,6 @@ pub(super) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
     if is_missing && !arguments.dry_run {
         paths::make_directory(&arguments.target)?;
     }
-    let spare = session.existing_spare()?;
     let context = session.context(Path::new("").to_owned(), &spare);
     if !arguments.dry_run {
         for request in &requests {
@@ -75,6 +77,9 @@ pub(super) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
         }
     }
     drop(shown);
+    for dataset in hidden {
+        whole.is_hidden(&dataset);
+    }
     let expected = session.expectation(&spare, None);
     Ok(whole.end(arguments, session, &expected))
 }
@@ -106,6 +111,21 @@ impl Whole {
         self.values
             .push(json!({ "dataset": name, "error": error.message }));
         self.report.notes.push(format!("{name}: {}", error.message));
+        self.failed.get_or_insert(error);
+    }
+
+    /// The spare does not show a dataset of which it has acknowledged a snapshot.
+    fn is_hidden(&mut self, dataset: &DatasetName) {
+        let error = CommandError::new(
+            Code::Damage,
+            format!(
+                "the spare has acknowledged snapshots of dataset `{dataset}`, and does not show it any more"
+            ),
+            "ask whoever runs the spare where it is",
+        );
+        self.values
+            .push(json!({ "dataset": dataset.as_str(), "error": error.message }));
+        self.report.notes.push(error.message.clone());
         self.failed.get_or_insert(error);
     }
 

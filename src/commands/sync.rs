@@ -5,11 +5,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use understudy_agent::{Emptied, LookedAt, Problem, Source, SyncReport, Unsettled, sync_again};
+use understudy_agent::{
+    Context, Emptied, LookedAt, Problem, Source, SyncReport, Unsettled, sync_again,
+};
 use understudy_protocol::DatasetName;
 use understudy_tree::{Excludes, Mounts};
 
-use super::Session;
+use super::{Session, trust};
 use crate::address::Address;
 use crate::arguments::Sync;
 use crate::exit::{Code, CommandError};
@@ -36,7 +38,10 @@ pub(crate) fn run(arguments: &Sync, session: &Session) -> Result<Report, Command
     if arguments.accept_deletions {
         spare = spare.accepting_deletions();
     }
-    let context = session.context(state, &spare);
+    let context = Context {
+        signer: trust::signer(&state)?,
+        ..session.context(state, &spare)
+    };
     let progress = Line::show(&context.progress, session.output);
     let again = Cell::new(None);
     let mut result = spare.talk(|channel| {

@@ -37,6 +37,7 @@ mod least;
 mod mounts;
 mod ordinary_user;
 mod other_names;
+mod proved;
 mod readers;
 mod real_trees;
 mod renames;

@@ -5,11 +5,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use understudy_agent::{
-    Action, AgentError, Cancel, Context, Emptied, Existing, Lost, Manner, Order, OwnedBy, Pace,
-    Progress, RestoreRequest, Source, Unsettled, Which, again, restore, sync, sync_again,
+    Action, AgentError, Cancel, Context, Emptied, Existing, Leniency, Lost, Manner, Order, OwnedBy,
+    Pace, Progress, RestoreRequest, Source, Trusted, Unsettled, Which, again, newest_known, restore,
+    sync, sync_again,
 };
 use understudy_protocol::transport::{Channel, in_process};
-use understudy_protocol::{FailureCode, ProtocolError};
+use understudy_protocol::{FailureCode, ProtocolError, SecretKey};
 use understudy_receiver::guard::{self, Guards, Thresholds};
 use understudy_receiver::retention::{self, Grace, Mode, Moment, Policy, Pruned, Request, Trust};
 use understudy_receiver::{ReceiverError, Reserve, SessionOptions, Store, serve};
@@ -325,6 +326,11 @@ fn session<T>(store: Store, options: SessionOptions, talk: impl FnOnce(Channel) 
     result
 }
 
+/// The key of every main in these histories.
+fn signer() -> Arc<SecretKey> {
+    Arc::new(SecretKey::from_seed(&[7; 32]).expect("key"))
+}
+
 fn context(place: &Place) -> Context {
     Context {
         state: place.state(),
@@ -333,6 +339,7 @@ fn context(place: &Place) -> Context {
         cancel: Cancel::default(),
         pace: Arc::new(Pace::unlimited()),
         store: Some(place.store()),
+        signer: Some(signer()),
     }
 }
 
@@ -369,6 +376,13 @@ pub(crate) fn restore_once(
     number: Option<u64>,
     target: &str,
 ) -> Result<(), Trouble> {
+    let newest = newest_known(&place.state(), "here", &name()).expect("memory");
+    let trust = Trusted {
+        own: signer().public(),
+        others: Vec::new(),
+        newest,
+        leniency: Leniency::Refuse,
+    };
     let request = RestoreRequest {
         dataset: name(),
         target: place.root().join(target),
@@ -381,6 +395,7 @@ pub(crate) fn restore_once(
         owners: OwnedBy::Number,
         lost: Lost::Ask,
         announced: (0, 0),
+        trust: Some(trust),
         action: Action::Write,
     };
     let restored = ask(place, |channel| {

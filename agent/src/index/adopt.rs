@@ -6,6 +6,7 @@ use understudy_protocol::{Entry, Place, Snapshot, StateDigest};
 
 use super::{Index, Meta, Update};
 use crate::error::AgentError;
+use crate::manifest;
 
 /// An index that is being rebuilt from a manifest, beside the old one.
 #[derive(Debug)]
@@ -55,6 +56,11 @@ impl<'a> Adoption<'a> {
             .write(&self.index.connection(), "adopted", &update)
     }
 
+    /// How many bytes the entries that were taken are.
+    pub(crate) fn weight(&self) -> u64 {
+        self.digest.weight()
+    }
+
     /// Takes places whose files may be mixtures: whatever was seen of them, they are read again.
     pub(crate) fn add_fuzzy(&mut self, places: Vec<Place>) -> Result<(), AgentError> {
         let connection = self.index.connection();
@@ -62,7 +68,11 @@ impl<'a> Adoption<'a> {
         let mut statement = self.index.check(connection.prepare_cached(sql))?;
         for place in places {
             let updated = statement.execute((place.parent.0 as i64, place.name.as_bytes()));
-            self.index.check(updated)?;
+            if self.index.check(updated)? == 0 || self.fuzzy.contains(&place) {
+                return Err(manifest::malformed(
+                    "a fuzzy place without an entry, or twice",
+                ));
+            }
             self.fuzzy.insert(place);
         }
         Ok(())
@@ -78,7 +88,7 @@ impl<'a> Adoption<'a> {
         }
         let meta = Meta {
             position: Some(snapshot.position),
-            digest: self.digest,
+            digest: self.digest.clone(),
             next_directory: self.next_directory,
             root: former.root,
         };
@@ -87,10 +97,33 @@ impl<'a> Adoption<'a> {
             .connection()
             .execute_batch("DROP TABLE entries; ALTER TABLE adopted RENAME TO entries;");
         self.index.check(swapped)?;
+        self.prove_tree()?;
         self.index.set_fuzzy(&self.fuzzy)?;
         self.index.drop_stray_signatures()?;
         self.index.ensure_lookups()?;
         self.index.commit(&meta)?;
         Ok(meta)
+    }
+
+    /// Fails unless every entry is reached from the root, on one way: of what no look at the source ever meets, the digest would be signed
+    /// for ever.
+    fn prove_tree(&self) -> Result<(), AgentError> {
+        self.index.ensure_lookups()?;
+        let sql = "
+            WITH RECURSIVE reached (directory) AS (
+                VALUES (0)
+                UNION SELECT entries.directory FROM entries JOIN reached ON entries.parent = reached.directory
+                WHERE entries.directory IS NOT NULL)
+            SELECT (SELECT count(*) FROM entries) = (SELECT count(*) FROM entries JOIN reached ON parent = reached.directory)
+                AND (SELECT count(directory) = count(DISTINCT directory) FROM entries)";
+        let connection = self.index.connection();
+        let is_tree: bool = self
+            .index
+            .check(connection.query_row(sql, [], |row| row.get(0)))?;
+        if is_tree {
+            Ok(())
+        } else {
+            Err(manifest::malformed("its entries are no tree"))
+        }
     }
 }

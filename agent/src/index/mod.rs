@@ -24,7 +24,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use understudy_protocol::{DatasetName, Position, StateDigest};
+use understudy_protocol::{DatasetName, DirectoryId, Place, Position, StateDigest};
 use understudy_tree::Identity;
 
 use crate::db::{self, explain};
@@ -174,7 +174,10 @@ impl Index {
         let digest = self
             .load::<Vec<u8>>("digest")?
             .and_then(|bytes| StateDigest::from_bytes(&bytes));
-        let digest = digest.unwrap_or_else(StateDigest::empty);
+        let digest = match digest {
+            Some(digest) => digest.weighing(self.weight()?),
+            None => StateDigest::empty(),
+        };
         let position: Option<Position> = self.load("position")?;
         Ok(Meta {
             // A digest that does not belong to the position proves nothing about the rows.
@@ -185,6 +188,26 @@ impl Index {
                 .load::<(u64, Option<(i64, u32)>)>("root")?
                 .map(identity_from),
         })
+    }
+
+    /// How many bytes the entries of the base take as a digest counts them. An older build has not noted it: then they are counted.
+    fn weight(&self) -> Result<u64, AgentError> {
+        if let Some(weight) = self.load("weight")? {
+            return Ok(weight);
+        }
+        let connection = self.connection();
+        let sql = "SELECT parent, name, length(entry) FROM entries";
+        let mut statement = self.check(connection.prepare(sql))?;
+        let mut rows = self.check(statement.query([]))?;
+        let mut weight = 0_u64;
+        while let Some(row) = self.check(rows.next())? {
+            let parent: i64 = self.check(row.get(0))?;
+            let name: Vec<u8> = self.check(row.get(1))?;
+            let length: i64 = self.check(row.get(2))?;
+            let place = Place::new(DirectoryId(parent as u64), self.name(&name)?);
+            weight += self.encode(&place)?.len() as u64 + length.unsigned_abs();
+        }
+        Ok(weight)
     }
 
     /// Whether it has no entries.
@@ -223,6 +246,7 @@ impl Index {
     pub(crate) fn commit(&self, meta: &Meta) -> Result<(), AgentError> {
         self.settle_history(self.newest_former.load(Ordering::Relaxed))?;
         self.store("digest", &meta.digest.to_bytes())?;
+        self.store("weight", &meta.digest.weight())?;
         self.store("next_directory", &meta.next_directory)?;
         if let Some(position) = &meta.position {
             self.store("position", position)?;

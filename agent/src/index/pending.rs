@@ -1,12 +1,13 @@
 //! Reading and changing the pending state, the transaction that is open during a cycle.
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OptionalExtension};
 use understudy_protocol::{DirectoryId, Entry, Name, Place, RelPath, StateDigest};
 use understudy_tree::Identity;
 
 use super::Index;
 use super::row::{Known, SEEN_COLUMNS, Seen, folded};
 use crate::error::AgentError;
+use crate::manifest;
 
 /// One row to write.
 #[derive(Debug, Clone)]
@@ -40,7 +41,7 @@ impl Index {
                 "changed, hash, entry) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
             ),
             _ => concat!(
-                "INSERT OR REPLACE INTO adopted (parent, name, directory, kind, inode, born, size, modified, ",
+                "INSERT INTO adopted (parent, name, directory, kind, inode, born, size, modified, ",
                 "changed, hash, entry) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
             ),
         };
@@ -52,7 +53,7 @@ impl Index {
             .map(|(_, hash)| hash.key());
         let encoded = self.encode(entry)?;
         let mut statement = self.check(connection.prepare_cached(sql))?;
-        self.check(statement.execute((
+        let written = statement.execute((
             place.parent.0 as i64,
             place.name.as_bytes(),
             entry.directory_id().map(|id| id.0 as i64),
@@ -64,8 +65,18 @@ impl Index {
             seen.and_then(|seen| seen.changed),
             hash,
             encoded,
-        )))
-        .map(drop)
+        ));
+        // Sums of many equal entries may be those of none: no digest would tell.
+        let code = written
+            .as_ref()
+            .err()
+            .and_then(rusqlite::Error::sqlite_error_code);
+        if code == Some(ErrorCode::ConstraintViolation) {
+            return Err(manifest::malformed(&format!(
+                "{place:?} stands there twice"
+            )));
+        }
+        self.check(written).map(drop)
     }
 
     /// Removes the row at a place; returns its entry.

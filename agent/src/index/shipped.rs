@@ -34,6 +34,7 @@ struct About {
     base: Position,
     fingerprint: Fingerprint,
     digest: Vec<u8>,
+    weight: u64,
     next_directory: u64,
     fuzzy: Vec<Place>,
 }
@@ -54,6 +55,7 @@ impl Index {
             base,
             fingerprint: meta.digest.fingerprint(),
             digest: meta.digest.to_bytes(),
+            weight: meta.digest.weight(),
             next_directory: meta.next_directory,
             fuzzy: fuzzy.iter().cloned().collect(),
         };
@@ -138,7 +140,8 @@ impl Index {
         let value: Vec<u8> =
             self.check(held.query_row("SELECT value FROM about", [], |row| row.get(0)))?;
         let about: About = postcard::from_bytes(&value).map_err(|error| self.damaged(&error))?;
-        let digest = StateDigest::from_bytes(&about.digest);
+        let digest =
+            StateDigest::from_bytes(&about.digest).map(|digest| digest.weighing(about.weight));
         let is_it = former.position == Some(about.base)
             && position.fingerprint == about.fingerprint
             && Some(position.number) == about.base.number.checked_add(1);

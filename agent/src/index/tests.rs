@@ -226,6 +226,7 @@ fn an_adopted_manifest_keeps_what_was_seen_of_equal_entries() {
     ];
     let former = fill(&index, &entries, Some(seen(state.path())));
     let manifest = [
+        (place(0, "files"), directory(1)),
         (place(1, "same"), file("a")),
         (place(1, "other"), file("B")),
         (place(1, "new"), directory(70)),

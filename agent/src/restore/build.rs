@@ -129,7 +129,7 @@ impl<'a> Build<'a> {
         let directory = self
             .work
             .directory
-            .open_beneath(&self.plan.branches[number].path)?;
+            .open_beneath(&self.plan.branch_path(number))?;
         for name in directory.names()? {
             let kind = directory.stat(&name)?.kind;
             let belongs = match self.plan.leaf(number, &name) {
@@ -193,12 +193,7 @@ impl<'a> Build<'a> {
         };
         let made = landing.fresh()?;
         self.lacks(create(&landing.scratch, &made)?);
-        landing.land(
-            &made,
-            directory,
-            &self.plan.branches[leaf.branch].path,
-            name,
-        )
+        landing.land(&made, directory, &self.plan.branch_path(leaf.branch), name)
     }
 
     /// Sets the attributes of a file whose content is complete.
@@ -245,7 +240,7 @@ impl<'a> Build<'a> {
                     let from = self
                         .work
                         .directory
-                        .open_beneath(&self.plan.branches[first.branch].path)?;
+                        .open_beneath(&self.plan.branch_path(first.branch))?;
                     // A device that could not be made has no second name either.
                     if from.stat_if_present(&first.place.name)?.is_some() {
                         from.link(&first.place.name, directory, name)?;
@@ -304,7 +299,7 @@ impl<'a> Build<'a> {
                 branch,
                 self.work
                     .directory
-                    .open_beneath(&self.plan.branches[branch].path)?,
+                    .open_beneath(&self.plan.branch_path(branch))?,
             ));
         }
         match held {

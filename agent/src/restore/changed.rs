@@ -77,7 +77,7 @@ pub(super) fn wish(
 
 /// The other version of a leaf, and its size. Whatever keeps it from being read, the spare has the leaf.
 pub(super) fn open(build: &Build<'_>, base: &Directory, leaf: &Leaf) -> Option<(File, u64)> {
-    let path = &build.plan.branches[leaf.branch].path;
+    let path = &build.plan.branch_path(leaf.branch);
     let there = base.open_beneath(path).ok()?;
     let stat = there.stat(&leaf.place.name).ok()?;
     if stat.kind != Kind::File || stat.size < LEAST_BYTES {

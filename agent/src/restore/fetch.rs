@@ -211,6 +211,9 @@ impl Fetching<'_> {
     }
 
     fn expected(&mut self, given: Given) -> Result<Batch, AgentError> {
+        if given.contents.is_empty() {
+            return Err(ProtocolError::malformed("Given", "it gives nothing").into());
+        }
         given
             .contents
             .into_iter()
@@ -267,11 +270,12 @@ impl Fetching<'_> {
                     if copy.stream == stream && asked.form == Form::Changed =>
                 {
                     changed::check(&copy, &hasher, leaf.entry.size_bytes())?;
+                    large::hole(self.build, &mut hasher, copy.offset)?;
                     // What cannot be copied any more is fetched in the end.
                     is_lost |= base.as_ref().is_none_or(|(base, _)| {
                         changed::copy(base, &file, &mut hasher, &copy).is_err()
                     });
-                    hasher.zeros_until(copy.offset + copy.length);
+                    large::hole(self.build, &mut hasher, copy.offset + copy.length)?;
                     self.count_copied(asked, hasher.position());
                 }
                 Message::StreamEnd(StreamEnd {
@@ -284,6 +288,7 @@ impl Fetching<'_> {
                     }
                     self.count(asked, size, 0);
                     content::set_size(&file, size)?;
+                    large::hole(self.build, &mut hasher, size)?;
                     if is_lost || leaf.entry.content() != Some((size, hasher.finish(size))) {
                         return self.wrong(asked, size);
                     }
@@ -365,6 +370,7 @@ impl Fetching<'_> {
             return Err(ProtocolError::malformed("StreamBlock", why).into());
         }
         content::write_at(file, block.offset, &block.data)?;
+        large::hole(self.build, hasher, block.offset)?;
         hasher.update(block.offset, &block.data);
         self.count(asked, hasher.position(), block.data.len() as u64);
         Ok(())

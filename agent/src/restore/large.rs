@@ -75,6 +75,20 @@ pub(super) fn read(
     Ok(())
 }
 
+/// What comes up to `end` is a hole, unless somebody wants the end: what is announced in a moment may take years to hash.
+pub(super) fn hole(
+    build: &Build<'_>,
+    hasher: &mut HoleyHasher,
+    end: u64,
+) -> Result<(), AgentError> {
+    while hasher.position() < end {
+        build.context.cancel.check()?;
+        let next = hasher.position().saturating_add(STRETCH_BYTES);
+        hasher.zeros_until(next.min(end));
+    }
+    Ok(())
+}
+
 /// The content is complete and right: the file gets its attributes, and its place.
 pub(super) fn finish(
     build: &Build<'_>,
@@ -85,7 +99,7 @@ pub(super) fn finish(
     build.finish_file(file, leaf)?;
     if let Some(landing) = build.landing {
         let made = landing.of_content(leaf)?;
-        let path = &build.plan.branches[leaf.branch].path;
+        let path = &build.plan.branch_path(leaf.branch);
         landing.land(
             &made,
             build.open(held, leaf.branch)?,

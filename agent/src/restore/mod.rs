@@ -27,6 +27,7 @@ use understudy_protocol::{DatasetName, RelPath, Snapshot, version};
 use understudy_tree::{Glob, Lacking, Privileges};
 
 use crate::Context;
+use crate::chain::{Proven, Trusted};
 use crate::clock::Moment;
 use crate::error::AgentError;
 use crate::estimate::Costs;
@@ -71,6 +72,8 @@ pub struct RestoreRequest {
     pub lost: Lost,
     /// What was [announced](crate::Progress::announce) of it: files and bytes.
     pub announced: (u64, u64),
+    /// Whose word counts; without it nothing is proved.
+    pub trust: Option<Trusted>,
     /// Whether to do it.
     pub action: Action,
 }
@@ -121,6 +124,8 @@ pub struct RestoreReport {
     pub dataset: DatasetName,
     /// The snapshot.
     pub snapshot: Snapshot,
+    /// How far it was proved to be what the main has sent.
+    pub proven: Proven,
     /// The directory that it became.
     pub target: PathBuf,
     /// Entries of every kind, the root included.
@@ -187,7 +192,7 @@ fn bring_back(
             Lost::Ask => HashSet::new(),
             Lost::Skip => lost::contents(conversation, &request.dataset)?,
         };
-        let plan = Plan::read(conversation, &request.dataset, number)?;
+        let plan = Plan::prove(conversation, request, number)?;
         Ok((plan, lost))
     })?;
     pick::restrict(&mut plan, &request.paths)?;
@@ -301,6 +306,7 @@ impl RestoreReport {
         Self {
             dataset: request.dataset.clone(),
             snapshot: plan.snapshot.clone(),
+            proven: plan.proven.clone(),
             target: site.target(),
             entries: plan.entries(),
             files,

@@ -34,13 +34,14 @@ pub(super) fn restrict(plan: &mut Plan, globs: &[Glob]) -> Result<(), AgentError
     let is_match = |path: &RelPath, kind: Kind| globs.iter().any(|glob| glob.matches(path, kind));
     let mut is_whole = vec![false; plan.branches.len()];
     for (number, branch) in plan.branches.iter().enumerate().skip(1) {
-        is_whole[number] = is_whole[branch.parent] || is_match(&branch.path, Kind::Directory);
+        is_whole[number] =
+            is_whole[branch.parent] || is_match(&plan.branch_path(number), Kind::Directory);
     }
     let mut is_wanted = is_whole.clone();
     let leaves: Vec<Leaf> = std::mem::take(&mut plan.leaves)
         .into_iter()
         .filter(|leaf| {
-            let path = plan.branches[leaf.branch].path.join(&leaf.place.name);
+            let path = plan.path(leaf);
             is_whole[leaf.branch] || is_match(&path, kind_of(leaf))
         })
         .collect();
@@ -159,8 +160,8 @@ impl<'a> Ranks<'a> {
             return ranks;
         }
         for (number, branch) in plan.branches.iter().enumerate().skip(1) {
-            ranks.branches[number] =
-                ranks.branches[branch.parent].min(ranks.match_of(&branch.path, Kind::Directory));
+            ranks.branches[number] = ranks.branches[branch.parent]
+                .min(ranks.match_of(&plan.branch_path(number), Kind::Directory));
         }
         for leaf in plan.leaves.iter().filter(|leaf| leaf.entry.group != 0) {
             let rank = ranks.of_name(plan, leaf);

@@ -1,17 +1,22 @@
 //! What a snapshot's file tree consists of, in the order in which it is made.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use understudy_protocol::message::{Owners, ReadManifest};
+use understudy_protocol::message::Owners;
 use understudy_protocol::{
-    DatasetName, DirectoryId, Entry, Failure, FailureCode, Message, Name, Place, ProtocolError,
-    RelPath, Snapshot, StateDigest,
+    DatasetName, DirectoryId, Entry, Failure, FailureCode, Name, Place, ProtocolError, RelPath,
+    Snapshot, StateDigest, limits,
 };
 
-use crate::conversation::{Conversation, unexpected};
+use super::{OwnedBy, RestoreRequest};
+use crate::chain::{Gate, Proven};
+use crate::conversation::Conversation;
 use crate::error::AgentError;
+use crate::manifest::{self, Part, malformed};
 use crate::owners::{Names, Translation};
-use crate::scan::ROOT_NAME;
+use crate::past::Which;
+
+const ANOTHER: &str = "it is another than the one before the connection was cut";
 
 /// A directory to make.
 #[derive(Debug)]
@@ -20,8 +25,8 @@ pub(super) struct Branch {
     pub(super) parent: usize,
     /// Its name; meaningless for the root.
     pub(super) name: Name,
-    /// Its path below the root.
-    pub(super) path: RelPath,
+    /// How many directories are above it.
+    depth: usize,
     pub(super) entry: Entry,
 }
 
@@ -45,69 +50,71 @@ pub(super) struct Plan {
     pub(super) leaves: Vec<Leaf>,
     /// Paths of files that may be torn.
     pub(super) fuzzy: Vec<RelPath>,
+    /// How far it was proved.
+    pub(super) proven: Proven,
     /// What the main called the owners.
     owners: Owners,
 }
 
 impl Plan {
-    /// Reads the manifest of a snapshot, the newest if no number is given.
+    /// Reads the manifest of a snapshot, the newest if no number is given, as the spare gives it.
     pub(super) fn read(
         conversation: &Conversation,
         dataset: &DatasetName,
         number: Option<u64>,
     ) -> Result<Self, AgentError> {
-        let dataset = dataset.clone();
-        conversation.tell(&Message::ReadManifest(ReadManifest { dataset, number }))?;
+        let gate = Gate::new(None, dataset, (Which::Newest, number));
+        Self::pass(conversation, dataset, number, gate, OwnedBy::Number)
+    }
+
+    /// As [`Self::read`]; what comes must be what the main has sent, as far as the request asks for that.
+    pub(super) fn prove(
+        conversation: &Conversation,
+        request: &RestoreRequest,
+        number: Option<u64>,
+    ) -> Result<Self, AgentError> {
+        let (dataset, asked) = (&request.dataset, (request.which, number));
+        let gate = Gate::new(request.trust.as_ref(), dataset, asked);
+        Self::pass(conversation, dataset, number, gate, request.owners)
+    }
+
+    fn pass(
+        conversation: &Conversation,
+        dataset: &DatasetName,
+        number: Option<u64>,
+        mut gate: Gate<'_>,
+        owners: OwnedBy,
+    ) -> Result<Self, AgentError> {
         let mut gathered = Gathered::default();
         let mut digest = StateDigest::empty();
-        let snapshot = loop {
-            match conversation.hear()? {
-                Message::Manifest(manifest) => {
-                    manifest
-                        .entries
-                        .into_iter()
-                        .try_for_each(|(place, entry)| {
-                            digest.add(&place, &entry);
-                            gathered.add(place, entry)
-                        })?;
+        let snapshot = manifest::read(conversation, dataset, number, |part| match part {
+            Part::Stated(stated) => gate.state(&stated),
+            Part::Entries(entries) => {
+                gate.open()?;
+                for (place, entry) in entries {
+                    digest.add(&place, &entry);
+                    gathered.add(place, entry)?;
                 }
-                Message::Fuzzy(fuzzy) => gathered.fuzzy.extend(fuzzy.places),
-                Message::Owners(owners) => gathered.owners = owners,
-                Message::ManifestEnd(end) => break end.snapshot,
-                other => return Err(unexpected(&other, "Manifest")),
+                gate.admit(&digest)
             }
-        };
+            Part::Fuzzy(places) => gathered.add_fuzzy(places),
+            Part::Owners(owners) => {
+                gathered.owners = owners;
+                Ok(())
+            }
+        })?;
         if digest.fingerprint() != snapshot.position.fingerprint {
             return Err(damaged(&snapshot));
         }
-        let Gathered {
-            branches,
-            numbers,
-            mut leaves,
-            fuzzy,
-            owners,
-        } = gathered;
-        if branches.is_empty() {
-            return Err(malformed("it has no file tree"));
+        if number.is_some_and(|number| number != snapshot.position.number) {
+            return Err(malformed("it is of another snapshot than was asked for"));
         }
-        leaves.sort_unstable_by(|a, b| (a.branch, &a.place.name).cmp(&(b.branch, &b.place.name)));
-        let mut plan = Self {
-            snapshot,
-            branches,
-            leaves,
-            fuzzy: Vec::new(),
-            owners,
-        };
-        for place in fuzzy {
-            let branch = numbers.get(&place.parent);
-            let leaf = branch.and_then(|&branch| plan.leaf(branch, &place.name));
-            let leaf = leaf.filter(|leaf| leaf.entry.content().is_some());
-            let path = leaf.map(|leaf| plan.path(leaf));
-            plan.fuzzy
-                .push(path.ok_or_else(|| malformed(&format!("{place:?} is fuzzy and no file")))?);
+        let beside = (&mut gathered.fuzzy, &gathered.owners);
+        let proven = gate.close(&snapshot, &digest, beside)?;
+        if owners == OwnedBy::Name {
+            gate.covers_owners()?;
         }
-        plan.fuzzy.sort_unstable();
-        Ok(plan)
+        gathered.into_plan(snapshot, proven)
     }
 
     /// Gives all entries the owners that are called here as on the main. Returns what keeps its
@@ -166,7 +173,19 @@ impl Plan {
 
     /// The path of a leaf.
     pub(super) fn path(&self, leaf: &Leaf) -> RelPath {
-        self.branches[leaf.branch].path.join(&leaf.place.name)
+        self.branch_path(leaf.branch).join(&leaf.place.name)
+    }
+
+    /// The path of a branch below the root. It is put together each time: all of them may be far longer than all names.
+    pub(super) fn branch_path(&self, number: usize) -> RelPath {
+        let mut names = Vec::with_capacity(self.branches[number].depth);
+        let mut at = number;
+        while at != 0 {
+            names.push(&self.branches[at].name);
+            at = self.branches[at].parent;
+        }
+        let names = names.into_iter().rev();
+        names.fold(RelPath::root(), |path, name| path.join(name))
     }
 }
 
@@ -176,21 +195,20 @@ pub(super) fn read_again(
     dataset: &DatasetName,
     known: &Snapshot,
 ) -> Result<(), AgentError> {
-    conversation.tell(&Message::ReadManifest(ReadManifest {
-        dataset: dataset.clone(),
-        number: Some(known.position.number),
-    }))?;
-    loop {
-        match conversation.hear()? {
-            Message::Manifest(_) | Message::Fuzzy(_) | Message::Owners(_) => {}
-            Message::ManifestEnd(end) if end.snapshot.position == known.position => return Ok(()),
-            Message::ManifestEnd(_) => {
-                return Err(malformed(
-                    "it is another than the one before the connection was cut",
-                ));
-            }
-            other => return Err(unexpected(&other, "Manifest")),
-        }
+    let number = Some(known.position.number);
+    let mut left = known.entries;
+    let snapshot = manifest::read(conversation, dataset, number, |part| {
+        let Part::Entries(entries) = part else {
+            return Ok(());
+        };
+        let rest = left.checked_sub(entries.len() as u64);
+        left = rest.ok_or_else(|| malformed(ANOTHER))?;
+        Ok(())
+    })?;
+    if snapshot.position == known.position {
+        Ok(())
+    } else {
+        Err(malformed(ANOTHER))
     }
 }
 
@@ -207,17 +225,17 @@ struct Gathered {
 impl Gathered {
     fn add(&mut self, place: Place, entry: Entry) -> Result<(), AgentError> {
         if place.parent == DirectoryId::TOP {
-            if place.name.as_bytes() == ROOT_NAME
-                && entry.directory_id() == Some(DirectoryId::FILES)
-            {
-                self.numbers.insert(DirectoryId::FILES, 0);
-                self.branches.push(Branch {
-                    parent: 0,
-                    name: place.name,
-                    path: RelPath::root(),
-                    entry,
-                });
+            // Nothing but the root can stand there.
+            if !self.branches.is_empty() {
+                return Err(twice(&place));
             }
+            self.numbers.insert(DirectoryId::FILES, 0);
+            self.branches.push(Branch {
+                parent: 0,
+                name: place.name,
+                depth: 0,
+                entry,
+            });
             return Ok(());
         }
         let Some(&parent) = self.numbers.get(&place.parent) else {
@@ -225,7 +243,10 @@ impl Gathered {
         };
         match entry.directory_id() {
             Some(id) => {
-                let path = self.branches[parent].path.join(&place.name);
+                let depth = self.branches[parent].depth + 1;
+                if depth > limits::DEPTH {
+                    return Err(malformed("it is deeper than any tree"));
+                }
                 if self.numbers.insert(id, self.branches.len()).is_some() {
                     return Err(malformed(&format!(
                         "directory {} stands at two places",
@@ -235,7 +256,7 @@ impl Gathered {
                 self.branches.push(Branch {
                     parent,
                     name: place.name,
-                    path,
+                    depth,
                     entry,
                 });
             }
@@ -244,6 +265,85 @@ impl Gathered {
                 place,
                 entry,
             }),
+        }
+        Ok(())
+    }
+
+    /// Each file may be told to be fuzzy once.
+    fn add_fuzzy(&mut self, places: Vec<Place>) -> Result<(), AgentError> {
+        self.fuzzy.extend(places);
+        if self.fuzzy.len() > self.leaves.len() {
+            return Err(malformed("more files are fuzzy than there are"));
+        }
+        Ok(())
+    }
+
+    fn into_plan(self, snapshot: Snapshot, proven: Proven) -> Result<Plan, AgentError> {
+        let Self {
+            branches,
+            numbers,
+            mut leaves,
+            fuzzy,
+            owners,
+        } = self;
+        if branches.is_empty() {
+            return Err(malformed("it has no file tree"));
+        }
+        leaves.sort_unstable_by(|a, b| (a.branch, &a.place.name).cmp(&(b.branch, &b.place.name)));
+        let mut plan = Plan {
+            snapshot,
+            branches,
+            leaves,
+            fuzzy: Vec::new(),
+            proven,
+            owners,
+        };
+        plan.prove_names()?;
+        plan.prove_groups()?;
+        for place in fuzzy {
+            let branch = numbers.get(&place.parent);
+            let leaf = branch.and_then(|&branch| plan.leaf(branch, &place.name));
+            let leaf = leaf.filter(|leaf| leaf.entry.content().is_some());
+            let path = leaf.map(|leaf| plan.path(leaf));
+            plan.fuzzy
+                .push(path.ok_or_else(|| malformed(&format!("{place:?} is fuzzy and no file")))?);
+        }
+        plan.fuzzy.sort_unstable();
+        Ok(plan)
+    }
+}
+
+impl Plan {
+    /// Fails if two entries have one name. The digest is a sum, and so many equal entries as its lanes can count add nothing to it: without
+    /// this anything could be slipped in.
+    fn prove_names(&self) -> Result<(), AgentError> {
+        let same = |pair: &&[Leaf]| {
+            pair[0].branch == pair[1].branch && pair[0].place.name == pair[1].place.name
+        };
+        if let Some(pair) = self.leaves.windows(2).find(same) {
+            return Err(twice(&pair[0].place));
+        }
+        let mut names = HashSet::with_capacity(self.branches.len());
+        for branch in self.branches.iter().skip(1) {
+            let is_new = names.insert((branch.parent, &branch.name));
+            if !is_new || self.leaf(branch.parent, &branch.name).is_some() {
+                return Err(malformed(&format!("`{}` stands there twice", branch.name)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails if names of one file differ: the content of the first is checked, and counts for all.
+    fn prove_groups(&self) -> Result<(), AgentError> {
+        let mut first: HashMap<u64, &Entry> = HashMap::new();
+        for leaf in self.leaves.iter().filter(|leaf| leaf.entry.group != 0) {
+            let entry = first.entry(leaf.entry.group).or_insert(&leaf.entry);
+            if **entry != leaf.entry {
+                return Err(malformed(&format!(
+                    "{:?} differs from another name of it",
+                    leaf.place
+                )));
+            }
         }
         Ok(())
     }
@@ -259,6 +359,6 @@ fn damaged(snapshot: &Snapshot) -> AgentError {
     ProtocolError::Failed(Failure::new(FailureCode::Damaged, text)).into()
 }
 
-fn malformed(reason: &str) -> AgentError {
-    ProtocolError::malformed("Manifest", reason).into()
+fn twice(place: &Place) -> AgentError {
+    malformed(&format!("{place:?} stands there twice"))
 }

@@ -41,7 +41,7 @@ impl Build<'_> {
         let mut held = Held::default();
         for branch in self.plan.branches.iter().skip(1) {
             self.context.cancel.check()?;
-            let above = &self.plan.branches[branch.parent].path;
+            let above = &self.plan.branch_path(branch.parent);
             let parent = self.open(&mut held, branch.parent)?;
             let stands = parent.stat_if_present(&branch.name)?;
             if let Some(stat) = stands.filter(|stat| stat.kind == Kind::Directory) {
@@ -82,7 +82,6 @@ impl Build<'_> {
     ) -> Result<bool, AgentError> {
         let leaf = &self.plan.leaves[number];
         let name = &leaf.place.name;
-        let branch = &self.plan.branches[leaf.branch];
         let directory = self.open(held, leaf.branch)?;
         let Some(source) = opened_if_same(directory, leaf) else {
             return Ok(false);
@@ -110,7 +109,8 @@ impl Build<'_> {
             &leaf.entry.attributes,
             &self.privileges,
         )?);
-        landing.land(&made, directory, &branch.path, name)?;
+        let path = &self.plan.branch_path(leaf.branch);
+        landing.land(&made, directory, path, name)?;
         Ok(true)
     }
 
@@ -143,7 +143,7 @@ impl Build<'_> {
                 None => self.made_special(directory, leaf, landing)?,
             };
             if let Some(made) = made {
-                let path = &self.plan.branches[leaf.branch].path;
+                let path = &self.plan.branch_path(leaf.branch);
                 landing.land(&made, directory, path, &leaf.place.name)?;
             }
         }
@@ -202,7 +202,7 @@ impl Build<'_> {
                 ..Lacking::default()
             });
             if stands.is_some() {
-                let path = &self.plan.branches[leaf.branch].path;
+                let path = &self.plan.branch_path(leaf.branch);
                 landing.move_aside(directory, path, name)?;
             }
             return Ok(None);
@@ -224,12 +224,12 @@ impl Build<'_> {
             .map(|branch| (branch.parent, &branch.name))
             .collect();
         let mut held = Held::default();
-        for (number, branch) in self.plan.branches.iter().enumerate() {
+        for number in 0..self.plan.branches.len() {
             self.context.cancel.check()?;
             let directory = self.open(&mut held, number)?;
             for name in directory.names()? {
                 if self.plan.leaf(number, &name).is_none() && !known.contains(&(number, &name)) {
-                    landing.move_aside(directory, &branch.path, &name)?;
+                    landing.move_aside(directory, &self.plan.branch_path(number), &name)?;
                 }
             }
         }

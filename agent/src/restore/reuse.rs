@@ -81,7 +81,7 @@ impl Build<'_> {
             return Ok(true);
         }
         let Some(base) = base else { return Ok(false) };
-        let Ok(there) = base.open_beneath(&self.plan.branches[leaf.branch].path) else {
+        let Ok(there) = base.open_beneath(&self.plan.branch_path(leaf.branch)) else {
             return Ok(false);
         };
         let Some(source) = opened_if_same(&there, leaf) else {

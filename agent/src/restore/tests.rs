@@ -53,6 +53,7 @@ fn request(stage: &Stage, target: &Path) -> RestoreRequest {
         owners: OwnedBy::Number,
         lost: Lost::Ask,
         announced: (0, 0),
+        trust: None,
         action: Action::Write,
     }
 }

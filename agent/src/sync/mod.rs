@@ -11,6 +11,7 @@ use understudy_protocol::transport::Channel;
 use understudy_protocol::{Message, Position, Snapshot};
 use understudy_tree::{Directory, Stat, crash_point};
 
+use crate::chain::Chain;
 use crate::clock::{self, Moment};
 use crate::conversation::{Conversation, unexpected};
 use crate::error::AgentError;
@@ -117,9 +118,13 @@ impl Cycle<'_> {
             Message::Ready(ready) => ready.position,
             other => return Err(unexpected(&other, "Ready")),
         };
-        let (leftovers, wanted) = Leftovers::hear(self.conversation)?;
-        let leftovers = self.reliance.carrying.of(leftovers);
-        let (meta, anew) = self.reconcile(position)?;
+        let heard = Leftovers::hear(self.conversation)?;
+        let wanted = heard.wanted;
+        let leftovers = self.reliance.carrying.of(heard.leftovers);
+        let spoken = self.conversation.version;
+        let stands = (position, heard.stated.as_ref());
+        let mut chain = Chain::open(self.context, &self.source.dataset, spoken, stands)?;
+        let (meta, anew) = self.reconcile(position, chain.as_mut())?;
         let (place, root) = ((self.source, self.context), self.root);
         lost::give_back(&wanted, place, root, self.index, self.conversation)?;
         self.tell_root()?;
@@ -149,8 +154,11 @@ impl Cycle<'_> {
         self.context.progress.enter(Phase::Committing);
         let is_unchanged = outcome.records == 0 && !self.is_fuzzy_news(&outcome)?;
         let Committed { snapshot, timings } = match position {
-            Some(position) if is_unchanged => self.confirm(position, capture)?,
-            _ => self.commit(position, &meta, &outcome, capture)?,
+            Some(position) if is_unchanged => self.confirm(position, capture, chain.as_mut())?,
+            _ => {
+                let at = (position, capture);
+                self.commit(at, &meta, &outcome, chain.as_mut())?
+            }
         };
         self.record(&meta, &outcome, &snapshot)?;
         if base_is_empty {
@@ -211,27 +219,37 @@ impl Cycle<'_> {
         journal.keep_in_doubt(&outcome.in_doubt, &outcome.nowhere);
     }
 
-    fn confirm(&self, position: Position, capture: Moment) -> Result<Committed, AgentError> {
+    fn confirm(
+        &self,
+        position: Position,
+        capture: Moment,
+        chain: Option<&mut Chain>,
+    ) -> Result<Committed, AgentError> {
         let elapsed_milliseconds = capture.elapsed_milliseconds();
         self.conversation.tell(&Message::Confirm(Confirm {
             position,
             elapsed_milliseconds,
         }))?;
         match self.conversation.hear()? {
-            Message::Confirmed(confirmed) => Ok(Committed {
-                snapshot: confirmed.snapshot,
-                timings: Vec::new(),
-            }),
+            Message::Confirmed(confirmed) => {
+                if let Some(chain) = chain {
+                    chain.confirm(&confirmed.snapshot)?;
+                }
+                Ok(Committed {
+                    snapshot: confirmed.snapshot,
+                    timings: Vec::new(),
+                })
+            }
             other => Err(unexpected(&other, "Confirmed")),
         }
     }
 
     fn commit(
         &self,
-        base: Option<Position>,
+        (base, capture): (Option<Position>, Moment),
         meta: &Meta,
         outcome: &Outcome,
-        capture: Moment,
+        mut chain: Option<&mut Chain>,
     ) -> Result<Committed, AgentError> {
         let mut digest = meta.digest.clone();
         digest.merge(&outcome.digest);
@@ -239,7 +257,11 @@ impl Cycle<'_> {
         crate::testing::assert_digest(self.index, &digest);
         let fingerprint = digest.fingerprint();
         self.tell_fuzzy(outcome)?;
-        self.tell_owners(outcome)?;
+        let owners = self.tell_owners(outcome)?;
+        let signing = chain
+            .as_mut()
+            .map(|chain| chain.sign(self.conversation, &digest, &outcome.fuzzy_places, &owners));
+        let pending = signing.transpose()?;
         let elapsed_milliseconds = capture.elapsed_milliseconds();
         self.conversation.tell(&Message::Commit(Commit {
             base,
@@ -257,6 +279,9 @@ impl Cycle<'_> {
                 if committed.snapshot.position.fingerprint == fingerprint =>
             {
                 crash_point!("agent.acknowledged");
+                if let (Some(chain), Some(pending)) = (chain, pending) {
+                    chain.acknowledge(pending, &committed.snapshot)?;
+                }
                 Ok(committed)
             }
             Message::Committed(_) => Err(AgentError::OutOfStep {

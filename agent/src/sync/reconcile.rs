@@ -1,13 +1,17 @@
 //! Making the index equal to what the spare has, and remembering what the spare may have later.
 
-use understudy_protocol::message::{ReadManifest, SourceRoot};
+use understudy_protocol::message::{Owners, SourceRoot};
 use understudy_protocol::{Message, Position, StateDigest, version};
 
 use super::Cycle;
-use crate::conversation::unexpected;
+use crate::chain::Chain;
 use crate::error::AgentError;
 use crate::index::{Adoption, Meta};
+use crate::manifest::{self, Part};
 use crate::scan::Outcome;
+
+/// So much may a manifest take that nobody here has signed: hundreds of millions of entries.
+const UNSIGNED_BYTES: u64 = 64 << 30;
 
 impl Cycle<'_> {
     /// Makes the index equal to the spare's newest snapshot; returns its description, and why it proves little if
@@ -15,6 +19,7 @@ impl Cycle<'_> {
     pub(super) fn reconcile(
         &self,
         position: Option<Position>,
+        chain: Option<&mut Chain>,
     ) -> Result<(Meta, Option<&'static str>), AgentError> {
         let mut meta = self.index.meta()?;
         let mut anew = None;
@@ -29,7 +34,7 @@ impl Cycle<'_> {
             } else {
                 anew = Some("the index was not that of the spare's snapshot");
                 meta = match position {
-                    Some(_) => self.adopt(&meta)?,
+                    Some(position) => self.adopt(&meta, position, chain)?,
                     None => self.start_over(&meta)?,
                 };
             }
@@ -59,28 +64,44 @@ impl Cycle<'_> {
         })
     }
 
-    fn adopt(&self, former: &Meta) -> Result<Meta, AgentError> {
+    fn adopt(
+        &self,
+        former: &Meta,
+        position: Position,
+        mut chain: Option<&mut Chain>,
+    ) -> Result<Meta, AgentError> {
         tracing::info!(dataset = %self.source.dataset, "the index is not that of the spare's snapshot: adopting its manifest");
-        let dataset = self.source.dataset.clone();
-        self.conversation
-            .tell(&Message::ReadManifest(ReadManifest {
-                dataset,
-                number: None,
-            }))?;
+        let signed = chain.as_ref().and_then(|chain| chain.weight());
+        let most = signed.unwrap_or(UNSIGNED_BYTES);
         let mut adoption = Adoption::begin(self.index, former)?;
-        loop {
-            match self.conversation.hear()? {
-                Message::Manifest(manifest) => {
-                    for (place, entry) in manifest.entries {
-                        adoption.add(place, entry)?;
-                    }
+        let mut called = Owners::default();
+        let dataset = &self.source.dataset;
+        let snapshot = manifest::read(self.conversation, dataset, None, |part| match part {
+            Part::Stated(_) => Ok(()),
+            Part::Entries(entries) => {
+                for (place, entry) in entries {
+                    adoption.add(place, entry)?;
                 }
-                Message::Fuzzy(fuzzy) => adoption.add_fuzzy(fuzzy.places)?,
-                Message::Owners(_) => {}
-                Message::ManifestEnd(end) => return adoption.finish(&end.snapshot, former),
-                other => return Err(unexpected(&other, "Manifest")),
+                if adoption.weight() > most {
+                    let reason = "it has more entries than the main has ever sent";
+                    return Err(manifest::malformed(reason));
+                }
+                Ok(())
             }
+            Part::Fuzzy(places) => adoption.add_fuzzy(places),
+            Part::Owners(owners) => {
+                called = owners;
+                Ok(())
+            }
+        })?;
+        if snapshot.position != position {
+            let reason = "it is of another snapshot than the newest";
+            return Err(manifest::malformed(reason));
         }
+        if let Some(chain) = &mut chain {
+            chain.hear_owners(&called);
+        }
+        adoption.finish(&snapshot, former)
     }
 
     /// Tells which directory the source is.

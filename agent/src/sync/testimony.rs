@@ -28,15 +28,15 @@ impl Cycle<'_> {
         Ok(())
     }
 
-    /// Tells what the owners of what was sent are called here.
-    pub(super) fn tell_owners(&self, outcome: &Outcome) -> Result<(), AgentError> {
+    /// Tells what the owners of what was sent are called here; returns that.
+    pub(super) fn tell_owners(&self, outcome: &Outcome) -> Result<Owners, AgentError> {
         if self.conversation.version < version::OWNERS {
-            return Ok(());
+            return Ok(Owners::default());
         }
         let owners = Names::of_this_host().called(&outcome.owners);
-        if owners == Owners::default() {
-            return Ok(());
+        if owners != Owners::default() {
+            self.conversation.tell(&Message::Owners(owners.clone()))?;
         }
-        self.conversation.tell(&Message::Owners(owners))
+        Ok(owners)
     }
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use understudy_protocol::message::Change;
 use understudy_protocol::transport::{Channel, in_process};
-use understudy_protocol::{DatasetName, DirectoryId, Entry, Node, StateDigest};
+use understudy_protocol::{DatasetName, DirectoryId, Entry, Node, SecretKey, StateDigest};
 use understudy_tree::{Excludes, Mounts};
 
 use crate::index::Index;
@@ -58,6 +58,7 @@ pub(crate) fn assert_digest(index: &Index, digest: &StateDigest) {
         rows == *digest,
         "the digest is not that of the rows: {listed:#?}"
     );
+    assert_eq!(rows.weight(), digest.weight());
 }
 
 /// A source, a state directory and a spare.
@@ -65,6 +66,8 @@ pub(crate) struct Stage {
     scratch: tempfile::TempDir,
     pub(crate) source: Source,
     pub(crate) spare: Arc<Mutex<Spare>>,
+    /// The key that signs what is sent.
+    pub(crate) signer: Option<Arc<SecretKey>>,
 }
 
 impl Stage {
@@ -86,6 +89,7 @@ impl Stage {
             scratch,
             source,
             spare: Arc::default(),
+            signer: None,
         }
     }
 
@@ -133,6 +137,7 @@ impl Stage {
             progress,
             cancel: Cancel::default(),
             store: None,
+            signer: self.signer.clone(),
             pace: Arc::new(Pace::unlimited()),
         }
     }

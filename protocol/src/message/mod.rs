@@ -33,7 +33,7 @@ pub use health::{
 };
 pub use leftover::{Leftover, LeftoverEnd};
 pub use oversee::{Filling, Oversee, Overseen, RestorePhase, Restoring, RunningRestore};
-pub use owners::Owners;
+pub use owners::{Owners, Stated};
 pub use report::{
     DatasetStatus, Datasets, Finding, List, Noted, Repair, Repaired, Trouble, Verified, Verify,
     VerifyEnd,
@@ -162,6 +162,7 @@ messages! {
     70 Oversee(Oversee) from agent: "Asks which restores run and how the disk fills.";
     71 Overseen(Overseen) from receiver: "Answers `Oversee`.";
     72 Owners(Owners) from both: "Names of users and groups of the snapshot.";
+    73 Stated(Stated) from both: "What the main says of a snapshot, signed.";
 }
 
 fn decode_all<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, ProtocolError> {

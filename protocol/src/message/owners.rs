@@ -1,4 +1,5 @@
-//! Names of users and groups, for restores on hosts that number them otherwise.
+//! What a main says of a snapshot beside its tree: names of users and groups, for restores on hosts that number them otherwise, and
+//! that it was the main who sent it.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,5 +28,19 @@ impl Check for Owners {
             }
         }
         Ok(())
+    }
+}
+
+/// What the main says of a snapshot, signed: a [`SignedStatement`](crate::SignedStatement), which the receiver keeps as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stated {
+    /// At most [`limits::STATEMENT_BYTES`].
+    pub statement: Bytes,
+}
+
+impl Check for Stated {
+    fn check(&self) -> Result<(), ProtocolError> {
+        let length = self.statement.0.len();
+        bounded("a statement", length, limits::STATEMENT_BYTES)
     }
 }

@@ -13,6 +13,7 @@ mod owners;
 mod prove;
 mod read;
 mod retention;
+mod statement;
 mod upload;
 mod used;
 mod verify;
@@ -125,7 +126,8 @@ impl Catalog {
         catalog.upgrade()?;
         catalog.run(|connection| {
             connection.execute_batch(owners::TABLE)?;
-            connection.execute_batch(used::TABLE)
+            connection.execute_batch(used::TABLE)?;
+            connection.execute_batch(statement::TABLE)
         })?;
         Ok(catalog)
     }
@@ -374,6 +376,7 @@ impl Catalog {
             connection.execute("DELETE FROM fuzzy WHERE since = ?1", [number])?;
             connection.execute("UPDATE fuzzy SET until = NULL WHERE until = ?1", [number])?;
             connection.execute("DELETE FROM owner WHERE since = ?1", [number])?;
+            statement::forget(connection, pending.snapshot.position.number)?;
             connection
                 .execute(
                     "DELETE FROM snapshot WHERE number = ?1 AND committed IN (0, 2)",

@@ -4,7 +4,7 @@
 use rusqlite::{OptionalExtension, params};
 use understudy_protocol::ContentHash;
 
-use super::{Catalog, FORMAT_RETENTION, count};
+use super::{Catalog, FORMAT_RETENTION, count, statement};
 use crate::error::ReceiverError;
 use crate::retention::Moment;
 
@@ -200,7 +200,10 @@ impl Catalog {
                 let sql = "DELETE FROM snapshot WHERE number = ?1 AND committed = 1 \
                            AND number NOT IN (SELECT snapshot FROM pin) \
                            AND number < (SELECT max(number) FROM snapshot WHERE committed = 1)";
-                connection.prepare_cached(sql)?.execute([number as i64])?;
+                let removed = connection.prepare_cached(sql)?.execute([number as i64])?;
+                if removed > 0 {
+                    statement::forget(connection, number)?;
+                }
             }
             if !change.remove.is_empty() {
                 connection.execute("DELETE FROM swept", [])?;

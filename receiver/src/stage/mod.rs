@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::io::Errno;
 use understudy_protocol::message::{Change, Content, Owners};
 use understudy_protocol::{
-    ContentHash, Entry, Frame, Message, Name, Node, Place, StateDigest, version,
+    Bytes, ContentHash, Entry, Frame, Message, Name, Node, Place, StateDigest, version,
 };
 use understudy_tree::{Directory, Lacking, Privileges, TreeError, node};
 
@@ -56,6 +56,8 @@ pub(crate) struct Staged {
     pub(crate) fuzzy: Vec<Place>,
     /// What owners are called.
     pub(crate) owners: Owners,
+    /// What the main has signed.
+    pub(crate) statement: Option<Bytes>,
     /// Sum over `puts`.
     pub(crate) digest: StateDigest,
     /// Bytes of files that came into being, and of those that were there already: leftovers.
@@ -125,13 +127,15 @@ impl<'a> Stager<'a> {
         self.lacking
     }
 
-    /// Stages everything that a `Changes`, `Fuzzy` or `Owners` frame carries; `number` counts the frames of the upload.
+    /// Stages everything that a `Changes`, `Fuzzy` or `Owners` frame or `Stated` frame carries; `number` counts the frames of the upload.
     pub(crate) fn stage(&mut self, frame: &Frame, number: u64) -> Result<Staged, ReceiverError> {
         let (mut records, mut fuzzy, mut owners) = (Vec::new(), Vec::new(), Owners::default());
+        let mut statement = None;
         match frame.decode()? {
             Message::Changes(changes) => records = changes.records,
             Message::Fuzzy(told) => fuzzy = told.places,
             Message::Owners(told) => owners = told,
+            Message::Stated(stated) => statement = Some(stated.statement),
             _ => return Err(ReceiverError::Worker),
         }
         let mut staged = Staged {
@@ -139,6 +143,7 @@ impl<'a> Stager<'a> {
             removals: Vec::new(),
             fuzzy,
             owners,
+            statement,
             digest: StateDigest::empty(),
             bytes: (0, 0),
         };

@@ -204,6 +204,8 @@ pub(crate) struct Left {
     pub(crate) partials: Vec<(u64, ContentHash)>,
     /// What the receiver has lost.
     pub(crate) wanted: Vec<WantedContent>,
+    /// What the main has said of the newest snapshot.
+    pub(crate) stated: Option<Vec<u8>>,
 }
 
 /// Begins an upload in a session in which leftovers are not told.
@@ -223,6 +225,7 @@ pub(crate) fn begin(channel: &mut Channel) -> Left {
                 left.partials.extend(told.partials);
             }
             Message::Wanted(told) => left.wanted.extend(told.contents),
+            Message::Stated(told) => left.stated = Some(told.statement.0),
             Message::LeftoverEnd(_) => return left,
             other => panic!("{other:?}"),
         }

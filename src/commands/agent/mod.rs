@@ -13,7 +13,7 @@ use understudy_agent::daemon::{self, Outcome};
 use understudy_agent::{AgentError, Context, Pace, Trust};
 use understudy_protocol::DatasetName;
 
-use super::{Session, sync};
+use super::{Session, sync, trust};
 use crate::address::Address;
 use crate::arguments::{Agent, Output};
 use crate::exit::{Code, CommandError};
@@ -48,6 +48,7 @@ pub(crate) fn run(arguments: &Agent, session: &Session) -> Result<Report, Comman
     let spare = session.spare(address, Absent::Create, Some(&config))?;
     let context = Context {
         pace: Arc::new(Pace::new(config.pace.clone())),
+        signer: trust::signer(&state)?,
         ..session.context(state, &spare)
     };
     let far_end: RefCell<Option<FarEnd>> = RefCell::default();

@@ -8,12 +8,12 @@ use std::sync::Mutex;
 
 use understudy_protocol::message::{
     Change, Changes, Commit, Committed, Confirmed, Content, Fuzzy, Leftover, LeftoverEnd, Manifest,
-    ManifestEnd, Owners, Ready, Restoring, Touch, Wanted, WantedContent,
+    ManifestEnd, Owners, Ready, Restoring, Stated, Touch, Wanted, WantedContent,
 };
 use understudy_protocol::transport::Channel;
 use understudy_protocol::version::{self, Hello};
 use understudy_protocol::{
-    ContentHash, DirectoryId, Entry, Failure, FailureCode, Message, Node, Place, Position,
+    Bytes, ContentHash, DirectoryId, Entry, Failure, FailureCode, Message, Node, Place, Position,
     ProtocolError, Snapshot, StateDigest,
 };
 
@@ -54,6 +54,8 @@ pub(crate) struct Spare {
     giving: Option<u64>,
     /// What it was told last of owners.
     pub(crate) owners: Owners,
+    /// What was said of each snapshot, signed, by its number.
+    pub(crate) stated: BTreeMap<u64, Bytes>,
     /// What it was told of restores.
     pub(crate) restoring: Vec<Restoring>,
     /// How many contents it compared with what a restore has of them.
@@ -72,6 +74,7 @@ struct Upload {
     ended: HashMap<u64, Vec<u8>>,
     /// Contents of the base that streams are new versions of.
     bases: HashMap<u64, Vec<u8>>,
+    stated: Option<Bytes>,
 }
 
 /// Serves one connection.
@@ -174,6 +177,7 @@ impl Spare {
         let end = Message::LeftoverEnd(LeftoverEnd {});
         [ready]
             .into_iter()
+            .chain(self.said())
             .chain(wanted)
             .chain(told)
             .chain(partials)
@@ -251,6 +255,15 @@ impl Spare {
                 self.owners = owners;
                 vec![]
             }
+            Message::Stated(stated) => {
+                assert!(
+                    self.speaks(version::STATEMENTS),
+                    "an older version does not know it"
+                );
+                assert!(upload.stated.is_none(), "stated twice");
+                upload.stated = Some(stated.statement);
+                vec![]
+            }
             Message::Restoring(restoring) => {
                 assert_eq!(self.newest, None, "an older version does not know it");
                 self.restoring.push(restoring);
@@ -295,6 +308,7 @@ impl Spare {
             return vec![Message::Failure(failure)];
         }
         self.fuzzy = std::mem::take(&mut upload.fuzzy);
+        let stated = upload.stated.take();
         self.apply(std::mem::take(upload));
         for place in &self.fuzzy {
             let is_file = self.entries[place].0.content().is_some();
@@ -310,6 +324,7 @@ impl Spare {
             number,
             fingerprint: commit.fingerprint,
         });
+        self.stated.extend(stated.map(|stated| (number, stated)));
         if let Some(failure) = self.refuse_and_commit.take() {
             return vec![Message::Failure(failure)];
         }
@@ -388,7 +403,17 @@ impl Spare {
             places: self.fuzzy.iter().cloned().collect(),
         });
         let fuzzy = self.speaks(version::FUZZY).then_some(fuzzy);
-        parts.chain(fuzzy).chain(owners).chain([end]).collect()
+        let said = self.said();
+        let all = said.into_iter().chain(parts).chain(fuzzy).chain(owners);
+        all.chain([end]).collect()
+    }
+
+    /// What was said of the newest snapshot.
+    fn said(&self) -> Option<Message> {
+        let number = self.position?.number;
+        let stated = self.stated.get(&number).filter(|_| self.newest.is_none())?;
+        let statement = stated.clone();
+        Some(Message::Stated(Stated { statement }))
     }
 
     /// Entries by path; the numbers of directories are left out.

@@ -1,0 +1,274 @@
+//! The chain of signed statements: what this agent says of each snapshot that it sends, so that a restore can tell whether what
+//! comes back is that. `docs/decisions/0016-a-signed-chain-of-snapshots.md` has the reasons.
+
+mod memory;
+mod proof;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use understudy_protocol::message::{Owners, Stated};
+use understudy_protocol::statement::{fuzzy_digest, owners_digest};
+use understudy_protocol::{
+    Bytes, ContentHash, DatasetName, Message, Place, Position, ProtocolError, SecretKey,
+    SignedStatement, Snapshot, StateDigest, Statement, limits, version,
+};
+
+use crate::Context;
+use crate::clock;
+use crate::conversation::Conversation;
+use crate::error::AgentError;
+
+pub(crate) use memory::Memory;
+pub use memory::{Known, known_datasets, newest_known};
+pub(crate) use proof::Gate;
+pub use proof::{Evidence, Freshness, Leniency, Proven, Trusted};
+
+/// The chain of one dataset on one spare, during a cycle.
+pub(crate) struct Chain {
+    key: Arc<SecretKey>,
+    state: PathBuf,
+    memory: Memory,
+    /// The statement that this agent or one with the same key has made of the base, as the spare has it.
+    before: Option<SignedStatement>,
+    /// What the spare has been told of owners up to the base, if that is known.
+    owners: Option<Owners>,
+    base: Option<Position>,
+}
+
+/// A statement on its way.
+pub(crate) struct Pending {
+    signed: SignedStatement,
+    owners: Option<Owners>,
+}
+
+impl Chain {
+    /// Takes up the chain where the spare stands; `None` if nothing is signed in this cycle.
+    pub(crate) fn open(
+        context: &Context,
+        dataset: &DatasetName,
+        spoken: u32,
+        (base, stated): (Option<Position>, Option<&Bytes>),
+    ) -> Result<Option<Self>, AgentError> {
+        let Some(key) = context.signer.clone() else {
+            return Ok(None);
+        };
+        if spoken < version::STATEMENTS {
+            return Ok(None);
+        }
+        let memory = Memory::load(&context.state, &context.spare, dataset)?;
+        let memory = memory.unwrap_or_else(|| Memory {
+            spare: context.spare.clone(),
+            dataset: dataset.clone(),
+            newest: None,
+            owners: Vec::new(),
+        });
+        let before = stated.and_then(|stated| SignedStatement::from_bytes(stated).ok());
+        let before = before.filter(|signed| {
+            let statement = signed.statement();
+            let is_of_base = base.is_some_and(|base| {
+                (statement.epoch, statement.number) == (base.epoch, base.number)
+                    && statement.fingerprint == base.fingerprint
+            });
+            signed.key() == key.public() && statement.dataset == *dataset && is_of_base
+        });
+        let mut chain = Self {
+            key,
+            state: context.state.clone(),
+            memory,
+            before,
+            owners: base.is_none().then(Owners::default),
+            base,
+        };
+        let told = chain.memory.owners.clone();
+        told.iter().for_each(|owners| chain.hear_owners(owners));
+        chain.warn_of_rollback();
+        Ok(Some(chain))
+    }
+
+    /// Takes what the spare says that it was told of owners, if the statement of the base says the same.
+    pub(crate) fn hear_owners(&mut self, owners: &Owners) {
+        // More than these would have been left out.
+        let is_whole =
+            owners.users.len() < limits::RECORDS && owners.groups.len() < limits::RECORDS;
+        let stated = self
+            .before
+            .as_ref()
+            .and_then(|before| before.statement().owners);
+        if self.owners.is_none() && is_whole && stated == Some(owners_digest(owners)) {
+            self.owners = Some(owners.clone());
+        }
+    }
+
+    fn warn_of_rollback(&self) {
+        let Some(known) = &self.memory.newest else {
+            return;
+        };
+        let shown = self
+            .before
+            .as_ref()
+            .map(|before| before.statement().counter);
+        if shown.is_none_or(|shown| shown < known.counter) {
+            tracing::warn!(
+                dataset = %self.memory.dataset,
+                "the spare acknowledged snapshot {} and shows an older state now, or none that this main has signed: it was set back to an \
+                 earlier time, replaced, or does not tell the truth",
+                known.number
+            );
+        }
+    }
+
+    /// How many bytes the entries of the base take, if this agent has signed that.
+    pub(crate) fn weight(&self) -> Option<u64> {
+        self.before.as_ref().map(|before| before.statement().weight)
+    }
+
+    /// Signs the state that the spare is about to be told to commit, and tells it so.
+    pub(crate) fn sign(
+        &mut self,
+        conversation: &Conversation,
+        digest: &StateDigest,
+        fuzzy: &BTreeSet<Place>,
+        told: &Owners,
+    ) -> Result<Pending, AgentError> {
+        let position = next_position(self.base)?;
+        let owners = self.owners.as_ref().map(|former| merged(former, told));
+        if let Some(owners) = &owners
+            && self.memory.may_have_told(owners)
+        {
+            // If the connection is cut while it commits, the next cycle must know what it was told.
+            self.memory.store(&self.state)?;
+        }
+        let (counter, previous) = self.last();
+        let statement = Statement {
+            dataset: self.memory.dataset.clone(),
+            counter: counter.saturating_add(1),
+            previous,
+            epoch: position.0,
+            number: position.1,
+            fingerprint: digest.fingerprint(),
+            weight: digest.weight(),
+            fuzzy: fuzzy_digest(fuzzy),
+            owners: owners
+                .as_ref()
+                .map(|owners| owners_digest(&first_of(owners))),
+            signed_seconds: clock::now().seconds,
+        };
+        let signed = statement
+            .sign(&self.key)
+            .map_err(|error| ProtocolError::malformed("Stated", error))?;
+        conversation.tell(&Message::Stated(Stated {
+            statement: Bytes(signed.bytes().to_vec()),
+        }))?;
+        Ok(Pending { signed, owners })
+    }
+
+    /// The counter and the hash of the statement before the next one.
+    fn last(&self) -> (u64, ContentHash) {
+        let known = self
+            .memory
+            .newest
+            .as_ref()
+            .map(|known| (known.counter, known.hash));
+        let shown = self
+            .before
+            .as_ref()
+            .map(|before| (before.statement().counter, before.hash()));
+        let last = known
+            .into_iter()
+            .chain(shown)
+            .max_by_key(|(counter, _)| *counter);
+        last.unwrap_or((0, ContentHash([0; 32])))
+    }
+
+    /// Remembers that the spare has committed what was signed.
+    pub(crate) fn acknowledge(
+        &mut self,
+        pending: Pending,
+        snapshot: &Snapshot,
+    ) -> Result<(), AgentError> {
+        let statement = pending.signed.statement();
+        let position = snapshot.position;
+        if (position.epoch, position.number) != (statement.epoch, statement.number) {
+            return Err(AgentError::OutOfStep {
+                reason: "it acknowledged a snapshot of another number than the next".to_owned(),
+            });
+        }
+        self.memory.newest = Some(Known {
+            counter: statement.counter,
+            hash: pending.signed.hash(),
+            epoch: position.epoch,
+            number: position.number,
+            fingerprint: position.fingerprint,
+            signed_seconds: statement.signed_seconds,
+            committed_seconds: snapshot.committed_seconds,
+        });
+        self.memory.owners = pending.owners.into_iter().collect();
+        self.memory.store(&self.state)
+    }
+
+    /// Remembers that the base is what the spare has, if this agent has signed that: it may have been acknowledged when nobody
+    /// heard it.
+    pub(crate) fn confirm(&mut self, snapshot: &Snapshot) -> Result<(), AgentError> {
+        let Some(before) = &self.before else {
+            return Ok(());
+        };
+        let statement = before.statement();
+        let owners: Vec<Owners> = self.owners.clone().into_iter().collect();
+        let known = self.memory.newest.as_ref();
+        let is_known = known.is_some_and(|known| known.counter >= statement.counter);
+        if is_known && self.memory.owners == owners {
+            return Ok(());
+        }
+        self.memory.owners = owners;
+        if is_known {
+            return self.memory.store(&self.state);
+        }
+        self.memory.newest = Some(Known {
+            counter: statement.counter,
+            hash: before.hash(),
+            epoch: statement.epoch,
+            number: statement.number,
+            fingerprint: statement.fingerprint,
+            signed_seconds: statement.signed_seconds,
+            committed_seconds: snapshot.committed_seconds,
+        });
+        self.memory.store(&self.state)
+    }
+}
+
+/// Epoch and number of the snapshot that comes after the base.
+fn next_position(base: Option<Position>) -> Result<(u64, u64), AgentError> {
+    let Some(base) = base else {
+        return Ok((1, 1));
+    };
+    let next = base.number.checked_add(1);
+    let next =
+        next.ok_or_else(|| ProtocolError::malformed("Ready", "no snapshot can follow it"))?;
+    Ok((base.epoch, next))
+}
+
+/// What owners are called once a receiver that was told `former` is told `more`.
+fn merged(former: &Owners, more: &Owners) -> Owners {
+    let merge = |former: &[(u32, Bytes)], more: &[(u32, Bytes)]| {
+        let all = former.iter().chain(more).cloned();
+        all.collect::<BTreeMap<u32, Bytes>>().into_iter().collect()
+    };
+    Owners {
+        users: merge(&former.users, &more.users),
+        groups: merge(&former.groups, &more.groups),
+    }
+}
+
+/// What of it a receiver tells.
+fn first_of(owners: &Owners) -> Owners {
+    let first = |owners: &[(u32, Bytes)]| owners.iter().take(limits::RECORDS).cloned().collect();
+    Owners {
+        users: first(&owners.users),
+        groups: first(&owners.groups),
+    }
+}
+
+#[cfg(test)]
+mod tests;

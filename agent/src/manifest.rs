@@ -1,0 +1,86 @@
+//! Reading a manifest from a spare that may not mean well: it comes in its order, and it ends.
+
+use understudy_protocol::message::{Owners, ReadManifest, Stated};
+use understudy_protocol::{
+    DatasetName, DirectoryId, Entry, Message, Place, ProtocolError, Snapshot, limits,
+};
+
+use crate::conversation::{Conversation, unexpected};
+use crate::error::AgentError;
+use crate::scan::ROOT_NAME;
+
+/// Messages of a manifest that bring nothing, at most; those that bring something are bounded by what they bring.
+const EMPTY: usize = 16;
+/// Directories are numbered one by one from 2 on: no honest main gets there.
+const DIRECTORIES: u64 = 1 << 62;
+
+/// What a manifest consists of, in the order in which it comes.
+pub(crate) enum Part {
+    Stated(Stated),
+    Entries(Vec<(Place, Entry)>),
+    Fuzzy(Vec<Place>),
+    Owners(Owners),
+}
+
+/// Asks for a manifest and hands on what comes; returns what it is of.
+pub(crate) fn read(
+    conversation: &Conversation,
+    dataset: &DatasetName,
+    number: Option<u64>,
+    mut take: impl FnMut(Part) -> Result<(), AgentError>,
+) -> Result<Snapshot, AgentError> {
+    let dataset = dataset.clone();
+    conversation.tell(&Message::ReadManifest(ReadManifest { dataset, number }))?;
+    let (mut is_first, mut empty) = (true, 0);
+    loop {
+        let (part, is_empty) = match conversation.hear()? {
+            Message::Stated(stated) if is_first => (Part::Stated(stated), false),
+            Message::Manifest(manifest) => {
+                let is_empty = manifest.entries.is_empty();
+                manifest.entries.iter().try_for_each(check)?;
+                (Part::Entries(manifest.entries), is_empty)
+            }
+            Message::Fuzzy(fuzzy) => {
+                let is_empty = fuzzy.places.is_empty();
+                (Part::Fuzzy(fuzzy.places), is_empty)
+            }
+            // They are told once; all of them together are no more than one message can tell.
+            Message::Owners(owners) => (Part::Owners(owners), true),
+            Message::ManifestEnd(end) => return Ok(end.snapshot),
+            other => return Err(unexpected(&other, "Manifest")),
+        };
+        is_first = false;
+        empty += usize::from(is_empty);
+        if empty > EMPTY {
+            return Err(malformed("it does not end"));
+        }
+        take(part)?;
+    }
+}
+
+/// What no entry of an honest main can be.
+fn check((place, entry): &(Place, Entry)) -> Result<(), AgentError> {
+    let is_top = place.parent == DirectoryId::TOP;
+    let is_root = is_top && place.name.as_bytes() == ROOT_NAME;
+    let id = entry.directory_id();
+    if is_top != is_root || is_root != (id == Some(DirectoryId::FILES)) {
+        return Err(malformed(&format!("{place:?} cannot stand there")));
+    }
+    let numbers = [Some(place.parent), id];
+    if numbers.iter().flatten().any(|id| id.0 >= DIRECTORIES) || id == Some(DirectoryId::TOP) {
+        return Err(malformed("no directory has such a number"));
+    }
+    if entry.size_bytes() > limits::FILE_BYTES {
+        return Err(malformed(&format!("{place:?} is larger than any file")));
+    }
+    if entry.group != 0 && id.is_some() {
+        return Err(malformed(&format!(
+            "the directory {place:?} has hard links"
+        )));
+    }
+    Ok(())
+}
+
+pub(crate) fn malformed(reason: &str) -> AgentError {
+    ProtocolError::malformed("Manifest", reason).into()
+}

@@ -1,0 +1,144 @@
+//! A restore on a host with a main's key gets what the main has signed, or nothing.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use crate::support::{Kind, Run, Stage};
+
+/// Keys as they stand in their files: 52 letters and digits.
+const KEY: &str = "aebagbafaydqqcikbmga2dqpcaireeyuculbogazdinryhi6d4qa";
+const OTHER: &str = "eaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqa";
+
+/// Gives the state directory a main's key.
+fn give_key(state: &Path, key: &str) {
+    let directory = state.join("identity");
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&directory)
+        .unwrap();
+    let path = directory.join("key");
+    fs::remove_file(&path).ok();
+    let mut options = fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .unwrap();
+    writeln!(file, "{key}").unwrap();
+}
+
+fn signing() -> Stage {
+    let stage = Stage::new(Kind::Embedded);
+    give_key(&stage.state, KEY);
+    fs::write(stage.source.join("file"), "one").unwrap();
+    stage.sync().ok();
+    stage
+}
+
+fn restore(stage: &Stage, target: &str) -> Run {
+    let target = stage.path().join(target);
+    stage.restore(&target).arg("--state").arg(&stage.state)
+}
+
+/// Copies a directory with everything in it.
+fn copy(from: &Path, to: &Path) {
+    let status = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(from)
+        .arg(to)
+        .status();
+    assert!(status.unwrap().success());
+}
+
+#[test]
+fn what_was_signed_is_proved_and_what_was_set_back_is_refused() {
+    let stage = signing();
+    let data = restore(&stage, "first").data();
+    assert_eq!(data["proved"]["is_proved"], true, "{data}");
+    assert_eq!(data["proved"]["is_newest"], true, "{data}");
+    copy(&stage.store, &stage.path().join("before"));
+    fs::write(stage.source.join("file"), "two").unwrap();
+    stage.sync().ok();
+    // The spare comes back from a backup of its own.
+    fs::remove_dir_all(&stage.store).unwrap();
+    fs::rename(stage.path().join("before"), &stage.store).unwrap();
+    let refused = restore(&stage, "second").outcome();
+    assert_eq!(refused.code, Some(9), "{refused:?}");
+    assert!(
+        refused.stderr.contains("acknowledged snapshot 2"),
+        "{refused:?}"
+    );
+    assert!(refused.stderr.contains("--snapshot 1"), "{refused:?}");
+    assert!(!stage.path().join("second").exists());
+    // Asked for by its number it is what was sent.
+    restore(&stage, "second").args(["--snapshot", "1"]).ok();
+    // The next cycle mends it.
+    stage.sync().ok();
+    let data = restore(&stage, "third").data();
+    assert_eq!(data["proved"]["is_newest"], true, "{data}");
+    assert_eq!(fs::read(stage.path().join("third/file")).unwrap(), b"two");
+    // A dataset that is not shown at all.
+    fs::remove_dir_all(stage.dataset()).unwrap();
+    let all = stage
+        .ask("restore")
+        .arg("--all")
+        .arg(stage.path().join("all"));
+    let hidden = all.arg("--state").arg(&stage.state).outcome();
+    assert_eq!(hidden.code, Some(9), "{hidden:?}");
+    assert!(hidden.stderr.contains("does not show"), "{hidden:?}");
+}
+
+#[test]
+fn a_machine_with_the_key_alone_proves_everything_but_that_it_is_the_newest() {
+    let mut stage = signing();
+    stage.state = stage.path().join("another state");
+    give_key(&stage.state, KEY);
+    let data = restore(&stage, "target").data();
+    assert_eq!(data["proved"]["is_newest"], "unknown", "{data}");
+    let outcome = restore(&stage, "again").outcome();
+    assert!(
+        outcome.stdout.contains("whether that was the last"),
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn what_another_key_has_signed_needs_a_word_for_it() {
+    let stage = signing();
+    let public = restore(&stage, "first").data()["proved"]["key"].clone();
+    let public = public.as_str().unwrap();
+    give_key(&stage.state, OTHER);
+    let refused = restore(&stage, "second").outcome();
+    assert_eq!(refused.code, Some(7), "{refused:?}");
+    assert!(
+        refused.stderr.contains(&format!("--trust-key {public}")),
+        "{refused:?}"
+    );
+    let trusted = restore(&stage, "second").args(["--trust-key", public]);
+    assert_eq!(trusted.data()["proved"]["key"], public);
+    let insisted = restore(&stage, "third").arg("--unverified").outcome();
+    assert_eq!(insisted.code, Some(0), "{insisted:?}");
+    assert!(insisted.said().contains("NOT PROVED"), "{insisted:?}");
+}
+
+#[test]
+fn what_was_made_before_there_was_a_key_is_refused_unless_somebody_insists() {
+    let stage = Stage::new(Kind::Embedded);
+    fs::write(stage.source.join("file"), "one").unwrap();
+    stage.sync().ok();
+    // Without a key nobody asks.
+    assert!(restore(&stage, "first").data()["proved"].is_null());
+    give_key(&stage.state, KEY);
+    let refused = restore(&stage, "second").outcome();
+    assert_eq!(refused.code, Some(7), "{refused:?}");
+    assert!(refused.stderr.contains("not signed"), "{refused:?}");
+    restore(&stage, "second").arg("--unverified").ok();
+    // From the next change on it is signed.
+    fs::write(stage.source.join("file"), "two").unwrap();
+    stage.sync().ok();
+    assert_eq!(restore(&stage, "third").data()["proved"]["is_proved"], true);
+}
