@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use understudy_agent::{
     Action, AgentError, Cancel, Context, Emptied, Existing, Leniency, Lost, Manner, Order, OwnedBy,
-    Pace, Progress, RestoreRequest, Source, Trusted, Unsettled, Which, again, newest_known, restore,
-    sync, sync_again,
+    Pace, Progress, RestoreRequest, Source, Trusted, Unsettled, Which, again, newest_known,
+    restore, sync, sync_again,
 };
 use understudy_protocol::transport::{Channel, in_process};
 use understudy_protocol::{FailureCode, ProtocolError, SecretKey};

@@ -47,7 +47,7 @@ pub fn compare(
 
 /// The file of a leaf, if one of its size can be opened.
 fn opened(plan: &Plan, tree: &Directory, leaf: &Leaf) -> Option<File> {
-    let directory = tree.open_beneath(&plan.branches[leaf.branch].path).ok()?;
+    let directory = tree.open_beneath(&plan.branch_path(leaf.branch)).ok()?;
     let stat = directory.stat(&leaf.place.name).ok()?;
     let is_it = stat.kind == Kind::File && stat.size == leaf.entry.size_bytes();
     is_it
