@@ -65,6 +65,16 @@ impl Identity {
         Ok(Self { private, key })
     }
 
+    /// Makes a key that was another host's the one of this host, which must have none, or that one.
+    pub fn adopt(state: &Path, key: &SecretKey) -> Result<Self, AgentError> {
+        ensure_state_directory(state)?;
+        let name =
+            Name::new(DIRECTORY).map_err(|error| AgentError::state("name", state, &error))?;
+        let private = Private::ensure(state, &name)?;
+        let key = private.adopt_key(key)?;
+        Ok(Self { private, key })
+    }
+
     /// The secret key.
     pub fn secret(&self) -> &SecretKey {
         &self.key

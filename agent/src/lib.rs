@@ -27,6 +27,7 @@ mod owners;
 pub mod pace;
 mod past;
 mod progress;
+mod recovery;
 mod restore;
 mod retention;
 mod scan;
@@ -54,6 +55,7 @@ pub use outlook::Outlook;
 pub use pace::Pace;
 pub use past::{Past, Which};
 pub use progress::{Phase, Progress};
+pub use recovery::{RecoveryError, RecoveryKit};
 pub use restore::{
     Action, Existing, Lost, Manner, Order, OwnedBy, Reconnect, RestoreReport, RestoreRequest,
     compare, restore,

@@ -153,6 +153,24 @@ impl Private {
         Ok(key)
     }
 
+    /// Takes a secret key that was made elsewhere; fails if there is another one.
+    pub fn adopt_key(&self, key: &SecretKey) -> Result<SecretKey, TreeError> {
+        let locked = self.lock()?;
+        match self.key()? {
+            Some(known) if known.public() == key.public() => return Ok(known),
+            Some(_) => {
+                let why = "there is another key already, and what was signed with it could not be proved any more";
+                return Err(self.refused("replace the secret key", KEY, why));
+            }
+            None => {}
+        }
+        let mut text = key.to_text();
+        text.push('\n');
+        locked.replace(KEY, &text)?;
+        let adopted = self.key()?;
+        adopted.ok_or_else(|| self.refused("use the secret key", KEY, "it is gone"))
+    }
+
     fn below(&self, error: TreeError) -> TreeError {
         error.below(&escape(self.path.as_os_str().as_bytes()))
     }
