@@ -31,13 +31,18 @@ pub(crate) fn read(
 ) -> Result<Snapshot, AgentError> {
     let dataset = dataset.clone();
     conversation.tell(&Message::ReadManifest(ReadManifest { dataset, number }))?;
-    let (mut is_first, mut empty) = (true, 0);
+    let (mut is_first, mut empty, mut directories) = (true, 0, 0);
     loop {
         let (part, is_empty) = match conversation.hear()? {
             Message::Stated(stated) if is_first => (Part::Stated(stated), false),
             Message::Manifest(manifest) => {
                 let is_empty = manifest.entries.is_empty();
                 manifest.entries.iter().try_for_each(check)?;
+                let here = manifest.entries.iter().map(|(_, entry)| entry);
+                directories += here.filter(|entry| entry.directory_id().is_some()).count() as u64;
+                if directories > limits::DIRECTORIES {
+                    return Err(malformed("it has more directories than any tree"));
+                }
                 (Part::Entries(manifest.entries), is_empty)
             }
             Message::Fuzzy(fuzzy) => {

@@ -1,6 +1,7 @@
 //! The arguments of what makes two hosts know each other.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
@@ -14,7 +15,9 @@ use super::OnSpare;
 /// binds the keys of both: from then on each talks to the other and to nobody else. Pairing a NAME again gives it another
 /// key. A receiver that runs looks at what was changed within a second; it need not be asked.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("what").required(true).args(["new", "host", "list", "revoke", "grant", "forget"]))]
+#[command(group = ArgGroup::new("what").required(true).args([
+    "new", "host", "list", "revoke", "grant", "forget", "export_recovery", "import_recovery",
+]))]
 #[command(after_long_help = "\
 Examples:
   understudy pair --new web1 --store /srv/spare      on the spare: print a code for the main web1
@@ -25,6 +28,8 @@ Examples:
       On the spare: the dataset photos belongs to web1 from now on. Datasets that were there before mains were known belong
       to nobody, and no main can use them before.
   understudy pair --forget spare.example.org:7433    on the main: know that spare no more
+  understudy pair --export-recovery > kit            on the main: what a new machine needs, to print and lock away
+  understudy pair --import-recovery kit              on a new machine: restore as that main
   understudy pair --address 127.0.0.1:7433 spare.example.org:7433
       On the main: reach the same spare at another address, a forwarded port for instance.")]
 pub(crate) struct Pair {
@@ -46,6 +51,12 @@ pub(crate) struct Pair {
     /// On the main: know a spare no more
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) forget: Option<String>,
+    /// On the main: print what a new machine needs to restore as this main, a secret to lock away
+    #[arg(long)]
+    pub(crate) export_recovery: bool,
+    /// On a new machine: take what was printed, from a file or, with `-`, as it is typed in
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    pub(crate) import_recovery: Option<PathBuf>,
     /// On the main: reach the spare that is known at HOST:PORT at this address, too
     #[arg(long, value_name = "NEW", requires = "host", conflicts_with = "code")]
     pub(crate) address: Option<String>,
@@ -53,7 +64,7 @@ pub(crate) struct Pair {
     #[arg(value_name = "HOST:PORT")]
     pub(crate) host: Option<String>,
     /// The code that the spare has printed
-    #[arg(value_name = "CODE", required_unless_present_any = ["new", "list", "revoke", "grant", "forget", "address"])]
+    #[arg(value_name = "CODE", required_unless_present_any = ["new", "list", "revoke", "grant", "forget", "address", "export_recovery", "import_recovery"])]
     pub(crate) code: Vec<OsString>,
     #[command(flatten)]
     pub(crate) on_spare: OnSpare,

@@ -19,6 +19,7 @@ mod policies;
 mod prune;
 mod quotas;
 pub(crate) mod receiver;
+mod recovery;
 mod restore;
 mod restore_all;
 mod snapshots;

@@ -12,7 +12,7 @@ use understudy_protocol::transport::tls::Credentials;
 use understudy_protocol::{MainName, escape};
 use understudy_receiver::trust::{Main, Trust};
 
-use super::Session;
+use super::{Session, recovery};
 use crate::address;
 use crate::arguments::Pair;
 use crate::exit::{self, CommandError};
@@ -39,6 +39,12 @@ pub(crate) fn run(arguments: &Pair, session: &Session) -> Result<Report, Command
     }
     if let Some(address) = &arguments.forget {
         return forget(address, session);
+    }
+    if arguments.export_recovery {
+        return recovery::export(&state(session)?, &existing(session)?);
+    }
+    if let Some(from) = &arguments.import_recovery {
+        return recovery::import(from, &state(session)?);
     }
     let Some(host) = &arguments.host else {
         return Err(CommandError::usage(

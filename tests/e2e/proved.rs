@@ -137,8 +137,68 @@ fn what_was_made_before_there_was_a_key_is_refused_unless_somebody_insists() {
     assert_eq!(refused.code, Some(7), "{refused:?}");
     assert!(refused.stderr.contains("not signed"), "{refused:?}");
     restore(&stage, "second").arg("--unverified").ok();
-    // From the next change on it is signed.
-    fs::write(stage.source.join("file"), "two").unwrap();
+    // The next cycle signs it.
     stage.sync().ok();
     assert_eq!(restore(&stage, "third").data()["proved"]["is_proved"], true);
+}
+
+#[test]
+fn a_new_machine_restores_with_what_was_on_paper() {
+    let stage = Stage::new(Kind::Tcp);
+    fs::write(stage.source.join("file"), "one").unwrap();
+    stage.sync().ok();
+    let export = Run::new(["pair", "--export-recovery", "--state"]).arg(&stage.state);
+    let kit = export.outcome();
+    assert_eq!(kit.code, Some(0), "{kit:?}");
+    let (kit, paper) = (kit.stdout, stage.path().join("paper"));
+
+    let import = |from: &Path, state: &str| {
+        let run = Run::new(["pair", "--import-recovery"]).arg(from);
+        run.arg("--state").arg(stage.path().join(state))
+    };
+    // A slip of the pen is found in its line.
+    let secret = kit
+        .lines()
+        .position(|line| line.starts_with("secret-1"))
+        .unwrap();
+    let mut lines: Vec<String> = kit.lines().map(ToOwned::to_owned).collect();
+    let other = if lines[secret].contains("7") {
+        ("7", "2")
+    } else {
+        (": a", ": b")
+    };
+    lines[secret] = if lines[secret].contains(other.0) {
+        lines[secret].replacen(other.0, other.1, 1)
+    } else {
+        lines[secret].replacen(": ", ": b", 1)
+    };
+    fs::write(&paper, lines.join("\n")).unwrap();
+    let refused = import(&paper, "new").outcome();
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(
+        refused.stderr.contains(&format!("line {}", secret + 1)),
+        "{refused:?}"
+    );
+    assert!(!stage.path().join("new").exists());
+
+    fs::write(&paper, &kit).unwrap();
+    import(&paper, "new").ok();
+    let typed = import(Path::new("-"), "typed").given(kit.as_bytes());
+    assert_eq!(typed.code, Some(0), "{typed:?}");
+    for state in ["new", "typed"] {
+        let target = stage.path().join(format!("{state} target"));
+        let run = Run::new(["restore", "site"])
+            .arg(&target)
+            .arg("--spare")
+            .arg(stage.spare());
+        let data = run.arg("--state").arg(stage.path().join(state)).data();
+        assert_eq!(data["proved"]["is_newest"], "unknown", "{data}");
+        assert_eq!(fs::read(target.join("file")).unwrap(), b"one");
+    }
+
+    // A host that is a main already stays the one that it is.
+    give_key(&stage.path().join("other"), OTHER);
+    let refused = import(&paper, "other").outcome();
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+    assert!(refused.stderr.contains("another key"), "{refused:?}");
 }

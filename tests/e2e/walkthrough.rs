@@ -175,7 +175,8 @@ fn a_lost_index_is_rebuilt_without_sending_content() {
         let first = stage.sync().data();
         std::fs::remove_dir_all(&stage.state).unwrap();
         let again = stage.sync().data();
-        assert_eq!(again["committed"], false, "{again}");
+        // With the state went the key that had signed it, where there was one: the same tree is signed by another.
+        assert_eq!(again["committed"], kind == Kind::Tcp, "{again}");
         let [first, again] = [first, again].map(|data| data["bytes_sent"].as_u64().unwrap());
         assert!(
             again < first / 10,

@@ -119,6 +119,12 @@ impl Chain {
         }
     }
 
+    /// Whether this agent, or one with the same key, has signed the base. If not, the same tree becomes a snapshot that is signed: a main
+    /// that was paired anew, or had no key, need not wait for a change.
+    pub(crate) fn has_signed_base(&self) -> bool {
+        self.before.is_some()
+    }
+
     /// How many bytes the entries of the base take, if this agent has signed that.
     pub(crate) fn weight(&self) -> Option<u64> {
         self.before.as_ref().map(|before| before.statement().weight)

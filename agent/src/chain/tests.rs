@@ -139,6 +139,19 @@ fn a_statement_of_another_key_is_no_link_of_the_chain() {
 }
 
 #[test]
+fn a_tree_that_somebody_else_has_signed_or_nobody_is_signed_without_a_change() {
+    let mut stage = Stage::new();
+    stage.write("file", "one");
+    stage.sync();
+    for (seed, number) in [(1, 2), (2, 3)] {
+        stage.signer = Some(key(seed));
+        assert!(stage.sync().committed);
+        assert_eq!(said(&stage, number).key(), key(seed).public());
+        assert!(!stage.sync().committed);
+    }
+}
+
+#[test]
 fn numbers_that_nothing_can_follow_are_refused() {
     let end = Position {
         epoch: 1,

@@ -152,7 +152,8 @@ impl Cycle<'_> {
         };
         let outcome = scan::run(start, &self.conversation.outgoing)?;
         self.context.progress.enter(Phase::Committing);
-        let is_unchanged = outcome.records == 0 && !self.is_fuzzy_news(&outcome)?;
+        let is_signed = chain.as_ref().is_none_or(Chain::has_signed_base);
+        let is_unchanged = outcome.records == 0 && is_signed && !self.is_fuzzy_news(&outcome)?;
         let Committed { snapshot, timings } = match position {
             Some(position) if is_unchanged => self.confirm(position, capture, chain.as_mut())?,
             _ => {
