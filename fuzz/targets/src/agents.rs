@@ -97,6 +97,7 @@ fn request(choices: &mut Choices<'_>, scratch: &Path) -> RestoreRequest {
         manner,
         owners: [OwnedBy::Number, OwnedBy::Name][choices.below(2)],
         lost: Lost::Ask,
+        trust: None,
         announced: (0, 0),
         action: if choices.seldom(4) {
             Action::DryRun
@@ -109,6 +110,7 @@ fn request(choices: &mut Choices<'_>, scratch: &Path) -> RestoreRequest {
 fn context(scratch: &Path) -> Context {
     Context {
         state: scratch.join("state"),
+        signer: None,
         spare: "spare".to_owned(),
         progress: Arc::new(Progress::default()),
         cancel: Cancel::default(),
