@@ -137,10 +137,15 @@ fn edit(stage: &Stage, round: usize) {
     let root = &stage.source;
     edits::random(&mut Random::new(round as u64), &root.join("mixed"), 10);
     for file in ["a/d/file", "a/d/deep/file", "a/d/new", "a/f", "b/f"] {
-        // The directory may be a link just now, which is not followed.
-        let inside = root.join(file).parent().unwrap().canonicalize();
-        if inside.is_ok_and(|inside| inside.starts_with(root.canonicalize().unwrap())) {
-            std::fs::write(root.join(file), format!("{file} {round}")).unwrap();
+        let path = root.join(file);
+        // Just now the directory may be a link, and the file a link or a fifo: neither is followed or waited for.
+        let inside = path.parent().unwrap().canonicalize();
+        let is_inside = inside.is_ok_and(|inside| inside.starts_with(root.canonicalize().unwrap()));
+        let is_plain = path
+            .symlink_metadata()
+            .map_or(true, |found| found.is_file());
+        if is_inside && is_plain {
+            std::fs::write(path, format!("{file} {round}")).unwrap();
         }
     }
 }
@@ -148,6 +153,21 @@ fn edit(stage: &Stage, round: usize) {
 fn ended(outcome: &Outcome) {
     assert!(outcome.code.is_some(), "{outcome}");
     assert!(!outcome.stderr.contains("panicked"), "{outcome}");
+}
+
+#[test]
+fn an_agent_sends_nothing_from_outside_its_source() {
+    let stage = Stage::new(Kind::Embedded);
+    fill(&stage.source);
+    stage.sync().ok();
+    let outside = Outside::new(&stage);
+    for round in 0..rounds() {
+        edit(&stage, round);
+        let swapper = outside.swap(&stage.source);
+        ended(&stage.sync().arg("--accept-deletions").outcome());
+        drop(swapper);
+        outside.check(&[&stage.store]);
+    }
 }
 
 #[test]
