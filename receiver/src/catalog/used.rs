@@ -5,8 +5,8 @@ use std::collections::HashSet;
 
 use understudy_protocol::{ContentHash, Entry};
 
-use super::Catalog;
 use super::upload::{FILE, Upload};
+use super::{Catalog, count};
 use crate::error::ReceiverError;
 use crate::quota::Used;
 
@@ -42,8 +42,8 @@ impl Catalog {
             let sql = "SELECT bytes, files, last, snapshots, swept FROM used";
             let noted = |row: &rusqlite::Row<'_>| {
                 let used = Used {
-                    bytes: row.get::<_, i64>(0)? as u64,
-                    files: row.get::<_, i64>(1)? as u64,
+                    bytes: count(row, 0)?,
+                    files: count(row, 1)?,
                 };
                 Ok((used, (row.get(2)?, row.get(3)?, row.get(4)?)))
             };
