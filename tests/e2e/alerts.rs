@@ -237,7 +237,10 @@ fn remove_everything(stage: &Stage, names: &[&str]) {
     let Message::Ready(ready) = channel.incoming.receive_message().unwrap() else {
         panic!("the receiver is not ready");
     };
-    let end = channel.incoming.receive_message().unwrap();
+    let mut end = channel.incoming.receive_message().unwrap();
+    if matches!(end, Message::Stated(_)) {
+        end = channel.incoming.receive_message().unwrap();
+    }
     assert!(matches!(end, Message::LeftoverEnd(_)), "{end:?}");
     let remove = |name: &&str| Change::Remove {
         place: Place {
