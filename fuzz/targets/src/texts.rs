@@ -1,15 +1,19 @@
-//! Texts that people write and files that they edit: configurations, codes for pairing, and whom either side knows.
+//! Texts that people write and files that they edit: configurations, codes for pairing, recovery kits, whom either side knows; and what
+//! a main has signed.
 
 use std::path::Path;
 
+use understudy_agent::RecoveryKit;
 use understudy_agent::config::Config;
-use understudy_agent::identity::Identity;
+use understudy_agent::identity::{Identity, KnownSpare};
 use understudy_protocol::transport::pairing::Code;
-use understudy_protocol::{PublicKey, is_harmful};
+use understudy_protocol::{
+    ContentHash, Fingerprint, PublicKey, SecretKey, SignedStatement, Statement, is_harmful,
+};
 use understudy_receiver::trust::Trust;
 
 use crate::choices::Choices;
-use crate::scratch;
+use crate::{samples, scratch};
 
 /// A configuration is taken or refused, and what is said of it is of use.
 pub(crate) fn configurations(data: &[u8]) {
@@ -25,10 +29,13 @@ pub(crate) fn configurations(data: &[u8]) {
 /// A list of whom a side knows that cannot be read knows nobody.
 pub(crate) fn trust(data: &[u8]) {
     let mut choices = Choices::new(data);
-    let kind = choices.below(6);
+    let kind = choices.below(8);
     let text = choices.rest();
-    if kind == 0 {
-        return code(text);
+    match kind {
+        0 => return code(text),
+        6 => return statement(text),
+        7 => return kit(text),
+        _ => {}
     }
     let scratch = scratch::directory();
     let path = scratch.path();
@@ -67,6 +74,26 @@ fn code(text: &[u8]) {
     }
 }
 
+/// A statement that is taken is the one that was signed, to the last byte.
+fn statement(bytes: &[u8]) {
+    match SignedStatement::from_bytes(bytes) {
+        Ok(signed) => assert_eq!(signed.bytes(), bytes),
+        Err(error) => drop(error.to_string()),
+    }
+}
+
+/// A recovery kit that is taken is printed and read again as the same.
+fn kit(bytes: &[u8]) {
+    match RecoveryKit::from_text(&String::from_utf8_lossy(bytes)) {
+        Ok(kit) => {
+            let text = kit.to_text();
+            let again = RecoveryKit::from_text(&text).expect("it was printed");
+            assert_eq!(*again.to_text(), *text);
+        }
+        Err(error) => drop(error.to_string()),
+    }
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "these files are for one input, on which nothing depends"
@@ -99,7 +126,31 @@ pub(crate) fn trust_seeds() -> Vec<Vec<u8>> {
         "[[code]]\nname = \"web\"\ndigest = \"{}\"\nuntil = \"2036-11-27T05:00:00Z\"\n",
         code.secret().digest()
     );
-    [
+    let secret = SecretKey::from_seed(&[3; 32]).expect("a key");
+    let statement = Statement {
+        dataset: samples::dataset(),
+        counter: 3,
+        previous: ContentHash::of(b"before"),
+        epoch: 1,
+        number: 3,
+        fingerprint: Fingerprint([7; 32]),
+        weight: 300,
+        fuzzy: ContentHash::of(b"fuzzy"),
+        owners: Some(ContentHash::of(b"owners")),
+        signed_seconds: 1_790_000_000,
+    };
+    let signed = statement.sign(&secret).expect("signed");
+    let kit = RecoveryKit {
+        key: secret,
+        spares: vec![KnownSpare {
+            address: "spare:7433".to_owned(),
+            key,
+            main: "web".parse().expect("a name"),
+        }],
+    };
+    let mut seeds = vec![[&[6], signed.bytes()].concat()];
+    let texts = [
+        (7, kit.to_text().to_string()),
         (0, code.to_text().to_string()),
         (1, main.clone()),
         (1, main.repeat(2)),
@@ -108,7 +159,7 @@ pub(crate) fn trust_seeds() -> Vec<Vec<u8>> {
         (4, spare.clone()),
         (4, spare.repeat(2)),
         (5, "a".repeat(52)),
-    ]
-    .map(|(kind, text)| [&[kind], text.as_bytes()].concat())
-    .to_vec()
+    ];
+    seeds.extend(texts.map(|(kind, text)| [&[kind], text.as_bytes()].concat()));
+    seeds
 }
