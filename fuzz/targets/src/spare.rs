@@ -174,7 +174,7 @@ impl Spare {
         for message in self.ask(&Message::Verify(Verify { dataset: None })) {
             if let Message::Finding(finding) = message {
                 assert!(
-                    finding.what.starts_with("differs in") && !are_possible,
+                    is_of_attributes(&finding.what) && !are_possible,
                     "{finding:?} of {:#?}",
                     self.entries
                 );
@@ -188,6 +188,10 @@ impl Spare {
     pub(crate) fn is_alone(&self) {
         assert_eq!(names(self.scratch.path()), ["store"]);
     }
+}
+
+fn is_of_attributes(what: &str) -> bool {
+    what.starts_with("differs in") || what.contains("extended attributes")
 }
 
 fn names(directory: &Path) -> Vec<String> {
