@@ -127,9 +127,12 @@ impl Private {
             return Ok(None);
         };
         if stat.mode & OTHERS != 0 {
-            let why =
-                "others than its owner may read it; remove it and pair anew, for it may be known";
-            return Err(self.refused("use the secret key", KEY, why));
+            let path = self.path.join(KEY);
+            let why = format!(
+                "others than its owner may read it; take that away with `chmod 600 {}`, and make a new key only if they had cause to look",
+                escape(path.as_os_str().as_bytes())
+            );
+            return Err(self.refused("use the secret key", KEY, &why));
         }
         let Some(text) = self.read(KEY)?.map(zeroize::Zeroizing::new) else {
             return Ok(None);
@@ -243,8 +246,10 @@ mod tests {
         };
         open_to(&path.join("key"), 0o640);
         let error = private.ensure_key().expect_err("readable").to_string();
-        assert!(error.contains("identity/key"), "{error}");
+        let advice = format!("chmod 600 {}/key", path.display());
+        assert!(error.contains(&advice), "{error}");
         open_to(&path.join("key"), 0o600);
+        assert_eq!(private.ensure_key().expect("key").public(), key);
         open_to(&path, 0o711);
         let error = Private::open(&path).expect_err("open").to_string();
         assert!(error.contains("chmod 700"), "{error}");
