@@ -326,7 +326,8 @@ impl Door {
                 } else {
                     ""
                 };
-                tracing::info!("{address}: paired as main {main}, whose key is {key}{instead}");
+                // Louder than usual: whoever got hold of a code is let in from now on.
+                tracing::warn!("{address}: paired as main {main}, whose key is {key}{instead}");
             }
             Err(refusal) => tracing::warn!("{address}: not paired ({refusal:?}); its key is {key}"),
         }
