@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use understudy_protocol::{Name, RelPath, escape};
 use understudy_tree::{Directory, Kind, TreeError, content};
@@ -85,8 +86,7 @@ fn check(directory: &Directory, name: &Name, file: &File) -> Result<Checked, Age
     }
     // As a file that nobody changes, so that nothing is made beside it. SQLite looks up the path that this leads to.
     let path = format!("file:/proc/self/fd/{}?immutable=1", file.as_raw_fd());
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-    let checked = Connection::open_with_flags(path, flags).and_then(|connection| {
+    let checked = connect(&path).and_then(|connection| {
         connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))
     });
     Ok(match checked {
@@ -97,11 +97,28 @@ fn check(directory: &Directory, name: &Name, file: &File) -> Result<Checked, Age
     })
 }
 
+/// Opens a database whose schema may have been written to do harm: what it calls must be harmless by itself.
+fn connect(path: &str) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    Ok(connection)
+}
+
 #[cfg(test)]
 mod tests {
     use understudy_tree::Mounts;
 
     use super::*;
+
+    #[test]
+    fn the_schema_of_a_database_is_not_trusted() {
+        let connection = connect("file::memory:").expect("open");
+        let is_on = |which| connection.db_config(which).expect("known");
+        assert!(!is_on(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA));
+        assert!(is_on(DbConfig::SQLITE_DBCONFIG_DEFENSIVE));
+    }
 
     #[test]
     fn databases_are_found_and_damage_is_named() {
