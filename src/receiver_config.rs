@@ -36,7 +36,7 @@ use specials::Word;
 pub(crate) use scrub::parse_rate;
 
 /// Where it is unless something else is said.
-const DEFAULT: &str = "/etc/understudy/receiver.toml";
+pub(crate) const DEFAULT: &str = "/etc/understudy/receiver.toml";
 
 /// How often the receiver's own heartbeat is fetched.
 const HEARTBEAT: Duration = Duration::from_secs(60);

@@ -4,6 +4,7 @@
 //! the other end to see.
 
 use std::ffi::OsStr;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,22 +108,38 @@ fn configuration(arguments: &Receiver) -> Result<ReceiverConfig, CommandError> {
     if let Some(path) = &arguments.config {
         return ReceiverConfig::load(path);
     }
-    let Some(path) = receiver_config::chosen(None, None) else {
-        return Ok(ReceiverConfig::default());
-    };
-    let Some(store) = &arguments.store else {
-        return ReceiverConfig::load(&path);
-    };
-    // Whoever serves the store that it is about can read it.
-    if std::fs::File::open(&path).is_err() {
-        tracing::info!("`{}` cannot be read and does not count", path.display());
-        return Ok(ReceiverConfig::default());
+    usual_configuration(Path::new(receiver_config::DEFAULT), arguments)
+}
+
+/// The configuration at the usual place `path`, if it is about this store.
+fn usual_configuration(path: &Path, arguments: &Receiver) -> Result<ReceiverConfig, CommandError> {
+    match std::fs::File::open(path) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(ReceiverConfig::default()),
+        // A main that is confined would go without its quota and its guards.
+        Err(error) if arguments.main.is_some() => return Err(unreadable(path, &error)),
+        // Whoever serves the store that it is about can read it.
+        Err(_) if arguments.store.is_some() => {
+            tracing::info!("`{}` cannot be read and does not count", shown(path));
+            return Ok(ReceiverConfig::default());
+        }
+        Err(_) => return ReceiverConfig::load(path),
     }
-    let config = ReceiverConfig::load(&path)?;
+    let config = ReceiverConfig::load(path)?;
+    let Some(store) = &arguments.store else {
+        return Ok(config);
+    };
     match &config.store {
         Some(configured) if !is_same(configured, store) => Ok(ReceiverConfig::default()),
         _ => Ok(config),
     }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> CommandError {
+    CommandError::usage(
+        format!("cannot open the configuration `{}`: {error}", shown(path)),
+        "let the user that serves the store read it, or name another with --config FILE",
+    )
 }
 
 /// An error of this side for the other.
@@ -178,6 +195,28 @@ fn shown(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a scratch directory of the test")]
+    fn a_main_is_not_served_without_a_configuration_that_is_there() {
+        let scratch = tempfile::tempdir().expect("scratch");
+        let path = scratch.path().join("receiver.toml");
+        let arguments = |main: Option<&str>| Receiver {
+            store: Some(scratch.path().join("store")),
+            listen: None,
+            stdio: true,
+            main: main.map(|main| main.parse().expect("name")),
+            existing: false,
+            config: None,
+        };
+        assert!(usual_configuration(&path, &arguments(Some("web"))).is_ok());
+        // Not even root opens what leads to itself.
+        std::os::unix::fs::symlink(&path, &path).expect("link");
+        assert!(usual_configuration(&path, &arguments(None)).is_ok());
+        let error = usual_configuration(&path, &arguments(Some("web"))).expect_err("unreadable");
+        let name = path.display().to_string();
+        assert!(error.message.contains(&name), "{}", error.message);
+    }
 
     #[test]
     fn what_was_asked_for_is_compared_with_what_is_served() {
