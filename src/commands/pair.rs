@@ -301,12 +301,23 @@ fn revoke(name: &MainName, arguments: &Pair, session: &Session) -> Result<Report
             "`understudy pair --list` lists the mains",
         )
     })?;
-    let lines = vec![
-        format!("{name} is not known any more; its key was {}", gone.key),
-        "A receiver that runs ends its connections within a second. Its datasets stay as they are."
-            .to_owned(),
-    ];
-    let data = json!({ "name": name.as_str(), "key": gone.key.to_string() });
+    let key = gone.main.map(|main| main.key.to_string());
+    let mut lines = Vec::new();
+    if gone.codes > 0 {
+        lines.push(format!(
+            "the code for {name} that was not used yet is good no more"
+        ));
+    }
+    if let Some(key) = &key {
+        lines.push(format!("{name} is not known any more; its key was {key}"));
+        lines.push(
+            "A receiver that runs ends its connections within a second. Its datasets stay as they are."
+                .to_owned(),
+        );
+    } else {
+        lines.push(format!("The spare knew no main {name}."));
+    }
+    let data = json!({ "name": name.as_str(), "key": key, "codes": gone.codes });
     Ok(Report::done(data, lines))
 }
 

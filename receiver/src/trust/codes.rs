@@ -176,20 +176,21 @@ impl Trust {
     }
 }
 
-/// Makes the open codes of a name useless.
+/// Makes the open codes of a name useless; says how many there were.
 pub(super) fn drop_of(
     private: &Private,
     locked: &Locked<'_>,
     name: &MainName,
-) -> Result<(), ReceiverError> {
+) -> Result<usize, ReceiverError> {
     let now = Timestamp::now();
     let mut kept = remembered(private)?;
     let before = kept.len();
     kept.retain(|one| one.name != *name || !one.is_open(now));
-    if kept.len() == before {
-        return Ok(());
+    let dropped = before - kept.len();
+    if dropped > 0 {
+        write(locked, CODES, CODES_HEAD, &CodesFile { code: kept })?;
     }
-    write(locked, CODES, CODES_HEAD, &CodesFile { code: kept })
+    Ok(dropped)
 }
 
 /// The codes that are good, and those that were until a day ago.

@@ -59,6 +59,15 @@ pub struct Main {
     pub quota_files: Option<u64>,
 }
 
+/// What was taken away by a revocation; never nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revoked {
+    /// What was known of the main, if it was known.
+    pub main: Option<Main>,
+    /// How many open codes there were for it.
+    pub codes: usize,
+}
+
 /// The list of mains as it was read last.
 #[derive(Debug)]
 struct Seen {
@@ -128,11 +137,16 @@ impl Trust {
         Ok(mains.iter().find(|main| main.name == *name).cloned())
     }
 
-    /// Takes away that a main is known. Says what was known of it.
-    pub fn revoke(&self, name: &MainName) -> Result<Main, ReceiverError> {
+    /// Takes away that a main is known, and the codes with which it could be known again.
+    pub fn revoke(&self, name: &MainName) -> Result<Revoked, ReceiverError> {
         let locked = self.private.lock()?;
+        // First, so that a list of mains that cannot be read leaves no code behind.
+        let codes = codes::drop_of(&self.private, &locked, name)?;
         let mut mains = self.read_mains()?;
         let Some(at) = mains.iter().position(|main| main.name == *name) else {
+            if codes > 0 {
+                return Ok(Revoked { main: None, codes });
+            }
             let known: Vec<_> = mains.iter().map(|main| main.name.as_str()).collect();
             let known = if known.is_empty() {
                 "none".to_owned()
@@ -140,13 +154,15 @@ impl Trust {
                 known.join(", ")
             };
             return Err(ReceiverError::NotFound(format!(
-                "the spare knows no main `{name}` (it knows: {known})"
+                "the spare knows no main `{name}` and has no open code for it (it knows: {known})"
             )));
         };
         let gone = mains.remove(at);
         write_mains(&locked, mains)?;
-        codes::drop_of(&self.private, &locked, name)?;
-        Ok(gone)
+        Ok(Revoked {
+            main: Some(gone),
+            codes,
+        })
     }
 
     /// Where a receiver of this store listened last.

@@ -127,11 +127,31 @@ fn revoking_makes_open_codes_useless() {
     let first = trust.new_code(&name("web"), HOUR).expect("code");
     trust.redeem(first.code.secret(), &key()).expect("paired");
     let second = trust.new_code(&name("web"), HOUR).expect("code");
-    trust.revoke(&name("web")).expect("revoked");
+    let gone = trust.revoke(&name("web")).expect("revoked");
+    assert_eq!((gone.main.is_some(), gone.codes), (true, 1));
     assert_eq!(
         trust.redeem(second.code.secret(), &key()),
         Err(Refusal::Unknown)
     );
+}
+
+#[test]
+fn a_code_is_revoked_of_which_no_main_came_or_can_be_read() {
+    let (scratch, trust) = store();
+    let made = trust.new_code(&name("web"), HOUR).expect("code");
+    assert!(trust.revoke(&name("db")).is_err());
+    let gone = trust.revoke(&name("web")).expect("revoked");
+    assert_eq!(gone.main, None);
+    assert_eq!(gone.codes, 1);
+    let redeemed = trust.redeem(made.code.secret(), &key());
+    assert_eq!(redeemed, Err(Refusal::Unknown));
+    assert!(trust.revoke(&name("web")).is_err());
+
+    trust.new_code(&name("web"), HOUR).expect("code");
+    let mains = scratch.path().join("understudy.trust/mains.toml");
+    std::fs::write(&mains, "nonsense").expect("edited");
+    assert!(trust.revoke(&name("web")).is_err());
+    assert!(trust.open_codes().expect("codes").is_empty());
 }
 
 #[test]
