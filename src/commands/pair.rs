@@ -249,8 +249,6 @@ fn listed_mains(trust: &Trust) -> Result<(Value, Vec<String>), CommandError> {
                 "name": main.name.as_str(),
                 "key": main.key.to_string(),
                 "since": main.since.to_string(),
-                "quota_bytes": main.quota_bytes,
-                "quota_files": main.quota_files,
             })
         })
         .collect();

@@ -118,9 +118,8 @@ pub(crate) fn configurations_seeds() -> Vec<Vec<u8>> {
 pub(crate) fn trust_seeds() -> Vec<Vec<u8>> {
     let key = PublicKey::from_bytes([7; 32]);
     let code = Code::generate(&key).expect("random bytes");
-    let main = format!(
-        "[[main]]\nname = \"web\"\nkey = \"{key}\"\nsince = \"2026-11-27T05:00:00Z\"\nquota_bytes = 1000\n"
-    );
+    let main =
+        format!("[[main]]\nname = \"web\"\nkey = \"{key}\"\nsince = \"2026-11-27T05:00:00Z\"\n");
     let spare = format!("[[spare]]\naddress = \"spare:7433\"\nkey = \"{key}\"\nmain = \"web\"\n");
     let codes = format!(
         "[[code]]\nname = \"web\"\ndigest = \"{}\"\nuntil = \"2036-11-27T05:00:00Z\"\n",

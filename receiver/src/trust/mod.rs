@@ -51,12 +51,6 @@ pub struct Main {
     pub key: PublicKey,
     /// Since when that is so.
     pub since: Timestamp,
-    /// Most bytes that its datasets may take on the disk, if there is a limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quota_bytes: Option<u64>,
-    /// Most files, if there is a limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quota_files: Option<u64>,
 }
 
 /// What was taken away by a revocation; never nothing.
@@ -188,7 +182,6 @@ impl Trust {
         let replaced = match known {
             Some(main) if main.key == *key => return Ok(false),
             Some(main) => {
-                // What was decided of the main stays.
                 (main.key, main.since) = (*key, since);
                 true
             }
@@ -197,8 +190,6 @@ impl Trust {
                     name: name.clone(),
                     key: *key,
                     since,
-                    quota_bytes: None,
-                    quota_files: None,
                 });
                 false
             }
