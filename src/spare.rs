@@ -158,16 +158,12 @@ impl Spare {
 
     /// Connects to a receiver that knows this host. What is known is read each time: a pairing counts at once.
     fn reach(&self, address: &str) -> Result<Channel, ProtocolError> {
-        let unusable = |error: AgentError| {
-            let text = format!("the identity of this host cannot be used: {error}");
-            ProtocolError::NotAuthenticated(text)
-        };
         let state = self.identity.as_deref().unwrap_or(Path::new(""));
-        let identity = Identity::open(state).map_err(unusable)?;
+        let identity = Identity::open(state).map_err(|error| unusable(&error))?;
         let Some(identity) = identity else {
             return Err(not_paired(address, &[]));
         };
-        let spares = identity.spares().map_err(unusable)?;
+        let spares = identity.spares().map_err(|error| unusable(&error))?;
         let Some(known) = spares.iter().find(|spare| spare.address == address) else {
             let others: Vec<_> = spares.iter().map(|spare| spare.address.as_str()).collect();
             return Err(not_paired(address, &others));
@@ -200,6 +196,11 @@ impl Spare {
             std::thread::spawn(move || understudy_receiver::serve(store, theirs, options));
         Ok((ours, FarEnd::Embedded(session)))
     }
+}
+
+/// What it means that the identity of this host cannot be read.
+pub(crate) fn unusable(error: &AgentError) -> ProtocolError {
+    ProtocolError::NotAuthenticated(format!("the identity of this host cannot be used: {error}"))
 }
 
 /// This host does not know which key the spare at `address` must have.

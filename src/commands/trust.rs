@@ -15,12 +15,13 @@ use understudy_protocol::{DatasetName, SecretKey};
 use super::Session;
 use crate::arguments::Trusting;
 use crate::exit::CommandError;
-use crate::spare::Spare;
+use crate::spare::{Spare, unusable};
 use crate::{paths, words};
 
 /// The key of the main with this state directory, if it has one.
 pub(super) fn signer(state: &Path) -> Result<Option<Arc<SecretKey>>, CommandError> {
-    let Some(identity) = Identity::open(state)? else {
+    let identity = Identity::open(state).map_err(|error| CommandError::from(&unusable(&error)))?;
+    let Some(identity) = identity else {
         return Ok(None);
     };
     let key = SecretKey::from_seed(identity.secret().seed());
