@@ -173,7 +173,7 @@ fn set_what_differs(
         )
     };
     for xattr in wanted_xattrs(attributes, privileges).filter(|xattr| *xattr.name != *CAPABILITY) {
-        lacking.xattrs |= !permitted(set(xattr), b"a new file")?;
+        lacking.xattrs |= !kept(set(xattr), b"a new file")?;
     }
     let wanted = file_mode(attributes, privileges);
     let mode = materialised_mode(wanted, 0o400, privileges);
@@ -182,7 +182,7 @@ fn set_what_differs(
         lacking.mode |= !permitted(fchmod(file, mode_of(mode)), b"a new file")?;
     }
     for xattr in wanted_xattrs(attributes, privileges).filter(|xattr| *xattr.name == *CAPABILITY) {
-        lacking.xattrs |= !permitted(set(xattr), b"a new file")?;
+        lacking.xattrs |= !kept(set(xattr), b"a new file")?;
     }
     futimens(file, &times(attributes.modified)).context("set times of", b"a new file")?;
     Ok(lacking)
@@ -239,7 +239,7 @@ pub fn set_attributes(
             bytes,
         )?;
         for xattr in new.iter().filter(|xattr| *xattr.name == *CAPABILITY) {
-            lacking.xattrs |= !permitted(set_xattr(path.as_bytes(), xattr), bytes)?;
+            lacking.xattrs |= !kept(set_xattr(path.as_bytes(), xattr), bytes)?;
         }
     }
     utimensat(
@@ -360,7 +360,7 @@ fn replace_xattrs(
     }
     for xattr in wanted.iter().filter(|xattr| *xattr.name != *CAPABILITY) {
         if !present.contains(xattr) {
-            lacking |= !permitted(set_xattr(path, xattr), of)?;
+            lacking |= !kept(set_xattr(path, xattr), of)?;
         }
     }
     Ok(lacking)
@@ -386,7 +386,7 @@ fn replace_symlink_xattrs(
             &xattr.value,
             XattrFlags::empty(),
         );
-        lacking |= !permitted(set, name.as_bytes())?;
+        lacking |= !kept(set, name.as_bytes())?;
     }
     Ok(lacking)
 }
@@ -404,17 +404,19 @@ fn set_xattr(path: &[u8], xattr: &Xattr) -> Result<(), Errno> {
 fn permitted(result: Result<(), Errno>, of: &[u8]) -> Result<bool, TreeError> {
     match result {
         Ok(()) => Ok(true),
-        // The last two: the file system has no room for an attribute of that size.
-        Err(
-            Errno::PERM
-            | Errno::ACCESS
-            | Errno::OPNOTSUPP
-            | Errno::INVAL
-            | Errno::NODATA
-            | Errno::TOOBIG
-            | Errno::RANGE,
-        ) => Ok(false),
+        Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::INVAL | Errno::NODATA) => {
+            Ok(false)
+        }
         Err(error) => Err(TreeError::new("set attributes of", of, error)),
+    }
+}
+
+/// As [`permitted`], and `false` too if the file system has no place for an extended attribute of that size. ext4 says of one that
+/// is larger than a block what it says of a full disk.
+fn kept(result: Result<(), Errno>, of: &[u8]) -> Result<bool, TreeError> {
+    match result {
+        Err(Errno::TOOBIG | Errno::RANGE | Errno::NOSPC | Errno::DQUOT) => Ok(false),
+        result => permitted(result, of),
     }
 }
 
@@ -441,4 +443,43 @@ fn uid_of(uid: u32) -> Uid {
 
 fn gid_of(gid: u32) -> Gid {
     Gid::from_raw(gid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a scratch directory of the test")]
+    fn an_attribute_that_the_file_system_has_no_place_for_is_told_and_no_error() {
+        // A place of the checkout, for many a /tmp is a tmpfs, which has room for it; ext4 says that the disk is full.
+        let scratch = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("scratch");
+        let directory =
+            Directory::open(scratch.path(), crate::directory::Mounts::Cross).expect("open");
+        let file = File::create(scratch.path().join("file")).expect("file");
+        let stat = rustix::fs::fstat(&file).expect("stat");
+        let large = Xattr {
+            name: b"user.large"[..].into(),
+            value: vec![b'x'; 5000].into(),
+        };
+        let attributes = Attributes {
+            mode: 0o644,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            modified: Timestamp {
+                seconds: 1,
+                nanoseconds: 0,
+            },
+            xattrs: vec![large.clone()],
+        };
+        let privileges = Privileges::current();
+        let lacking = set_what_differs(&file, 0o644, &attributes, &privileges).expect("created");
+        let name = Name::new("file").expect("name");
+        let present = read_xattrs(&directory, &name).expect("read");
+        assert_eq!(lacking.xattrs, !present.contains(&large));
+        let path = scratch.path().join("file");
+        let path = path.as_os_str().as_bytes();
+        let lacks = replace_xattrs(path, b"file", &[], &[&large]).expect("replaced");
+        assert_eq!(lacks, lacking.xattrs);
+    }
 }
