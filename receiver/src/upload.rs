@@ -19,7 +19,6 @@ use crate::guard::root::Root;
 use crate::guard::{self, Held};
 use crate::housekeeping::Tidying;
 use crate::leftovers::{self, Leftovers};
-use crate::peer::Peer;
 use crate::quota::Budget;
 use crate::returned::Lost;
 use crate::routing;
@@ -45,23 +44,9 @@ pub(crate) fn serve(
     });
     observed.end(&result);
     if let Err(error) = &result {
-        give_way(store, &options.peer, error);
+        leftovers::give_way(store, (&options.peer, options.reserve), error);
     }
     result
-}
-
-/// After a failed upload nothing left over is kept of any dataset that takes the space, or of the main that has used up its own, or that
-/// the disk may have lost. The agent is not told before, so that its next try finds the space.
-pub(crate) fn give_way(store: &Store, peer: &Peer, error: &ReceiverError) {
-    let dropped = match error {
-        ReceiverError::NoSpace(_) => store.drop_all_leftovers(&Peer::Operator),
-        ReceiverError::Quota(_) => store.drop_all_leftovers(peer),
-        _ if store.syncs.failures() > 0 => store.drop_old_leftovers(),
-        _ => Ok(()),
-    };
-    if let Err(error) = dropped {
-        tracing::warn!("cannot drop what interrupted uploads left: {error}");
-    }
 }
 
 fn converse(
@@ -209,6 +194,10 @@ impl<'s> Session<'s, '_> {
     /// Receives a change set that begins with `first`, and commits it.
     fn receive(&self, first: Frame, incoming: &mut Incoming) -> Result<Committed, ReceiverError> {
         self.receive_and_commit(first, incoming).inspect_err(|error| {
+            // Asked while what was staged still takes its space: afterwards the disk would not look full.
+            if let ReceiverError::NoSpace(_) = error {
+                leftovers::give_way(self.store, (&self.options.peer, self.options.reserve), error);
+            }
             // What is not kept gives its space back at once; what cannot be removed now is removed before the next upload.
             self.ground.catalog.abandon();
             if let Err(error) = self.give_back(error) {

@@ -8,6 +8,7 @@ mod load;
 mod take;
 #[cfg(test)]
 mod tests;
+mod way;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -23,6 +24,7 @@ use crate::ledger::Former;
 use crate::{names, quota};
 
 pub(crate) use take::{Found, Taker};
+pub(crate) use way::give_way;
 
 /// Leftovers of uploads that ended longer ago are dropped: much of the source has changed since.
 const AGE_SECONDS: i64 = 3 * 24 * 60 * 60;

@@ -6,8 +6,8 @@ use understudy_tree::content;
 use super::*;
 use crate::ledger::{Ledger, Record, Spot};
 use crate::peer::Peer;
+use crate::space::Reserve;
 use crate::store::Store;
-use crate::upload::give_way;
 
 fn dataset(store: &Store, name: &str) -> Dataset {
     let name = DatasetName::new(name).expect("name");
@@ -63,14 +63,22 @@ fn a_full_disk_takes_the_leftovers_of_all_datasets_that_are_not_in_use() {
     let store = Store::open(scratch.path()).expect("store");
     let datasets = ["a", "b", "c"].map(|name| dataset(&store, name));
     datasets.iter().for_each(|dataset| interrupt(dataset, 100));
-    give_way(&store, &Peer::Operator, &io_error());
+    give_way(&store, (&Peer::Operator, Reserve::default()), &io_error());
     assert_eq!(datasets.each_ref().map(told), [(1, 0); 3]);
     let in_use = datasets[2].lock().expect("lock");
-    give_way(
-        &store,
-        &Peer::Operator,
-        &ReceiverError::NoSpace("staging".to_owned()),
+    let reserve = |percent, enough_bytes| Reserve {
+        percent,
+        enough_bytes,
+    };
+    let main = Peer::Main(understudy_protocol::MainName::new("alpha").expect("name"));
+    let error = ReceiverError::NoSpace("staging".to_owned());
+    // A limit of the file system that is no full disk costs nobody else anything.
+    give_way(&store, (&main, reserve(0, 0)), &error);
+    assert_eq!(
+        datasets[..2].iter().map(told).collect::<Vec<_>>(),
+        [(1, 0); 2]
     );
+    give_way(&store, (&main, reserve(101, u64::MAX)), &error);
     drop(in_use);
     assert_eq!(datasets.each_ref().map(told), [(0, 0), (0, 0), (1, 0)]);
 }
@@ -87,7 +95,7 @@ fn nothing_that_was_written_before_a_sync_failed_is_told_of_any_dataset() {
     stage(third, 100, &whole(100));
     store.syncs.note(Err::<(), ()>(())).expect_err("sync");
     let in_use = second.lock().expect("lock");
-    give_way(&store, &Peer::Operator, &io_error());
+    give_way(&store, (&Peer::Operator, Reserve::default()), &io_error());
     assert!(pool(first).expect("pool").is_none());
     assert!(pool(second).expect("pool").is_some());
     drop(in_use);
