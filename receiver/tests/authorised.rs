@@ -499,6 +499,43 @@ fn lists_of_everything_are_of_own_datasets() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "damages a store")]
+fn a_dataset_that_cannot_be_looked_at_is_in_nobodys_way_and_not_told() {
+    let stage = of_alpha();
+    let file = stage.path(".understudy/main");
+    std::fs::remove_file(&file).expect("remove");
+    // Opening a socket fails, whoever does it.
+    let _socket = std::os::unix::net::UnixListener::bind(&file).expect("socket");
+    assert!(stage.store.owners().is_err());
+    let beta = stage.other(Peer::Main(main("beta")));
+    let begin = |dataset: &str| {
+        let dataset = name(dataset);
+        beta.ask(&Message::Begin(Begin { dataset }))
+    };
+    begin("beta1").expect("begin");
+    match &beta
+        .ask(&Message::List(List { dataset: None }))
+        .expect("list")[..]
+    {
+        [Message::Datasets(told)] => {
+            let names: Vec<_> = told.datasets.iter().map(|one| &one.name).collect();
+            assert_eq!(names, [&name("beta1")]);
+        }
+        other => panic!("{other:?}"),
+    }
+    beta.ask(&Message::Oversee(Oversee {})).expect("overseen");
+    assert_eq!(
+        begin("site").expect_err("taken").code,
+        FailureCode::Forbidden
+    );
+    let ask = Message::Summarise(Summarise {
+        dataset: name("site"),
+    });
+    let failure = beta.ask(&ask).expect_err("not there");
+    assert_eq!(failure.code, FailureCode::NotFound);
+}
+
+#[test]
 fn restores_of_others_are_not_told() {
     let stage = of_alpha();
     let told = stage.talk(|channel| {
