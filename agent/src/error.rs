@@ -243,7 +243,7 @@ pub enum Unproven {
     },
     /// The spare has acknowledged a newer one.
     #[error(
-        "the spare shows snapshot {shown}, of {}, as the newest, and has acknowledged snapshot {known}, of {}: it was set back to an \
+        "the spare shows snapshot {shown}, of {}, as the newest or as of that time, and has acknowledged snapshot {known}, of {}: it was set back to an \
          earlier time, or hides what came later",
         time(*shown_seconds), time(*known_seconds)
     )]

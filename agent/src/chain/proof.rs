@@ -154,7 +154,12 @@ impl<'a> Gate<'a> {
             return differs(format!("what was signed is snapshot {}", statement.number));
         }
         let known = trust.newest.as_ref()?;
-        if self.which == Which::Newest && is_older(trust, known, claim) {
+        let is_known_meant = match self.which {
+            Which::Newest => true,
+            Which::At(seconds) => known.committed_seconds <= seconds,
+            Which::Number(_) => false,
+        };
+        if is_known_meant && is_older(trust, known, claim) {
             return Some(Unproven::Older {
                 shown: statement.number,
                 shown_seconds: statement.signed_seconds,

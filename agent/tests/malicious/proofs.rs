@@ -182,6 +182,26 @@ fn an_older_snapshot_is_not_the_newest() {
         ),
         "{older}"
     );
+    // So it is as of a time at which there was a newer one, and of no earlier time.
+    let seconds = 1_800_000_000;
+    let at = |committed_seconds: i64| {
+        let mut trust = known.clone().expect("trust");
+        if let Some(newest) = &mut trust.newest {
+            newest.committed_seconds = committed_seconds;
+        }
+        Some(trust)
+    };
+    let older = verdict(
+        Spare::new().signed(),
+        Which::At(seconds + 60),
+        at(seconds + 60),
+    );
+    assert!(matches!(older, Unproven::Older { .. }), "{older}");
+    evidence(
+        Spare::new().signed(),
+        Which::At(seconds + 59),
+        at(seconds + 60),
+    );
     // Asked for by its number it is what it is.
     evidence(Spare::new().signed(), Which::Number(3), known.clone());
     // Another state with the number of the one that was acknowledged: an upload that the spare said had failed.
