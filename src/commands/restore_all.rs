@@ -20,7 +20,7 @@ use crate::words;
 pub(super) fn run(arguments: &Restore, session: &Session) -> Result<Report, CommandError> {
     let spare = session.existing_spare()?;
     let survey = session.survey(None, FuzzyOf::Newest)?;
-    let hidden = session.hidden(&spare, &survey.listed.datasets)?;
+    let hidden = session.hidden(&spare, &survey.listed.datasets);
     let datasets = ordered(survey.listed.datasets, &arguments.dataset_order)?;
     let mut requests = Vec::new();
     for dataset in &datasets {

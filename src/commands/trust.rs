@@ -66,17 +66,17 @@ impl Session {
     }
 
     /// Datasets of which the spare has acknowledged snapshots, and which it does not show.
-    pub(super) fn hidden(
-        &self,
-        spare: &Spare,
-        shown: &[DatasetStatus],
-    ) -> Result<Vec<DatasetName>, CommandError> {
+    pub(super) fn hidden(&self, spare: &Spare, shown: &[DatasetStatus]) -> Vec<DatasetName> {
         let Ok(state) = paths::state(self.places.state.as_deref()) else {
-            return Ok(Vec::new());
+            return Vec::new();
         };
-        let mut known = known_datasets(&state, &spare.name())?;
+        // What comes back must not fail for what may be missing.
+        let mut known = known_datasets(&state, &spare.name()).unwrap_or_else(|error| {
+            tracing::warn!("whether the spare hides a dataset is not known: {error}");
+            Vec::new()
+        });
         known.retain(|known| !shown.iter().any(|shown| shown.name == *known));
-        Ok(known)
+        known
     }
 }
 

@@ -96,7 +96,8 @@ pub fn newest_known(
     Ok(Memory::load(state, spare, dataset)?.and_then(|memory| memory.newest))
 }
 
-/// The datasets of which a spare has acknowledged a snapshot, in order.
+/// The datasets of which a spare has acknowledged a snapshot, in order. What cannot be read is passed over: one damaged file tells
+/// nothing of the others.
 pub fn known_datasets(state: &Path, spare: &str) -> Result<Vec<DatasetName>, AgentError> {
     let Some(directory) = open(state)? else {
         return Ok(Vec::new());
@@ -110,11 +111,14 @@ pub fn known_datasets(state: &Path, spare: &str) -> Result<Vec<DatasetName>, Age
         .iter()
         .filter(|name| !name.as_bytes().ends_with(b".new"))
     {
-        if let Some(memory) = read(state, &directory, name)?
-            && memory.spare == spare
-            && memory.newest.is_some()
-        {
-            datasets.push(memory.dataset);
+        match read(state, &directory, name) {
+            Ok(Some(memory)) if memory.spare == spare && memory.newest.is_some() => {
+                datasets.push(memory.dataset);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!("a dataset that the spare may have had is not looked for: {error}");
+            }
         }
     }
     datasets.sort();
@@ -171,6 +175,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "damages a file")]
     fn what_is_remembered_is_found_by_spare_and_dataset() {
         let state = tempfile::tempdir().expect("state");
         let state = state.path();
@@ -189,9 +194,16 @@ mod tests {
             (counter("a"), counter("b"), counter("c")),
             (Some(2), Some(4), None)
         );
-        let datasets = known_datasets(state, "a").expect("list");
-        let datasets: Vec<_> = datasets.iter().map(DatasetName::as_str).collect();
-        assert_eq!(datasets, ["other", "site"]);
+        let datasets = || {
+            let datasets = known_datasets(state, "a").expect("list");
+            let datasets = datasets.iter().map(|name| name.as_str().to_owned());
+            datasets.collect::<Vec<_>>()
+        };
+        assert_eq!(datasets(), ["other", "site"]);
+        let damaged = super::name(state, "a", &name).expect("name");
+        let damaged = state.join(DIRECTORY).join(damaged.as_os_str());
+        std::fs::write(damaged, b"x").expect("write");
+        assert_eq!(datasets(), ["other"]);
     }
 
     #[test]

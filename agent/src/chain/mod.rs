@@ -57,7 +57,14 @@ impl Chain {
         if spoken < version::STATEMENTS {
             return Ok(None);
         }
-        let memory = Memory::load(&context.state, &context.spare, dataset)?;
+        let memory = match Memory::load(&context.state, &context.spare, dataset) {
+            // As after a loss of the state directory: what the spare tells is the beginning, and the next commit writes it anew.
+            Err(error @ AgentError::MemoryDamaged { .. }) => {
+                tracing::warn!(dataset = %dataset, "what the spare has acknowledged is not known any more: {error}");
+                None
+            }
+            memory => memory?,
+        };
         let memory = memory.unwrap_or_else(|| Memory {
             spare: context.spare.clone(),
             dataset: dataset.clone(),
