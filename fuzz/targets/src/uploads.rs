@@ -45,7 +45,17 @@ fn session(spare: &mut Spare, choices: &mut Choices<'_>) {
     };
     let committed = spare.talk(version, |channel| {
         let mut upload = Upload::new(spare);
-        begin(channel, choices, version, &mut upload)?;
+        let dataset = if choices.seldom(64) {
+            DatasetName::fit(b"other")
+        } else {
+            samples::dataset()
+        };
+        let is_other = dataset != samples::dataset();
+        begin(channel, dataset, version, &mut upload)?;
+        if is_other {
+            // It is begun and left.
+            return None;
+        }
         for _ in 0..STEPS {
             if drain(channel).is_err() {
                 return None;
@@ -65,15 +75,10 @@ fn session(spare: &mut Spare, choices: &mut Choices<'_>) {
 /// Begins, and hears what is left over.
 fn begin(
     channel: &mut Channel,
-    choices: &mut Choices<'_>,
+    dataset: DatasetName,
     version: u32,
     upload: &mut Upload<'_>,
 ) -> Option<()> {
-    let dataset = if choices.seldom(64) {
-        DatasetName::fit(b"other")
-    } else {
-        samples::dataset()
-    };
     tell(channel, &Message::Begin(Begin { dataset }));
     loop {
         match channel.incoming.receive_message().ok()? {
