@@ -90,6 +90,8 @@ fn collect_xattrs(
             }),
             // Removed meanwhile, or one that is listed but not for us.
             Err(Errno::NODATA | Errno::PERM | Errno::OPNOTSUPP) => {}
+            // What gives no capabilities, which a disk may hold, is shown to nobody.
+            Err(Errno::INVAL) if name == CAPABILITY => {}
             Err(error) => return Err(TreeError::new("read extended attributes of", of, error)),
         }
     }
