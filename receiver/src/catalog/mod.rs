@@ -423,7 +423,11 @@ impl Catalog {
                 .query_map([], |row| row.get(0))?
                 .collect()
         })?;
-        Ok(lines.into_iter().filter(|line| line != "ok").collect())
+        let mut lines: Vec<_> = lines.into_iter().filter(|line| line != "ok").collect();
+        if lines.is_empty() {
+            lines = self.check_statements()?;
+        }
+        Ok(lines)
     }
 }
 
