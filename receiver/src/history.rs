@@ -21,6 +21,7 @@ const COMPRESSED_SUFFIX: &[u8] = b".zst";
 /// The mode of a patch of which was seen that it leads to its content. What it leads back from is read for itself, and its own
 /// checksum is compared in each pass: so it does as long as it is there.
 const PROVED: u16 = 0o400;
+const UNPROVED: u16 = 0o600;
 
 /// What an object is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +122,17 @@ impl Objects {
             Some(file) => Ok(content::set_mode(&file, PROVED)?),
             None => Ok(()),
         }
+    }
+
+    /// One of them does not lead where it should: others may lead through it, so each is to be read again.
+    pub(crate) fn forget_proofs(&self) -> Result<(), ReceiverError> {
+        self.each(|promised, directory, name| {
+            if matches!(promised, Some((_, Form::Patch))) {
+                let file: File = directory.open_file(name)?;
+                content::set_mode(&file, UNPROVED)?;
+            }
+            Ok(())
+        })
     }
 
     /// Keeps `base`, a file of `size` bytes for which `patch` is made, as the way back from what that leads to. It is

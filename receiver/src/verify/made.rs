@@ -52,7 +52,10 @@ impl Reading<'_> {
                     return Ok(());
                 }
                 Ok(Made::Elsewhere) => return Ok(()),
-                Ok(Made::Wrong) => "is not what the patches of history lead back to".to_owned(),
+                Ok(Made::Wrong) => {
+                    Objects::open(&self.dataset.control)?.forget_proofs()?;
+                    "is not what the patches of history lead back to".to_owned()
+                }
                 Err(
                     error @ (ReceiverError::Tree(_)
                     | ReceiverError::Damaged(_)
