@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use understudy_protocol::message::{
-    Datasets, Finding, FuzzyFile, Inspect, List, ListFuzzy, Oversee, Overseen, Repair, Repaired,
+    Datasets, Finding, FuzzyFile, Inspect, ListFuzzy, Oversee, Overseen, Repair, Repaired,
     Repairing, Trouble, Verified, Verify,
 };
 use understudy_protocol::transport::Channel;
@@ -12,6 +12,7 @@ use understudy_protocol::{DatasetName, Message, RelPath, version};
 use crate::Cancel;
 use crate::conversation::{Conversation, told, unexpected};
 use crate::error::AgentError;
+use crate::listing;
 
 /// What the spare has, with the files that may be torn.
 #[derive(Debug)]
@@ -51,11 +52,7 @@ pub fn survey(
 ) -> Result<Survey, AgentError> {
     let conversation = Conversation::open(channel, &Cancel::default())?;
     let ask = || {
-        conversation.tell(&Message::List(List { dataset }))?;
-        let listed = match conversation.hear()? {
-            Message::Datasets(datasets) => datasets,
-            other => return Err(unexpected(&other, "Datasets")),
-        };
+        let listed = listing::datasets(&conversation, dataset)?;
         let fuzzy = if conversation.version >= version::FUZZY {
             Some(fuzzy_of(&conversation, &listed, which)?)
         } else {

@@ -17,6 +17,7 @@ pub mod identity;
 mod index;
 mod journal;
 mod leftovers;
+mod listing;
 mod lock;
 mod lost;
 mod manifest;

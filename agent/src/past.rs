@@ -6,8 +6,8 @@
 use std::io::Write;
 
 use understudy_protocol::message::{
-    Compare, Depth, Difference, Find, Given, GivenStream, List, ListTree, Locate, StreamBlock,
-    StreamEnd, Summarise, Summary, Version, Want,
+    Compare, Depth, Difference, Find, Given, GivenStream, ListTree, Locate, StreamBlock, StreamEnd,
+    Summarise, Summary, Version, Want,
 };
 use understudy_protocol::transport::Channel;
 use understudy_protocol::{
@@ -19,6 +19,7 @@ use understudy_tree::content::HoleyHasher;
 use crate::Cancel;
 use crate::conversation::{Conversation, unexpected};
 use crate::error::AgentError;
+use crate::listing;
 
 /// Zeros written at once where a file has a hole.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
@@ -258,14 +259,11 @@ fn snapshots(
     conversation: &Conversation,
     dataset: &DatasetName,
 ) -> Result<Vec<Snapshot>, AgentError> {
-    conversation.tell(&Message::List(List {
-        dataset: Some(dataset.clone()),
-    }))?;
-    let listed = match conversation.hear()? {
-        Message::Datasets(datasets) => datasets.datasets,
-        other => return Err(unexpected(&other, "Datasets")),
-    };
-    let found = listed.into_iter().find(|listed| listed.name == *dataset);
+    let listed = listing::datasets(conversation, Some(dataset.clone()))?;
+    let found = listed
+        .datasets
+        .into_iter()
+        .find(|listed| listed.name == *dataset);
     match found {
         Some(status) if status.trouble.is_none() && !status.snapshots.is_empty() => {
             Ok(status.snapshots)

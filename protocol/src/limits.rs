@@ -100,6 +100,12 @@ pub const DIRECTORIES: u64 = 2_000_000;
 pub const SNAPSHOTS: u64 = 100_000;
 /// Snapshots in one answer to `List`, and the text of all troubles in it: they fit a frame beside the names.
 pub const LISTED_SNAPSHOTS: usize = 12_000;
+/// How many of them each of so many datasets has in an answer to `List`; whoever meets as many asks for those before.
+pub const fn listed_snapshots(datasets: usize) -> usize {
+    let datasets = if datasets == 0 { 1 } else { datasets };
+    let share = LISTED_SNAPSHOTS / datasets;
+    if share == 0 { 1 } else { share }
+}
 /// See [`LISTED_SNAPSHOTS`].
 pub const LISTED_TEXT_BYTES: usize = 128 * 1024;
 /// Most bytes of holes in all files of an upload: the largest file of ext4, which takes an hour or two to hash.

@@ -49,6 +49,9 @@ pub const OVERSEE: u32 = 5;
 pub const OWNERS: u32 = 5;
 /// The version in which the agent signs what it has sent; see [`Stated`](crate::message::Stated).
 pub const STATEMENTS: u32 = 5;
+/// The version from which on snapshots that are too many for one answer are told as well; see
+/// [`ListSnapshots`](crate::message::ListSnapshots).
+pub const LISTING: u32 = 5;
 /// Opens every greeting, so that a stray connection is recognised at once.
 pub const MAGIC: [u8; 4] = *b"USTY";
 

@@ -72,6 +72,7 @@ pub(crate) fn subject(message: &Message) -> Option<(u32, Subject<'_>)> {
         Message::Find(request) => (version::BROWSE, Existing(&request.dataset)),
         Message::Compare(request) => (version::BROWSE, Existing(&request.dataset)),
         Message::Summarise(request) => (version::BROWSE, Existing(&request.dataset)),
+        Message::ListSnapshots(request) => (version::LISTING, Existing(&request.dataset)),
         Message::Oversee(_) => (version::OVERSEE, All),
         // Within an upload or a restore: about the dataset that this began with.
         Message::Changes(_)
@@ -119,6 +120,7 @@ pub(crate) fn subject(message: &Message) -> Option<(u32, Subject<'_>)> {
         | Message::Found(_)
         | Message::Differences(_)
         | Message::Summaries(_)
+        | Message::Snapshots(_)
         | Message::Told(_)
         | Message::Repaired(_)
         | Message::Wanted(_)

@@ -14,8 +14,6 @@ use crate::retention::verified;
 use crate::scrub;
 use crate::store::Store;
 
-/// Findings that are told at most: people need the first ones, and their number.
-const TOLD: usize = 1000;
 /// So many fit into a message however long their texts are.
 const BATCH: usize = 100;
 
@@ -104,7 +102,7 @@ pub(crate) fn tell(dataset: &Dataset, outgoing: &Outgoing) -> Result<(), Receive
         return Ok(());
     }
     let accepted = found.accepted().count() as u64;
-    let findings = first(&found);
+    let findings = listed(&found);
     let mut findings = findings.chunks(BATCH);
     let mut damaged = damaged.chunks(limits::RECORDS);
     loop {
@@ -122,11 +120,11 @@ pub(crate) fn tell(dataset: &Dataset, outgoing: &Outgoing) -> Result<(), Receive
     }
 }
 
-/// As many as are told; what somebody knows of must not hide what nobody does.
-pub(crate) fn first(found: &Findings) -> Vec<KnownFinding> {
+/// All that the list has, for restores leave out what is lost; what somebody knows of comes after what nobody does.
+fn listed(found: &Findings) -> Vec<KnownFinding> {
     let mut list: Vec<&Known> = found.list.iter().collect();
     list.sort_by_key(|known| known.state == State::Accepted);
-    list.into_iter().take(TOLD).map(told).collect()
+    list.into_iter().map(told).collect()
 }
 
 fn told(known: &Known) -> KnownFinding {

@@ -210,11 +210,8 @@ fn datasets(access: Access<'_>, scope: Scope) -> Result<Datasets, ReceiverError>
 
 /// One dataset with endless snapshots or troubles must not keep anybody from seeing the others: the newest of each are told.
 fn fit(datasets: &mut [DatasetStatus]) {
-    let share = |limit: usize| (limit / datasets.len().max(1)).max(1);
-    let (snapshots, text) = (
-        share(limits::LISTED_SNAPSHOTS),
-        share(limits::LISTED_TEXT_BYTES),
-    );
+    let snapshots = limits::listed_snapshots(datasets.len());
+    let text = (limits::LISTED_TEXT_BYTES / datasets.len().max(1)).max(1);
     for dataset in datasets {
         let first = dataset.snapshots.len().saturating_sub(snapshots);
         dataset.snapshots.drain(..first);

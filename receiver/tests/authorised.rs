@@ -8,9 +8,10 @@ use std::path::Path;
 
 use understudy_protocol::message::{
     Begin, Change, Changes, Commit, Compare, Confirm, Content, Depth, Find, Inspect, List,
-    ListFuzzy, ListRetention, ListTree, Locate, Oversee, Owners, ReadManifest, Repair, Repairing,
-    RestorePhase, Restoring, Returned, SourceRoot, Stated, StreamAbort, StreamBase, StreamBlock,
-    StreamCopy, StreamEnd, StreamResume, Summarise, TABLE, Trouble, Verify, Want, WantRest,
+    ListFuzzy, ListRetention, ListSnapshots, ListTree, Locate, Oversee, Owners, ReadManifest,
+    Repair, Repairing, RestorePhase, Restoring, Returned, SourceRoot, Stated, StreamAbort,
+    StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume, Summarise, TABLE, Trouble,
+    Verify, Want, WantRest,
 };
 use understudy_protocol::version::Hello;
 use understudy_protocol::{
@@ -202,7 +203,13 @@ fn every(of: &DatasetName) -> Vec<Message> {
             from: 1,
             to: 1,
         }),
-        Message::Summarise(Summarise { dataset }),
+        Message::Summarise(Summarise {
+            dataset: dataset.clone(),
+        }),
+        Message::ListSnapshots(ListSnapshots {
+            dataset,
+            before: u64::MAX,
+        }),
         Message::Repair(Repair {
             dataset: one.clone(),
         }),
@@ -282,6 +289,7 @@ fn effect(message: &Message) -> Effect {
         | Message::Find(_)
         | Message::Compare(_)
         | Message::Summarise(_)
+        | Message::ListSnapshots(_)
         | Message::Oversee(_) => None,
         Message::Begin(_)
         | Message::Changes(_)
@@ -325,6 +333,7 @@ fn effect(message: &Message) -> Effect {
         | Message::Found(_)
         | Message::Differences(_)
         | Message::Summaries(_)
+        | Message::Snapshots(_)
         | Message::Told(_)
         | Message::Repaired(_)
         | Message::Wanted(_)

@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use stage::{Stage, dataset, directory, file, hear, place, send};
 use understudy_protocol::message::{
-    Change, Compare, Content, Depth, Difference, Find, ListTree, Locate, Summarise, Summary,
-    Version, Want,
+    Change, Compare, Content, Depth, Difference, Find, List, ListSnapshots, ListTree, Locate,
+    Summarise, Summary, Version, Want,
 };
 use understudy_protocol::transport::Channel;
 use understudy_protocol::{
-    DirectoryId, Entry, FailureCode, Message, Name, Node, Place, ProtocolError, RelPath,
+    DirectoryId, Entry, FailureCode, Message, Name, Node, Place, ProtocolError, RelPath, Snapshot,
 };
 
 /// A snapshot by paths.
@@ -653,4 +653,48 @@ fn an_agent_of_an_older_version_may_not_ask() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "makes snapshots that would take hours"
+)]
+fn no_snapshot_is_beyond_what_can_be_listed() {
+    let mut stage = Stage::new();
+    stage.upload(&[directory(place(0, "files"), 1)], &[]);
+    let path = stage.path(".understudy/catalog.db");
+    let catalog = rusqlite::Connection::open(path).expect("open");
+    let made = "WITH RECURSIVE made (number) AS (SELECT 2 UNION ALL SELECT number + 1 FROM made WHERE number < 12500)
+                INSERT INTO snapshot SELECT made.number, epoch, fingerprint, digest, made.number, made.number,
+                entries, bytes, first_entry, 1 FROM snapshot, made WHERE snapshot.number = 1";
+    catalog.execute_batch(made).expect("make");
+    drop(catalog);
+    let list = List {
+        dataset: Some(dataset()),
+    };
+    stage.talk(|channel| {
+        send(channel, &Message::List(list));
+        let newest = match hear(channel).expect("list") {
+            Message::Datasets(mut told) => told.datasets.remove(0).snapshots,
+            other => panic!("{other:?}"),
+        };
+        let numbers = |told: &[Snapshot]| -> Vec<u64> {
+            let numbers = told.iter().map(|snapshot| snapshot.position.number);
+            numbers.collect()
+        };
+        assert_eq!(numbers(&newest), Vec::from_iter(501..=12_500));
+        let mut before = |before: u64| {
+            let dataset = dataset();
+            let request = Message::ListSnapshots(ListSnapshots { dataset, before });
+            let told = ask(channel, &request, |answer| match answer {
+                Message::Snapshots(told) => told.snapshots,
+                other => panic!("{other:?}"),
+            });
+            numbers(&told.expect("snapshots"))
+        };
+        assert_eq!(before(501), Vec::from_iter(1..501));
+        assert_eq!(before(u64::MAX), Vec::from_iter(1..=12_500));
+        assert!(before(1).is_empty());
+    });
 }

@@ -1,6 +1,6 @@
 //! `understudy snapshots`: what can be brought back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Value, json};
 use understudy_agent::{FuzzyOf, RetentionOf, Survey};
@@ -69,12 +69,12 @@ fn changes_of(
     session: &Session,
 ) -> Result<HashMap<u64, Summary>, CommandError> {
     let mut changes = HashMap::new();
+    let listed = dataset.snapshots.iter();
+    let listed: HashSet<u64> = listed.map(|snapshot| snapshot.position.number).collect();
     session.look(&dataset.name, |past| {
         past.summarise(|summary| {
             // Only what was listed is shown, whatever is told.
-            let numbers = dataset.snapshots.iter();
-            let mut numbers = numbers.map(|snapshot| snapshot.position.number);
-            if numbers.any(|number| number == summary.number) {
+            if listed.contains(&summary.number) {
                 changes.insert(summary.number, *summary);
             }
             Ok(())

@@ -1,10 +1,10 @@
 //! Which snapshot somebody means.
 
-use understudy_protocol::message::List;
-use understudy_protocol::{DatasetName, Message, Snapshot, escape};
+use understudy_protocol::{DatasetName, Snapshot, escape};
 
-use crate::conversation::{Conversation, unexpected};
+use crate::conversation::Conversation;
 use crate::error::AgentError;
+use crate::listing;
 use crate::past::Which;
 
 /// The number of the snapshot, as a manifest is asked for.
@@ -18,13 +18,7 @@ pub(super) fn number(
         Which::Number(number) => return Ok(Some(number)),
         Which::At(seconds) => seconds,
     };
-    conversation.tell(&Message::List(List {
-        dataset: Some(dataset.clone()),
-    }))?;
-    let listed = match conversation.hear()? {
-        Message::Datasets(listed) => listed,
-        other => return Err(unexpected(&other, "Datasets")),
-    };
+    let listed = listing::datasets(conversation, Some(dataset.clone()))?;
     let listed = listed.datasets.into_iter().find(|one| one.name == *dataset);
     let (snapshots, trouble) =
         listed.map_or((Vec::new(), None), |one| (one.snapshots, one.trouble));

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use understudy_protocol::message::{
     Begin, Change, Changes, Commit, Compare, Content, Depth, Find, Inspect, List, ListFuzzy,
-    ListRetention, ListTree, Locate, ReadManifest, Repairing, Summarise, Want,
+    ListRetention, ListSnapshots, ListTree, Locate, ReadManifest, Repairing, Summarise, Want,
 };
 use understudy_protocol::version::NEWEST;
 use understudy_protocol::{Message, RelPath};
@@ -138,6 +138,10 @@ fn use_it(spare: &Spare) {
         }),
         Message::Summarise(Summarise {
             dataset: dataset.clone(),
+        }),
+        Message::ListSnapshots(ListSnapshots {
+            dataset: dataset.clone(),
+            before: u64::MAX,
         }),
         Message::Compare(Compare {
             dataset: dataset.clone(),

@@ -342,6 +342,13 @@ fn of_the_past() -> Vec<Message> {
             }],
         }),
         Message::Summarise(Summarise { dataset: dataset() }),
+        Message::ListSnapshots(ListSnapshots {
+            dataset: dataset(),
+            before: number,
+        }),
+        Message::Snapshots(Snapshots {
+            snapshots: vec![snapshot()],
+        }),
         Message::Summaries(Summaries {
             summaries: vec![Summary {
                 number,

@@ -239,6 +239,6 @@ impl Summary {
     }
 }
 
-/// Ends the answer to `ListTree`, `Find`, `Compare` and `Summarise`.
+/// Ends the answer to `ListTree`, `Find`, `Compare`, `Summarise` and `ListSnapshots`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {}

@@ -35,8 +35,8 @@ pub use leftover::{Leftover, LeftoverEnd};
 pub use oversee::{Filling, Oversee, Overseen, RestorePhase, Restoring, RunningRestore};
 pub use owners::{Owners, Stated};
 pub use report::{
-    DatasetStatus, Datasets, Finding, List, Noted, Repair, Repaired, Trouble, Verified, Verify,
-    VerifyEnd,
+    DatasetStatus, Datasets, Finding, List, ListSnapshots, Noted, Repair, Repaired, Snapshots,
+    Trouble, Verified, Verify, VerifyEnd,
 };
 pub use retention::{Flag, LastVerified, ListRetention, Pin, Retained, Retention, RetentionEnd};
 pub use stream::{StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume};
@@ -163,6 +163,8 @@ messages! {
     71 Overseen(Overseen) from receiver: "Answers `Oversee`.";
     72 Owners(Owners) from both: "Names of users and groups of the snapshot.";
     73 Stated(Stated) from both: "What the main says of a snapshot, signed.";
+    74 ListSnapshots(ListSnapshots) from agent: "Asks for the snapshots that were too many for `Datasets`.";
+    75 Snapshots(Snapshots) from receiver: "Some of them, oldest first.";
 }
 
 fn decode_all<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, ProtocolError> {
@@ -329,6 +331,12 @@ impl Check for Summaries {
     }
 }
 
+impl Check for Snapshots {
+    fn check(&self) -> Result<(), ProtocolError> {
+        bounded("a list of snapshots", self.snapshots.len(), limits::RECORDS)
+    }
+}
+
 macro_rules! unlimited_by_type {
     ($($name:ident),+) => { $(impl Check for $name {})+ };
 }
@@ -359,6 +367,7 @@ unlimited_by_type!(
     ListTree,
     Compare,
     Summarise,
+    ListSnapshots,
     Located,
     Told,
     Repair,

@@ -51,7 +51,7 @@ pub struct Datasets {
 pub struct DatasetStatus {
     /// Its name.
     pub name: DatasetName,
-    /// Snapshots, oldest first.
+    /// Snapshots, oldest first: the newest [so many](limits::listed_snapshots).
     pub snapshots: Vec<Snapshot>,
     /// Begin of the capture or confirmation that is the newest, by the receiver's clock.
     pub as_of_seconds: Option<i64>,
@@ -59,6 +59,23 @@ pub struct DatasetStatus {
     pub uploading: bool,
     /// What keeps it from working, if anything.
     pub trouble: Option<String>,
+}
+
+/// Asks for the snapshots of a dataset that were too many for [`Datasets`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListSnapshots {
+    /// The dataset.
+    pub dataset: DatasetName,
+    /// Only those with a smaller number.
+    pub before: u64,
+}
+
+/// Some snapshots of a dataset, in the order of their numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshots {
+    /// At most [`limits::RECORDS`].
+    #[serde(deserialize_with = "crate::list::records")]
+    pub snapshots: Vec<Snapshot>,
 }
 
 /// Something wrong in a store.

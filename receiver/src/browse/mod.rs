@@ -11,8 +11,8 @@ mod side;
 mod walk;
 
 use understudy_protocol::message::{
-    Compare, Depth, Differences, Find, Found, ListTree, Listed, Locate, Located, Summaries,
-    Summary, Tally, Told,
+    Compare, Depth, Differences, Find, Found, ListSnapshots, ListTree, Listed, Locate, Located,
+    Snapshots, Summaries, Summary, Tally, Told,
 };
 use understudy_protocol::transport::Outgoing;
 use understudy_protocol::{
@@ -38,6 +38,7 @@ pub(crate) fn serve(
         Message::Find(request) => find(dataset, request, outgoing),
         Message::Compare(request) => compare(dataset, request, outgoing),
         Message::Summarise(_) => summarise(dataset, outgoing),
+        Message::ListSnapshots(request) => list_snapshots(dataset, request, outgoing),
         other => Err(ProtocolError::Unexpected {
             got: other.name(),
             wanted: "a request",
@@ -125,6 +126,25 @@ fn compare(
     batch.send()?;
     // One that was removed meanwhile has lost rows.
     check()?;
+    send(outgoing, &Message::Told(Told {}))
+}
+
+/// Answers a `ListSnapshots`.
+fn list_snapshots(
+    dataset: &Permitted,
+    request: &ListSnapshots,
+    outgoing: &Outgoing,
+) -> Result<(), ReceiverError> {
+    if let Some(catalog) = dataset.read_catalog()? {
+        let mut snapshots = catalog.snapshots()?;
+        snapshots.truncate(
+            snapshots.partition_point(|one| one.snapshot.position.number < request.before),
+        );
+        for some in snapshots.chunks(limits::RECORDS) {
+            let snapshots = some.iter().map(|one| one.snapshot.clone()).collect();
+            send(outgoing, &Message::Snapshots(Snapshots { snapshots }))?;
+        }
+    }
     send(outgoing, &Message::Told(Told {}))
 }
 

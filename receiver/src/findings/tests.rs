@@ -90,7 +90,23 @@ fn what_is_accepted_does_not_hide_what_is_found_later() {
     later.state = State::Open;
     let path = later.damage.path.clone();
     findings.list.push(later);
-    let told = crate::health::first(&findings);
-    assert!(told.len() < findings.list.len(), "not all are told");
-    assert_eq!(told[0].path, path);
+    let told = told(&findings);
+    assert_eq!(told.len(), LISTED, "a restore leaves out what is told");
+    assert_eq!(told[0], path);
+}
+
+/// Where the findings are of which whoever asks is told.
+fn told(findings: &Findings) -> Vec<RelPath> {
+    use understudy_protocol::{Message, transport::in_process};
+    let scratch = tempfile::tempdir().expect("tempdir");
+    let dataset = dataset(scratch.path());
+    change(&dataset, None, |listed| *listed = findings.clone()).expect("change");
+    let (mut ours, theirs) = in_process();
+    let teller = std::thread::spawn(move || crate::health::tell(&dataset, &theirs.outgoing));
+    let mut told = Vec::new();
+    while let Ok(Message::Health(health)) = ours.incoming.receive_message() {
+        told.extend(health.findings.into_iter().map(|one| one.path));
+    }
+    teller.join().expect("teller").expect("told");
+    told
 }
