@@ -41,6 +41,19 @@ impl Names {
         Some(found.0)
     }
 
+    /// Whether nobody has a name here: as where the files cannot be read.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.users.is_empty()
+    }
+
+    /// What somebody who was told these names has to be told to know what the same numbers are called here. An empty name stands for none.
+    pub(crate) fn corrections(&self, told: &Owners) -> Owners {
+        Owners {
+            users: corrections(&self.users, &told.users),
+            groups: corrections(&self.groups, &told.groups),
+        }
+    }
+
     /// What these are called; the first name of each counts.
     pub(crate) fn called(&self, numbers: &Numbers) -> Owners {
         Owners {
@@ -71,6 +84,15 @@ fn called(known: &[(u32, Vec<u8>)], numbers: &BTreeSet<u32>) -> Vec<(u32, Bytes)
     called.take(limits::RECORDS).collect()
 }
 
+fn corrections(known: &[(u32, Vec<u8>)], told: &[(u32, Bytes)]) -> Vec<(u32, Bytes)> {
+    let correction = |(number, name): &(u32, Bytes)| {
+        let found = known.iter().find(|(known, _)| known == number);
+        let here = found.map_or(&[][..], |(_, name)| name);
+        (here != name.0).then(|| (*number, Bytes::from(here)))
+    };
+    told.iter().filter_map(correction).collect()
+}
+
 /// For numbers of another host the number here, or the name that nobody has here.
 type Numbered = HashMap<u32, Result<u32, String>>;
 
@@ -88,8 +110,8 @@ impl Translation {
     pub(crate) fn new(theirs: &Owners, ours: &Names) -> Self {
         let translate = |theirs: &[(u32, Bytes)], ours: &[(u32, Vec<u8>)]| {
             let here = |name: &Bytes| ours.iter().find(|(_, known)| *known == name.0);
-            theirs
-                .iter()
+            let named = theirs.iter().filter(|(_, name)| !name.0.is_empty());
+            named
                 .map(|(number, name)| {
                     (
                         *number,
@@ -154,17 +176,29 @@ mod tests {
     }
 
     #[test]
-    fn owners_get_the_numbers_of_their_names_here() {
-        let theirs = Owners {
-            users: vec![
-                (1, Bytes::from(&b"www"[..])),
-                (2, Bytes::from(&b"gone"[..])),
-            ],
-            groups: vec![(2, Bytes::from(&b"adm"[..]))],
+    fn what_is_called_otherwise_is_told_anew_and_what_has_no_name_gets_none() {
+        let names = Names::parse(PASSWD, b"adm:x:4:");
+        let told = Owners {
+            users: [(0, "root"), (33, "toor"), (99, "gone")]
+                .map(|(number, name)| (number, Bytes::from(name.as_bytes())))
+                .to_vec(),
+            groups: vec![(4, Bytes::from(&b"adm"[..]))],
         };
-        let ours = Names::parse(PASSWD, b"adm:x:4:");
-        let mut translation = Translation::new(&theirs, &ours);
-        let mut entry = Entry {
+        let corrections = names.corrections(&told);
+        let user = |number, name: &[u8]| (number, Bytes::from(name));
+        assert_eq!(corrections.users, [user(33, b"www"), user(99, b"")]);
+        assert!(corrections.groups.is_empty());
+        // Who has no name keeps the number.
+        let mut translation = Translation::new(&corrections, &names);
+        let mut entry = entry();
+        (entry.attributes.uid, entry.attributes.gid) = (99, 99);
+        translation.apply(&mut entry);
+        assert_eq!(entry.attributes.uid, 99);
+        assert_eq!(translation.unknown(), ["group number 99", "user number 99"]);
+    }
+
+    fn entry() -> Entry {
+        Entry {
             attributes: Attributes {
                 mode: 0o644,
                 uid: 0,
@@ -177,7 +211,21 @@ mod tests {
             },
             node: Node::Fifo,
             group: 0,
+        }
+    }
+
+    #[test]
+    fn owners_get_the_numbers_of_their_names_here() {
+        let theirs = Owners {
+            users: vec![
+                (1, Bytes::from(&b"www"[..])),
+                (2, Bytes::from(&b"gone"[..])),
+            ],
+            groups: vec![(2, Bytes::from(&b"adm"[..]))],
         };
+        let ours = Names::parse(PASSWD, b"adm:x:4:");
+        let mut translation = Translation::new(&theirs, &ours);
+        let mut entry = entry();
         (entry.attributes.uid, entry.attributes.gid) = (1, 2);
         translation.apply(&mut entry);
         assert_eq!((entry.attributes.uid, entry.attributes.gid), (33, 4));

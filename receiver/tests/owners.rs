@@ -72,6 +72,11 @@ fn names_count_from_the_snapshot_on_with_which_they_were_told() {
     let both = owners(&[(0, "root"), (33, "web")], &[(4, "adm"), (5, "tty")]);
     assert_eq!(told(&stage, 3), Some(both.clone()));
     assert_eq!(told(&stage, 4), Some(both));
+    // Who has no name any more has an empty one.
+    let gone = [Message::Owners(owners(&[(33, "")], &[]))];
+    stage.upload(&change("d"), &gone);
+    let without = owners(&[(0, "root"), (33, "")], &[(4, "adm"), (5, "tty")]);
+    assert_eq!(told(&stage, 5), Some(without));
     stage.version = 4;
     assert_eq!(told(&stage, 4), None, "an older agent does not know it");
 }

@@ -19,6 +19,7 @@ use crate::Context;
 use crate::clock;
 use crate::conversation::Conversation;
 use crate::error::AgentError;
+use crate::owners::Names;
 
 pub(crate) use memory::Memory;
 pub use memory::{Known, known_datasets, newest_known};
@@ -34,6 +35,8 @@ pub(crate) struct Chain {
     before: Option<SignedStatement>,
     /// What the spare has been told of owners up to the base, if that is known.
     owners: Option<Owners>,
+    /// What of that is called otherwise here, which the spare has to be told before it can be signed.
+    corrections: Owners,
     base: Option<Position>,
 }
 
@@ -86,6 +89,7 @@ impl Chain {
             memory,
             before,
             owners: base.is_none().then(Owners::default),
+            corrections: Owners::default(),
             base,
         };
         let told = chain.memory.owners.clone();
@@ -96,16 +100,35 @@ impl Chain {
 
     /// Takes what the spare says that it was told of owners, if the statement of the base says the same.
     pub(crate) fn hear_owners(&mut self, owners: &Owners) {
-        // More than these would have been left out.
-        let is_whole =
-            owners.users.len() < limits::RECORDS && owners.groups.len() < limits::RECORDS;
-        let stated = self
-            .before
-            .as_ref()
-            .and_then(|before| before.statement().owners);
-        if self.owners.is_none() && is_whole && stated == Some(owners_digest(owners)) {
+        if self.owners.is_none() && self.is_stated(owners) {
             self.owners = Some(owners.clone());
         }
+    }
+
+    /// As [`Self::hear_owners`]. What nobody has signed counts as far as it is what owners are called here; the rest is corrected with the next
+    /// commit.
+    pub(crate) fn learn_owners(&mut self, owners: &Owners, names: &Names) {
+        self.hear_owners(owners);
+        if self.lacks_owners() && !names.is_empty() {
+            self.corrections = names.corrections(owners);
+            self.owners = Some(owners.clone());
+        }
+    }
+
+    /// Whether it is not known what the spare was told of owners.
+    pub(crate) fn lacks_owners(&self) -> bool {
+        self.owners.is_none()
+    }
+
+    /// What the spare has to be told of owners beside what is new.
+    pub(crate) fn corrections(&self) -> &Owners {
+        &self.corrections
+    }
+
+    fn is_stated(&self, owners: &Owners) -> bool {
+        let before = self.before.as_ref();
+        let stated = before.and_then(|before| before.statement().owners);
+        stated == Some(owners_digest(&first_of(owners)))
     }
 
     fn warn_of_rollback(&self) {
@@ -126,10 +149,11 @@ impl Chain {
         }
     }
 
-    /// Whether this agent, or one with the same key, has signed the base. If not, the same tree becomes a snapshot that is signed: a main
-    /// that was paired anew, or had no key, need not wait for a change.
+    /// Whether this agent, or one with the same key, has signed the base, and the names of owners with it as far as they are known. If not, the
+    /// same tree becomes a snapshot that is signed: a main that was paired anew, or had no key, need not wait for a change.
     pub(crate) fn has_signed_base(&self) -> bool {
-        self.before.is_some()
+        let owners = self.owners.as_ref();
+        self.before.is_some() && owners.is_none_or(|owners| self.is_stated(owners))
     }
 
     /// How many bytes the entries of the base take, if this agent has signed that.
@@ -263,7 +287,7 @@ fn next_position(base: Option<Position>) -> Result<(u64, u64), AgentError> {
 }
 
 /// What owners are called once a receiver that was told `former` is told `more`.
-fn merged(former: &Owners, more: &Owners) -> Owners {
+pub(crate) fn merged(former: &Owners, more: &Owners) -> Owners {
     let merge = |former: &[(u32, Bytes)], more: &[(u32, Bytes)]| {
         let all = former.iter().chain(more).cloned();
         all.collect::<BTreeMap<u32, Bytes>>().into_iter().collect()
@@ -274,7 +298,8 @@ fn merged(former: &Owners, more: &Owners) -> Owners {
     }
 }
 
-/// What of it a receiver tells.
+/// What of it a receiver tells. Those of the next snapshot follow from these and from what it is told until then, for what was left out has
+/// larger numbers.
 fn first_of(owners: &Owners) -> Owners {
     let first = |owners: &[(u32, Bytes)]| owners.iter().take(limits::RECORDS).cloned().collect();
     Owners {

@@ -112,9 +112,9 @@ fn what_was_committed_and_not_heard_of_is_known_after_the_next_cycle() {
         let third = said(&stage, 3);
         assert_eq!(third.statement().counter, 3, "{lost}");
         assert_eq!(third.statement().previous, said(&stage, 2).hash(), "{lost}");
-        // Who has the index is not told again what owners are called.
-        let are_known = third.statement().owners.is_some();
-        assert_eq!(are_known, lost != "memory", "{lost}");
+        // What was forgotten is asked for, and what the last statement says of it counts.
+        let told = owners_digest(&stage.spare().owners);
+        assert_eq!(third.statement().owners, Some(told), "{lost}");
     }
 }
 
@@ -141,8 +141,49 @@ fn a_statement_of_another_key_is_no_link_of_the_chain() {
     assert_eq!(second.key(), key(2).public());
     // What this agent remembers of the spare is what it goes on from.
     assert_eq!(second.statement().counter, 2);
-    // Names that nobody has vouched for are not signed.
-    assert_eq!(second.statement().owners, None);
+    let told = owners_digest(&stage.spare().owners);
+    assert_eq!(second.statement().owners, Some(told));
+}
+
+/// Names that nobody has vouched for are signed as they are here.
+#[test]
+fn names_that_were_not_signed_are_put_right_and_signed_without_a_change() {
+    let mut stage = Stage::new();
+    stage.write("file", "one");
+    stage.sync();
+    let honest = stage.spare().owners.clone();
+    let owner = |number: u32, name: &str| (number, Bytes::from(name.as_bytes()));
+    stage.spare().owners.users = vec![owner(0, "nobody"), owner(4_000_000, "forged")];
+    stage.signer = Some(key(1));
+    assert!(stage.sync().committed);
+    let told = stage.spare().owners.clone();
+    assert_eq!(told.users, [owner(0, "root"), owner(4_000_000, "")]);
+    assert_eq!(told.groups, honest.groups);
+    let stated = said(&stage, 2).statement().owners;
+    assert_eq!(stated, Some(owners_digest(&told)));
+    // It is asked once.
+    let manifests = stage.spare().manifests;
+    assert!(!stage.sync().committed);
+    stage.write("file", "two");
+    stage.sync();
+    assert_eq!(stage.spare().manifests, manifests);
+    let stated = said(&stage, 3).statement().owners;
+    assert_eq!(stated, Some(owners_digest(&told)));
+}
+
+#[test]
+fn names_of_more_owners_than_can_be_told_at_once_are_signed_as_they_are_told() {
+    let mut stage = Stage::new();
+    stage.write("file", "one");
+    stage.sync();
+    let many = (0..limits::RECORDS as u32).map(|number| (number, Bytes::from(&b"root"[..])));
+    stage.spare().owners.users = many.collect();
+    stage.signer = Some(key(1));
+    assert!(stage.sync().committed);
+    let told = stage.spare().owners.clone();
+    let stated = said(&stage, 2).statement().owners;
+    assert_eq!(stated, Some(owners_digest(&told)));
+    assert!(!stage.sync().committed);
 }
 
 #[test]

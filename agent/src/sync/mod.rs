@@ -125,6 +125,9 @@ impl Cycle<'_> {
         let stands = (position, heard.stated.as_ref());
         let mut chain = Chain::open(self.context, &self.source.dataset, spoken, stands)?;
         let (meta, anew) = self.reconcile(position, chain.as_mut())?;
+        if let Some(chain) = &mut chain {
+            self.learn_owners(&meta, chain)?;
+        }
         let (place, root) = ((self.source, self.context), self.root);
         lost::give_back(&wanted, place, root, self.index, self.conversation)?;
         self.tell_root()?;
@@ -258,7 +261,7 @@ impl Cycle<'_> {
         crate::testing::assert_digest(self.index, &digest);
         let fingerprint = digest.fingerprint();
         self.tell_fuzzy(outcome)?;
-        let owners = self.tell_owners(outcome)?;
+        let owners = self.tell_owners(outcome, chain.as_deref())?;
         let signing = chain
             .as_mut()
             .map(|chain| chain.sign(self.conversation, &digest, &outcome.fuzzy_places, &owners));

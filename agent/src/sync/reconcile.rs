@@ -8,6 +8,7 @@ use crate::chain::Chain;
 use crate::error::AgentError;
 use crate::index::{Adoption, Meta};
 use crate::manifest::{self, Part};
+use crate::owners::Names;
 use crate::scan::Outcome;
 
 /// So much may a manifest take that nobody here has signed: hundreds of millions of entries.
@@ -99,9 +100,44 @@ impl Cycle<'_> {
             return Err(manifest::malformed(reason));
         }
         if let Some(chain) = &mut chain {
-            chain.hear_owners(&called);
+            chain.learn_owners(&called, &Names::of_this_host());
         }
         adoption.finish(&snapshot, former)
+    }
+
+    /// Has the spare tell what owners are called, where that is not known: its manifest says so, and nothing else of that is needed. It costs
+    /// that once, for the next snapshot signs it.
+    pub(super) fn learn_owners(&self, meta: &Meta, chain: &mut Chain) -> Result<(), AgentError> {
+        let names = Names::of_this_host();
+        if !chain.lacks_owners() || names.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(dataset = %self.source.dataset, "it is not known what the spare was told of owners: asking for its manifest");
+        let mut called = Owners::default();
+        let mut digest = StateDigest::empty();
+        manifest::read(
+            self.conversation,
+            &self.source.dataset,
+            None,
+            |part| match part {
+                Part::Entries(entries) => {
+                    entries
+                        .iter()
+                        .for_each(|(place, entry)| digest.add(place, entry));
+                    if digest.weight() > meta.digest.weight() {
+                        return Err(manifest::malformed("it is of another snapshot"));
+                    }
+                    Ok(())
+                }
+                Part::Owners(owners) => {
+                    called = owners;
+                    Ok(())
+                }
+                Part::Stated(_) | Part::Fuzzy(_) => Ok(()),
+            },
+        )?;
+        chain.learn_owners(&called, &names);
+        Ok(())
     }
 
     /// Tells which directory the source is.

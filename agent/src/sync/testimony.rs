@@ -4,6 +4,7 @@ use understudy_protocol::message::{Fuzzy, Owners};
 use understudy_protocol::{Message, Place, limits, version};
 
 use super::Cycle;
+use crate::chain::{Chain, merged};
 use crate::error::AgentError;
 use crate::owners::Names;
 use crate::scan::Outcome;
@@ -28,15 +29,22 @@ impl Cycle<'_> {
         Ok(())
     }
 
-    /// Tells what the owners of what was sent are called here; returns that.
-    pub(super) fn tell_owners(&self, outcome: &Outcome) -> Result<Owners, AgentError> {
+    /// Tells what the owners of what was sent are called here, and what the chain says; returns that.
+    pub(super) fn tell_owners(
+        &self,
+        outcome: &Outcome,
+        chain: Option<&Chain>,
+    ) -> Result<Owners, AgentError> {
         if self.conversation.version < version::OWNERS {
             return Ok(Owners::default());
         }
-        let owners = Names::of_this_host().called(&outcome.owners);
-        if owners != Owners::default() {
+        let called = Names::of_this_host().called(&outcome.owners);
+        let parts = chain.map(|chain| chain.corrections().clone());
+        let parts: Vec<Owners> = parts.into_iter().chain([called]).collect();
+        for owners in parts.iter().filter(|part| **part != Owners::default()) {
             self.conversation.tell(&Message::Owners(owners.clone()))?;
         }
-        Ok(owners)
+        let all = parts.iter();
+        Ok(all.fold(Owners::default(), |all, part| merged(&all, part)))
     }
 }

@@ -52,7 +52,7 @@ pub(crate) struct Spare {
     pub(crate) returned: Vec<(ContentHash, Option<Vec<u8>>)>,
     /// The stream that is the last of them.
     giving: Option<u64>,
-    /// What it was told last of owners.
+    /// What it was told of owners.
     pub(crate) owners: Owners,
     /// What was said of each snapshot, signed, by its number.
     pub(crate) stated: BTreeMap<u64, Bytes>,
@@ -252,7 +252,7 @@ impl Spare {
                     self.speaks(version::OWNERS),
                     "an older version does not know it"
                 );
-                self.owners = owners;
+                self.owners = crate::chain::merged(&self.owners, &owners);
                 vec![]
             }
             Message::Stated(stated) => {
