@@ -218,96 +218,111 @@ impl From<AgentError> for CommandError {
 impl From<&AgentError> for CommandError {
     fn from(error: &AgentError) -> Self {
         let message = error.to_string();
-        let (code, hint) = match error {
+        match error {
             AgentError::Spare(error) => return error.into(),
             AgentError::Unproven { verdict, .. } => return unproven(message, verdict),
-            AgentError::MemoryDamaged { .. } => (
-                Code::Failed,
-                "delete that file; add --unverified to restore without it",
-            ),
             AgentError::Interrupted => return Self::interrupted(),
-            AgentError::SourceMissing { .. }
-            | AgentError::SourceNotDirectory { .. }
-            | AgentError::SourceVanished { .. } => {
-                (Code::Failed, "check the path, and whether it is mounted")
-            }
-            AgentError::SourceUnreadable { .. } => (
-                Code::Failed,
-                "run it as a user who may read the source, root for instance",
-            ),
-            AgentError::BecameEmpty { .. } => (
-                Code::Held,
-                "mount what is missing and run it again; if it is meant to be empty, leave one file in it, or, \
-                 where the spare is a directory, add --accept-deletions",
-            ),
-            AgentError::IndexLocked { .. } => (
-                Code::Failed,
-                "wait until the other run has ended, or give this one another --state DIR",
-            ),
-            AgentError::AgentRunning { .. } => (
-                Code::Failed,
-                "`systemctl status understudy-agent` may tell of it; for a single cycle beside it add --once, for \
-                 another daemon another --state DIR",
-            ),
-            AgentError::IndexDamaged { .. } => (
-                Code::Failed,
-                "delete that file and run it again: only what differs is sent",
-            ),
-            AgentError::IndexNewer { .. } => (
-                Code::Failed,
-                "upgrade understudy on this host, or delete that file and run it again",
-            ),
-            AgentError::State { .. } => (
-                Code::Failed,
-                "check the permissions and the space there, or choose another place with --state DIR",
-            ),
-            AgentError::OutOfStep { .. } => (
-                Code::Failed,
-                "run it again: both sides compare everything anew",
-            ),
-            AgentError::Tree(error) if error.is_no_space() => (
-                Code::NoSpace,
-                "make space on this disk, or choose another place, and run it again: it carries on",
-            ),
-            AgentError::Tree(_) => (
-                Code::Failed,
-                "check the permissions there; the command can be run again without harm",
-            ),
-            AgentError::TargetExists { .. } => (
-                Code::Usage,
-                "name a directory that is empty or not there yet, or add --replace: what stands there is kept beside it",
-            ),
-            AgentError::Target { .. } => (Code::Usage, "name another target"),
-            AgentError::NothingMatches { .. } => (
-                Code::Usage,
-                "patterns are paths from the dataset's root: `a/b`, `a/*.jpg`, or `**/*.jpg` for any directory",
-            ),
-            AgentError::NoneThatOld { .. } => (
-                Code::Failed,
-                "`understudy snapshots` lists what the spare has",
-            ),
-            AgentError::SpareTooOld { .. } => (Code::Failed, "upgrade understudy on the spare"),
-            AgentError::NoOwners => (Code::Failed, "restore with --owners number"),
-            AgentError::NoSnapshot { .. } => (
-                Code::Failed,
-                "`understudy snapshots` lists what the spare has",
-            ),
-            AgentError::NoFile { .. } => (
-                Code::Failed,
-                "`understudy ls DATASET -R` lists what there is",
-            ),
-            AgentError::Output(_) => (Code::Failed, "check where stdout leads to"),
-            AgentError::Configuration(_) => (
-                Code::Usage,
-                "correct the configuration; `understudy agent --help` shows one",
-            ),
-            _ => (
-                Code::Failed,
-                "run it again with -v to see more of what happened before",
-            ),
-        };
-        Self::new(code, message, hint)
+            _ => {}
+        }
+        let advice = advice_for_sending(error).or_else(|| advice_for_restoring(error));
+        match advice {
+            Some((code, hint)) => Self::new(code, message, hint),
+            None => Self::failed(message),
+        }
     }
+}
+
+/// What a cycle and the agent's state may fail for.
+fn advice_for_sending(error: &AgentError) -> Option<(Code, &'static str)> {
+    Some(match error {
+        AgentError::SourceMissing { .. }
+        | AgentError::SourceNotDirectory { .. }
+        | AgentError::SourceVanished { .. } => {
+            (Code::Failed, "check the path, and whether it is mounted")
+        }
+        AgentError::SourceUnreadable { .. } => (
+            Code::Failed,
+            "run it as a user who may read the source, root for instance",
+        ),
+        AgentError::BecameEmpty { .. } => (
+            Code::Held,
+            "mount what is missing and run it again; if it is meant to be empty, leave one file in it, or, \
+             where the spare is a directory, add --accept-deletions",
+        ),
+        AgentError::IndexLocked { .. } => (
+            Code::Failed,
+            "wait until the other run has ended, or give this one another --state DIR",
+        ),
+        AgentError::AgentRunning { .. } => (
+            Code::Failed,
+            "`systemctl status understudy-agent` may tell of it; for a single cycle beside it add --once, for \
+             another daemon another --state DIR",
+        ),
+        AgentError::IndexDamaged { .. } => (
+            Code::Failed,
+            "delete that file and run it again: only what differs is sent",
+        ),
+        AgentError::IndexNewer { .. } => (
+            Code::Failed,
+            "upgrade understudy on this host, or delete that file and run it again",
+        ),
+        AgentError::State { .. } => (
+            Code::Failed,
+            "check the permissions and the space there, or choose another place with --state DIR",
+        ),
+        AgentError::OutOfStep { .. } => (
+            Code::Failed,
+            "run it again: both sides compare everything anew",
+        ),
+        AgentError::Tree(error) if error.is_no_space() => (
+            Code::NoSpace,
+            "make space on this disk, or choose another place, and run it again: it carries on",
+        ),
+        AgentError::Tree(_) => (
+            Code::Failed,
+            "check the permissions there; the command can be run again without harm",
+        ),
+        AgentError::Configuration(_) => (
+            Code::Usage,
+            "correct the configuration; `understudy agent --help` shows one",
+        ),
+        _ => return None,
+    })
+}
+
+/// What a restore, or a look at what the spare has, may fail for.
+fn advice_for_restoring(error: &AgentError) -> Option<(Code, &'static str)> {
+    Some(match error {
+        AgentError::MemoryDamaged { .. } => (
+            Code::Failed,
+            "delete that file; add --unverified to restore without it",
+        ),
+        AgentError::TargetExists { .. } => (
+            Code::Usage,
+            "name a directory that is empty or not there yet, or add --replace: what stands there is kept beside it",
+        ),
+        AgentError::Target { .. } => (Code::Usage, "name another target"),
+        AgentError::NothingMatches { .. } => (
+            Code::Usage,
+            "patterns are paths from the dataset's root: `a/b`, `a/*.jpg`, or `**/*.jpg` for any directory",
+        ),
+        AgentError::NoneThatOld { .. } => (
+            Code::Failed,
+            "`understudy snapshots` lists what the spare has",
+        ),
+        AgentError::SpareTooOld { .. } => (Code::Failed, "upgrade understudy on the spare"),
+        AgentError::NoOwners => (Code::Failed, "restore with --owners number"),
+        AgentError::NoSnapshot { .. } => (
+            Code::Failed,
+            "`understudy snapshots` lists what the spare has",
+        ),
+        AgentError::NoFile { .. } => (
+            Code::Failed,
+            "`understudy ls DATASET -R` lists what there is",
+        ),
+        AgentError::Output(_) => (Code::Failed, "check where stdout leads to"),
+        _ => return None,
+    })
 }
 
 /// What can be done about a snapshot that is not proved. Where it is not known who has made it the code is another than where it is known

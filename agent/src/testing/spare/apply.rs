@@ -2,12 +2,43 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use understudy_protocol::message::{Change, Content};
-use understudy_protocol::{ContentHash, DirectoryId, Entry, Node, Place, delta};
+use understudy_protocol::message::{Change, Content, Touch};
+use understudy_protocol::{ContentHash, DirectoryId, Entry, Node, Place, delta, version};
 
 use super::{Spare, Upload};
 
 impl Spare {
+    /// The `Put` that a `Touch` is short for.
+    pub(super) fn in_full(&self, record: Change) -> Change {
+        let Change::Touch {
+            place,
+            attributes,
+            touch,
+        } = record
+        else {
+            return record;
+        };
+        assert!(
+            self.speaks(version::SHORT),
+            "an older version does not know it"
+        );
+        let (base, _) = &self.entries[&place];
+        let mut entry = base.clone();
+        entry.attributes = attributes;
+        let content = match touch {
+            Touch::Kept => Content::Keep(place.clone()),
+            Touch::Copied => {
+                entry.group = 0;
+                Content::Copy(place.clone())
+            }
+        };
+        Change::Put {
+            place,
+            entry,
+            content,
+        }
+    }
+
     pub(super) fn apply(&mut self, mut upload: Upload) {
         let base = std::mem::take(&mut self.entries);
         let mut new = base.clone();

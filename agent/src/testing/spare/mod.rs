@@ -2,13 +2,14 @@
 
 mod apply;
 mod streams;
+mod testimony;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Mutex;
 
 use understudy_protocol::message::{
     Change, Changes, Commit, Committed, Confirmed, Content, Fuzzy, Leftover, LeftoverEnd, Manifest,
-    ManifestEnd, Owners, Ready, Restoring, Stated, Touch, Wanted, WantedContent,
+    ManifestEnd, Owners, Ready, Restoring, Wanted, WantedContent,
 };
 use understudy_protocol::transport::Channel;
 use understudy_protocol::version::{self, Hello};
@@ -192,38 +193,8 @@ impl Spare {
                 self.ready()
             }
             Message::ReadManifest(_) => self.manifest(),
-            Message::Returned(returned) => {
-                assert!(upload.records.is_empty(), "given back after changes");
-                self.returned.push((returned.hash, None));
-                self.giving = returned.stream;
-                vec![]
-            }
-            Message::StreamEnd(end) if self.giving == Some(end.stream) => {
-                self.giving = None;
-                let mut content = upload.open.remove(&end.stream).unwrap_or_default();
-                content.resize(end.size as usize, 0);
-                let (hash, given) = self.returned.last_mut().expect("an answer");
-                assert_eq!((*hash, ContentHash::of(&content)), (end.hash, end.hash));
-                *given = Some(content);
-                vec![]
-            }
             Message::Changes(changes) => self.take_changes(changes, upload),
             Message::Commit(commit) => self.commit(&commit, upload),
-            Message::Fuzzy(fuzzy) => {
-                assert!(
-                    self.speaks(version::FUZZY),
-                    "an older version does not know it"
-                );
-                for place in fuzzy.places {
-                    assert!(upload.fuzzy.insert(place), "a place told to be fuzzy twice");
-                }
-                vec![]
-            }
-            Message::SourceRoot(_) => {
-                let is_first = upload.records.is_empty() && upload.fuzzy.is_empty();
-                assert!(is_first && self.speaks(version::SOURCE_ROOT));
-                vec![]
-            }
             Message::Confirm(confirm) => {
                 assert_eq!(Some(confirm.position), self.position);
                 assert!(upload.records.is_empty(), "confirmed after changes");
@@ -247,26 +218,16 @@ impl Spare {
                     None => self.give(&rest.place, rest.from),
                 }
             }
-            Message::Owners(owners) => {
-                assert!(
-                    self.speaks(version::OWNERS),
-                    "an older version does not know it"
-                );
-                self.owners = crate::chain::merged(&self.owners, &owners);
-                vec![]
-            }
-            Message::Stated(stated) => {
-                assert!(
-                    self.speaks(version::STATEMENTS),
-                    "an older version does not know it"
-                );
-                assert!(upload.stated.is_none(), "stated twice");
-                upload.stated = Some(stated.statement);
-                vec![]
-            }
             Message::Restoring(restoring) => {
                 assert_eq!(self.newest, None, "an older version does not know it");
                 self.restoring.push(restoring);
+                vec![]
+            }
+            Message::Fuzzy(_)
+            | Message::SourceRoot(_)
+            | Message::Owners(_)
+            | Message::Stated(_) => {
+                self.take_testimony(message, upload);
                 vec![]
             }
             other => self.take_stream(other, upload),
@@ -334,37 +295,6 @@ impl Spare {
         })]
     }
 
-    /// The `Put` that a `Touch` is short for.
-    fn in_full(&self, record: Change) -> Change {
-        let Change::Touch {
-            place,
-            attributes,
-            touch,
-        } = record
-        else {
-            return record;
-        };
-        assert!(
-            self.speaks(version::SHORT),
-            "an older version does not know it"
-        );
-        let (base, _) = &self.entries[&place];
-        let mut entry = base.clone();
-        entry.attributes = attributes;
-        let content = match touch {
-            Touch::Kept => Content::Keep(place.clone()),
-            Touch::Copied => {
-                entry.group = 0;
-                Content::Copy(place.clone())
-            }
-        };
-        Change::Put {
-            place,
-            entry,
-            content,
-        }
-    }
-
     fn digest(&self) -> StateDigest {
         let mut digest = StateDigest::empty();
         self.entries
@@ -406,14 +336,6 @@ impl Spare {
         let said = self.said();
         let all = said.into_iter().chain(parts).chain(fuzzy).chain(owners);
         all.chain([end]).collect()
-    }
-
-    /// What was said of the newest snapshot.
-    fn said(&self) -> Option<Message> {
-        let number = self.position?.number;
-        let stated = self.stated.get(&number).filter(|_| self.newest.is_none())?;
-        let statement = stated.clone();
-        Some(Message::Stated(Stated { statement }))
     }
 
     /// Entries by path; the numbers of directories are left out.

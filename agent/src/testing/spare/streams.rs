@@ -77,23 +77,17 @@ impl Spare {
 
     pub(super) fn take_stream(&mut self, message: Message, upload: &mut Upload) -> Vec<Message> {
         match message {
-            Message::StreamResume(StreamResume {
-                stream,
-                length,
-                hash,
-            }) => {
-                let is_it = |partial: &Vec<u8>| {
-                    (partial.len() as u64, ContentHash::of(partial)) == (length, hash)
-                };
-                let partial = self.partials.iter().position(is_it);
-                let Some(partial) = partial.filter(|_| !self.is_boasting) else {
-                    return vec![bad_leftover()];
-                };
-                let partial = self.partials.remove(partial);
-                let former = upload.open.insert(stream, partial);
-                assert!(former.is_none(), "a beginning comes first");
+            Message::Returned(returned) => {
+                assert!(upload.records.is_empty(), "given back after changes");
+                self.returned.push((returned.hash, None));
+                self.giving = returned.stream;
                 vec![]
             }
+            Message::StreamEnd(end) if self.giving == Some(end.stream) => {
+                self.take_returned(&end, upload);
+                vec![]
+            }
+            Message::StreamResume(resume) => self.resume(&resume, upload),
             Message::StreamBlock(StreamBlock {
                 stream,
                 offset,
@@ -125,20 +119,7 @@ impl Spare {
                 content.extend_from_slice(&upload.bases[&stream][stretch]);
                 vec![]
             }
-            Message::StreamEnd(StreamEnd { stream, size, hash }) => {
-                let mut content = upload.open.remove(&stream).unwrap_or_default();
-                content.resize(size as usize, 0);
-                if upload.bases.remove(&stream).is_some() && ContentHash::of(&content) != hash {
-                    let failure = Failure::new(FailureCode::BadDelta, "bad delta");
-                    return vec![Message::Failure(failure)];
-                }
-                assert_eq!(ContentHash::of(&content), hash, "hash of a stream");
-                assert!(
-                    upload.ended.insert(stream, content).is_none(),
-                    "a stream ended twice"
-                );
-                vec![]
-            }
+            Message::StreamEnd(end) => Self::end(&end, upload),
             Message::StreamAbort(abort) => {
                 upload.open.remove(&abort.stream);
                 upload.bases.remove(&abort.stream);
@@ -146,5 +127,40 @@ impl Spare {
             }
             other => unreachable!("{} is not served", other.name()),
         }
+    }
+    fn take_returned(&mut self, end: &StreamEnd, upload: &mut Upload) {
+        self.giving = None;
+        let mut content = upload.open.remove(&end.stream).unwrap_or_default();
+        content.resize(end.size as usize, 0);
+        let (hash, given) = self.returned.last_mut().expect("an answer");
+        assert_eq!((*hash, ContentHash::of(&content)), (end.hash, end.hash));
+        *given = Some(content);
+    }
+
+    fn resume(&mut self, resume: &StreamResume, upload: &mut Upload) -> Vec<Message> {
+        let wanted = (resume.length, resume.hash);
+        let is_it = |partial: &Vec<u8>| (partial.len() as u64, ContentHash::of(partial)) == wanted;
+        let partial = self.partials.iter().position(is_it);
+        let Some(partial) = partial.filter(|_| !self.is_boasting) else {
+            return vec![bad_leftover()];
+        };
+        let partial = self.partials.remove(partial);
+        let former = upload.open.insert(resume.stream, partial);
+        assert!(former.is_none(), "a beginning comes first");
+        vec![]
+    }
+
+    fn end(end: &StreamEnd, upload: &mut Upload) -> Vec<Message> {
+        let mut content = upload.open.remove(&end.stream).unwrap_or_default();
+        content.resize(end.size as usize, 0);
+        let has_base = upload.bases.remove(&end.stream).is_some();
+        if has_base && ContentHash::of(&content) != end.hash {
+            let failure = Failure::new(FailureCode::BadDelta, "bad delta");
+            return vec![Message::Failure(failure)];
+        }
+        assert_eq!(ContentHash::of(&content), end.hash, "hash of a stream");
+        let former = upload.ended.insert(end.stream, content);
+        assert!(former.is_none(), "a stream ended twice");
+        vec![]
     }
 }
