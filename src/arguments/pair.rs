@@ -21,7 +21,7 @@ use super::OnSpare;
 #[command(after_long_help = "\
 Examples:
   understudy pair --new web1 --store /srv/spare      on the spare: print a code for the main web1
-  understudy pair spare.example.org:7433 CODE        on the main: use it
+  understudy pair spare.example.org:7433             on the main: use it; it is asked for
   understudy pair --list                             on either: who is known, by which key
   understudy pair --revoke web1 --store /srv/spare   on the spare: know web1 no more
   understudy pair --grant web1 photos --store /srv/spare
@@ -63,8 +63,10 @@ pub(crate) struct Pair {
     /// On the main: where the spare listens
     #[arg(value_name = "HOST:PORT")]
     pub(crate) host: Option<String>,
-    /// The code that the spare has printed
-    #[arg(value_name = "CODE", required_unless_present_any = ["new", "list", "revoke", "grant", "forget", "address", "export_recovery", "import_recovery"])]
+    /// The code that the spare has printed; without it a terminal asks for it, and `-` is stdin
+    ///
+    /// Written here, everybody on this host can see it until it is used.
+    #[arg(value_name = "CODE", requires = "host")]
     pub(crate) code: Vec<OsString>,
     #[command(flatten)]
     pub(crate) on_spare: OnSpare,

@@ -181,6 +181,12 @@ mod tests {
             quoted(&line).expect("fits"),
             "/usr/bin/understudy receiver --stdio --store '/a \\\"b\\\"' --main web1"
         );
+        // Quotas and guards of another configuration count as well.
+        let config = Path::new("/etc/spare 2.toml");
+        let line = command(Path::new("/u"), &main, Path::new("/s"), Some(config));
+        let line = quoted(&line).expect("fits");
+        let written = "/u receiver --stdio --store /s --config '/etc/spare 2.toml' --main web1";
+        assert_eq!(line, written);
         for store in ["/a\nb", "/a\\\"b"] {
             let line = command(Path::new("/u"), &main, Path::new(store), None);
             assert!(quoted(&line).is_err(), "{store}");

@@ -1,13 +1,13 @@
 //! `understudy pair`: which keys a spare and its mains know each other by.
 
+mod codes;
 mod grant;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use understudy_agent::identity::{Identity, KnownSpare};
-use understudy_protocol::transport::pairing::{self, Code};
+use understudy_protocol::transport::pairing;
 use understudy_protocol::transport::tls::Credentials;
 use understudy_protocol::{MainName, escape};
 use understudy_receiver::trust::{Main, Trust};
@@ -17,16 +17,13 @@ use crate::address;
 use crate::arguments::Pair;
 use crate::exit::{self, CommandError};
 use crate::paths;
-use crate::receiver_config::{self, ReceiverConfig};
+use crate::receiver_config;
 use crate::report::Report;
-
-/// Where a receiver listens that nobody has told otherwise.
-const PORT: u16 = 7433;
 
 /// Does what was asked for.
 pub(crate) fn run(arguments: &Pair, session: &Session) -> Result<Report, CommandError> {
     if let Some(name) = &arguments.new {
-        return make_code(name, arguments, session);
+        return codes::make(name, arguments, session);
     }
     if arguments.list {
         return list(arguments, session);
@@ -58,95 +55,10 @@ pub(crate) fn run(arguments: &Pair, session: &Session) -> Result<Report, Command
     }
 }
 
-/// On the spare: a code for a main.
-fn make_code(name: &MainName, arguments: &Pair, session: &Session) -> Result<Report, CommandError> {
-    let store = session
-        .store_on_this_host(arguments.on_spare.clone())
-        .map_err(|error| CommandError {
-            hint: format!(
-                "{}; a receiver makes its store when it first starts",
-                error.hint
-            ),
-            ..error
-        })?;
-    let trust = Trust::open_or_create(store.path())?;
-    let made = trust.new_code(name, arguments.valid)?;
-    let code = made.code.to_text();
-    let (address, advice) = own_address(&trust, arguments)?;
-    let command = format!("understudy pair {address} {}", code.as_str());
-    let until = made.until.to_string();
-    let mut lines = vec![
-        format!("Type this on the main that is to be called {name} here, before {until}:"),
-        String::new(),
-        format!("  {command}"),
-        String::new(),
-    ];
-    lines.extend(advice.map(ToOwned::to_owned));
-    if let Some(before) = &made.replaces {
-        lines.push(format!(
-            "The spare knows a main {name} since {}: the key of the one that uses the code takes the place of its key.",
-            before.since
-        ));
-    }
-    let data = json!({
-        "name": name.as_str(),
-        "code": code.as_str(),
-        "until": until,
-        "address": address,
-        "command": command,
-        "key": trust.key().public().to_string(),
-        "replaces": made.replaces.map(|main| main.key.to_string()),
-    });
-    Ok(Report::done(data, lines))
-}
-
-/// Where mains reach this host, as far as it can know that, and what to do if that is wrong.
-fn own_address(
-    trust: &Trust,
-    arguments: &Pair,
-) -> Result<(String, Option<&'static str>), CommandError> {
-    let configured = receiver_config::chosen(
-        arguments.on_spare.config.as_deref(),
-        arguments.on_spare.store.as_deref(),
-    )
-    .map(|path| ReceiverConfig::load(&path))
-    .transpose()?
-    .and_then(|config| config.listen);
-    let listens = trust.address()?;
-    let known = configured.or(listens);
-    let at = known.as_deref().map(str::parse::<SocketAddr>);
-    let port = match at {
-        Some(Ok(at)) if !at.ip().is_unspecified() => return Ok((at.to_string(), None)),
-        Some(Ok(at)) => at.port(),
-        // A name is what people call it.
-        Some(Err(_)) => return Ok((known.unwrap_or_default(), None)),
-        None => PORT,
-    };
-    let names = rustix::system::uname();
-    let host = names.nodename().to_string_lossy();
-    let advice = if at.is_some() {
-        "If the main reaches this host by another name or address, write that instead."
-    } else {
-        "The receiver has to run by then (understudy receiver --store DIR). If the main reaches this host by another name or \
-         address, write that instead."
-    };
-    Ok((format!("{}:{port}", escape(host.as_bytes())), Some(advice)))
-}
-
 /// On the main: use a code.
 fn use_code(host: &str, arguments: &Pair, session: &Session) -> Result<Report, CommandError> {
     address::check_host(host)?;
-    let typed: Vec<_> = arguments
-        .code
-        .iter()
-        .map(|part| part.to_string_lossy())
-        .collect();
-    let code: Code = typed.concat().parse().map_err(|error: pairing::InvalidCode| {
-        CommandError::usage(
-            error.to_string(),
-            "type it as `understudy pair --new NAME` has printed it on the spare; capitals and dashes do not matter",
-        )
-    })?;
+    let code = codes::given(&arguments.code)?;
     let identity = Identity::open_or_create(&state(session)?)?;
     let credentials =
         Credentials::new(identity.secret()).map_err(|error| CommandError::from(&error))?;

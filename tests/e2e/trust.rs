@@ -115,6 +115,14 @@ fn codes_that_bind_nobody_each_say_why() {
     let run = Run::new(["pair", &address, &code, "--state"]).arg(&second);
     run.expect(7).mentions(&["used already"]);
     logged(&stage, "not paired (Used)");
+    // One that comes through stdin is seen by nobody else.
+    let (third, fourth) = (pairing::code(&stage.store, "in"), stage.path().join("in"));
+    let run = Run::new(["pair", &address, "-", "--state"]).arg(&fourth);
+    let paired = run.given(format!("{third}\n").as_bytes());
+    assert_eq!(paired.code, Some(0), "{paired}");
+    let run = Run::new(["pair", &address, "--state"]).arg(&fourth);
+    run.expect(2).mentions(&["the code is missing", "`-`"]);
+    asked_for(&address, &stage);
     // One key has one name.
     let third = pairing::code(&stage.store, "third");
     refused(
@@ -122,6 +130,32 @@ fn codes_that_bind_nobody_each_say_why() {
         7,
         &["as main web already", "understudy pair --revoke web"],
     );
+}
+
+/// A terminal asks.
+fn asked_for(address: &str, stage: &Stage) {
+    needs!("codes_that_bind_nobody_each_say_why": "script");
+    let code = pairing::code(&stage.store, "asked");
+    let state = stage.path().join("asked");
+    let program = crate::support::command::binary();
+    let line = format!(
+        "{} pair {address} --state {}",
+        program.display(),
+        state.display()
+    );
+    let mut terminal = Command::new("script")
+        .args(["-qec", &line, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = terminal.stdin.take().unwrap();
+    writeln!(stdin, "{code}").unwrap();
+    let output = terminal.wait_with_output().unwrap();
+    let seen = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{seen}");
+    assert!(seen.contains("The code that the spare has printed: "));
+    assert!(seen.contains("as asked now"), "{seen}");
 }
 
 #[test]

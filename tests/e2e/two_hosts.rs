@@ -122,8 +122,9 @@ fn two_hosts_are_set_up_in_five_commands() {
     let typed = printed
         .lines()
         .find_map(|line| line.trim().strip_prefix("understudy pair "));
-    let (address, code) = typed.unwrap().split_once(' ').unwrap();
-    assert!(address.ends_with(":7433"), "{printed}");
+    assert!(typed.unwrap().ends_with(":7433"), "{printed}");
+    let code = printed.lines().skip_while(|line| !line.contains("code"));
+    let code = code.map(str::trim).find(|line| line.contains('-'));
 
     let site = www.to_str().unwrap();
     let text = block("agent-configuration")
@@ -133,16 +134,16 @@ fn two_hosts_are_set_up_in_five_commands() {
     // What else the machine does must not hold it up.
     let text = format!("{text}\n[pace]\npressure = \"off\"\n");
     std::fs::write(&config, text).unwrap();
-    let places = [
-        ("spare.example.org", SPARE),
-        ("CODE", code),
-        ("agent.toml", &config),
-    ];
+    let places = [("spare.example.org", SPARE), ("agent.toml", &config)];
     let run = |line: &str| {
         let run = main.on(command(line, &places));
         run.env("UNDERSTUDY_STATE_DIR", &stage.state)
     };
-    run(on_main[0]).ok().mentions(&["web1"]);
+    // Where nobody is asked.
+    let paired = run(on_main[0]).arg("-");
+    let paired = paired.given(code.unwrap().as_bytes());
+    assert_eq!(paired.code, Some(0), "{paired:?}");
+    paired.mentions(&["web1"]);
     run(on_main[1]).ok();
     judge::same(&stage.source, &stage.store.join("source/live/files"));
     judge::same(&www.join("beta"), &stage.store.join("beta/live/files"));

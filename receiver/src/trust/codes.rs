@@ -23,6 +23,9 @@ const CODES_HEAD: &str =
 /// How long a code is remembered that is good no more.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(24);
 
+/// So far may the clock be set back between the making of a code and its use.
+const AHEAD: SignedDuration = SignedDuration::from_mins(5);
+
 /// Most codes at once.
 const CODES_MOST: usize = 1000;
 
@@ -58,6 +61,9 @@ struct CodesFile {
 struct Kept {
     name: MainName,
     digest: String,
+    /// When it was made; of one that does not say so it is not known how old it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    made: Option<Timestamp>,
     until: Timestamp,
     /// The key that it was used for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -65,7 +71,14 @@ struct Kept {
 }
 
 impl Kept {
+    /// Whether it is good. One from the future was made while the clock was ahead: nobody knows how long it is good by now.
     fn is_open(&self, now: Timestamp) -> bool {
+        let is_past = |made: Timestamp| made.duration_since(now) <= AHEAD;
+        self.is_left(now) && self.made.is_some_and(is_past)
+    }
+
+    /// Whether it may be good some time.
+    fn is_left(&self, now: Timestamp) -> bool {
         self.used.is_none() && self.until > now
     }
 }
@@ -88,7 +101,7 @@ impl Trust {
         let code =
             Code::generate(&self.key.public()).map_err(|error| refused(error.to_string()))?;
         let mut kept = remembered(&self.private)?;
-        kept.retain(|one| one.name != *name || !one.is_open(now));
+        kept.retain(|one| one.name != *name || !one.is_left(now));
         if kept.len() >= CODES_MOST {
             return Err(refused(format!(
                 "it has {CODES_MOST} codes already; they go a day after their time is over"
@@ -97,6 +110,7 @@ impl Trust {
         kept.push(Kept {
             name: name.clone(),
             digest: code.secret().digest().to_string(),
+            made: Some(now),
             until,
             used: None,
         });
@@ -157,7 +171,7 @@ impl Trust {
                     Err(Refusal::Used)
                 });
             }
-            None if kept[number].until <= Timestamp::now() => return Ok(Err(Refusal::Expired)),
+            None if !kept[number].is_open(Timestamp::now()) => return Ok(Err(Refusal::Expired)),
             None => {}
         }
         if let Some(other) = mains
@@ -185,7 +199,7 @@ pub(super) fn drop_of(
     let now = Timestamp::now();
     let mut kept = remembered(private)?;
     let before = kept.len();
-    kept.retain(|one| one.name != *name || !one.is_open(now));
+    kept.retain(|one| one.name != *name || !one.is_left(now));
     let dropped = before - kept.len();
     if dropped > 0 {
         write(locked, CODES, CODES_HEAD, &CodesFile { code: kept })?;

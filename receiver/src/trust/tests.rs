@@ -79,6 +79,56 @@ fn codes_that_are_wrong_old_or_dropped_bind_nobody() {
     );
 }
 
+/// One that was made while the clock of the spare was ahead would be good for as long as it was.
+#[test]
+fn a_code_that_was_made_in_the_future_is_not_good() {
+    let (scratch, trust) = store();
+    let made = trust.new_code(&name("web"), HOUR).expect("code");
+    let codes = scratch.path().join("understudy.trust/codes.toml");
+    let text = std::fs::read_to_string(&codes).expect("codes");
+    let line = |text: &str, name: &str| {
+        let mut lines = text.lines().filter(|line| line.starts_with(name));
+        lines.next().expect("line").to_owned()
+    };
+    let ahead = |by: Duration| {
+        let now = Timestamp::now() + by;
+        let text = text.replace(&line(&text, "made"), &format!("made = \"{now}\""));
+        text.replace(
+            &line(&text, "until"),
+            &format!("until = \"{}\"", now + HOUR),
+        )
+    };
+    let without = text.replace(&line(&text, "made"), "");
+    for text in [ahead(6 * HOUR), ahead(HOUR / 6), without] {
+        std::fs::write(&codes, text).expect("edited");
+        let redeemed = trust.redeem(made.code.secret(), &key());
+        assert_eq!(redeemed, Err(Refusal::Expired));
+        assert!(trust.open_codes().expect("codes").is_empty());
+    }
+    // A clock that is put right by little harms nobody.
+    std::fs::write(&codes, ahead(HOUR / 30)).expect("edited");
+    let redeemed = trust.redeem(made.code.secret(), &key());
+    assert_eq!(redeemed, welcome("web", false));
+    // None is left beside the next one of its name.
+    trust.new_code(&name("db"), HOUR).expect("code");
+    let text = std::fs::read_to_string(&codes).expect("codes");
+    let former = line(&text, "digest");
+    let made = text
+        .lines()
+        .rfind(|line| line.starts_with("made"))
+        .expect("made");
+    let text = text.replace(made, "made = \"2999-01-01T00:00:00Z\"");
+    let until = text
+        .lines()
+        .rfind(|line| line.starts_with("until"))
+        .expect("until");
+    let text = text.replace(until, "until = \"2999-01-01T01:00:00Z\"");
+    std::fs::write(&codes, &text).expect("edited");
+    trust.new_code(&name("db"), HOUR).expect("code");
+    let text = std::fs::read_to_string(&codes).expect("codes");
+    assert!(!text.contains("2999") && text.contains(&former), "{text}");
+}
+
 #[test]
 fn a_main_is_given_another_key() {
     let (_scratch, trust) = store();
