@@ -22,6 +22,8 @@ pub(crate) enum Code {
     Partial = 3,
     /// A guard refused the change.
     Held = 4,
+    /// This host is not the main, or not any more, or not the spare.
+    Fenced = 5,
     /// The spare cannot be reached, or was lost.
     Unreachable = 6,
     /// One side does not know the other, or may not do what was asked for.
@@ -151,6 +153,9 @@ fn told(failure: &Failure) -> CommandError {
     CommandError::new(code, message, hint)
 }
 
+/// What a host does that is not the main.
+const FENCED: &str = "`understudy status` on both hosts tells which of them is the main; a host that was the main before becomes the spare by `understudy failback`";
+
 fn hint_for(code: FailureCode) -> (Code, &'static str) {
     match code {
         FailureCode::Busy => (
@@ -201,6 +206,7 @@ fn hint_for(code: FailureCode) -> (Code, &'static str) {
             Code::NotAuthenticated,
             "a main may see and change its own datasets alone; on the spare, `understudy pair --list` tells whose is whose",
         ),
+        FailureCode::Fenced => (Code::Fenced, FENCED),
         FailureCode::Interrupted => (Code::Unreachable, "run it again when the receiver is back"),
         FailureCode::Internal => (
             Code::Failed,
@@ -235,6 +241,7 @@ impl From<&AgentError> for CommandError {
 /// What a cycle and the agent's state may fail for.
 fn advice_for_sending(error: &AgentError) -> Option<(Code, &'static str)> {
     Some(match error {
+        AgentError::Fenced { .. } => (Code::Fenced, FENCED),
         AgentError::SourceMissing { .. }
         | AgentError::SourceNotDirectory { .. }
         | AgentError::SourceVanished { .. } => {

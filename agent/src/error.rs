@@ -118,6 +118,12 @@ pub enum AgentError {
     /// The spare, or the way to it, failed.
     #[error(transparent)]
     Spare(#[from] ProtocolError),
+    /// This host is not the main of the dataset, or not any more.
+    #[error("{reason}; nothing was changed on the spare")]
+    Fenced {
+        /// Which part it plays.
+        reason: String,
+    },
     /// The two sides do not hold the same state; the next run compares everything.
     #[error(
         "the spare does not hold the state this index was made for: {reason}; the next run compares both"

@@ -31,6 +31,7 @@ mod progress;
 mod recovery;
 mod restore;
 mod retention;
+mod role;
 mod scan;
 mod sync;
 #[cfg(test)]

@@ -53,6 +53,8 @@ pub enum FailureCode {
     NotInHistory,
     /// What was asked for does not belong to this peer.
     Forbidden,
+    /// Another host is the main now, or this one knows nothing of the epoch that was claimed.
+    Fenced,
 }
 
 /// Why the program that carries a connection gave up.

@@ -52,6 +52,8 @@ pub const STATEMENTS: u32 = 5;
 /// The version from which on snapshots that are too many for one answer are told as well; see
 /// [`ListSnapshots`](crate::message::ListSnapshots).
 pub const LISTING: u32 = 5;
+/// The version in which a main says in which epoch it is one; see [`Claim`](crate::message::Claim).
+pub const EPOCHS: u32 = 5;
 /// Opens every greeting, so that a stray connection is recognised at once.
 pub const MAGIC: [u8; 4] = *b"USTY";
 

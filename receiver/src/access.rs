@@ -59,6 +59,7 @@ pub(crate) fn subject(message: &Message) -> Option<(u32, Subject<'_>)> {
     use Subject::{All, Existing, Made};
     Some(match message {
         Message::Begin(begin) => (version::OLDEST, Made(&begin.dataset)),
+        Message::Claim(claim) => (version::EPOCHS, Made(&claim.dataset)),
         Message::Trouble(trouble) => (version::TROUBLE, Made(&trouble.dataset)),
         Message::ReadManifest(request) => (version::OLDEST, Existing(&request.dataset)),
         Message::List(request) => (version::OLDEST, all_or(request.dataset.as_ref())),

@@ -162,6 +162,7 @@ pub(crate) fn commit(
     // As long as this is there, a power cut may have met a build that was not on the disk yet.
     Applying::finish(&dataset.control)?;
     crash_point!("receiver.synced");
+    dataset.must_follow()?;
     let started = Instant::now();
     switch(dataset)?;
     stopwatch.add("switch", started.elapsed());

@@ -59,6 +59,9 @@ pub enum ReceiverError {
     /// What was asked for belongs to somebody else.
     #[error("{0}")]
     Forbidden(String),
+    /// The peer is not the main of the present epoch.
+    #[error("{0}")]
+    Fenced(String),
     /// A guard refused the change set.
     #[error("{0}")]
     Refused(String),
@@ -136,6 +139,7 @@ impl ReceiverError {
             Self::OutOfStep(_) => FailureCode::OutOfStep,
             Self::Refused(_) => FailureCode::Refused,
             Self::Forbidden(_) => FailureCode::Forbidden,
+            Self::Fenced(_) => FailureCode::Fenced,
             Self::Misbehaved(_) | Self::Protocol(_) => FailureCode::Misbehaved,
             Self::BadDelta { .. } => FailureCode::BadDelta,
             Self::BadLeftover(_) => FailureCode::BadLeftover,

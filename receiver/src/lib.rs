@@ -49,6 +49,7 @@ mod resolve;
 mod restores;
 pub mod retention;
 mod returned;
+mod role;
 mod routing;
 pub mod scrub;
 mod sealed;

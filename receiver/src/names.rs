@@ -57,6 +57,7 @@ names! {
     COMPRESSING = "compressing";
     ASIDE = "held.staged";
     SOURCE = "source";
+    ROLE = "role";
     RESTORES = "restores";
     RESTORE = "restore";
     SPECIALS = "specials";

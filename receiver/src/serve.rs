@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use understudy_protocol::message::{DatasetStatus, Datasets, Noted};
 use understudy_protocol::transport::{Channel, Incoming, Outgoing};
-use understudy_protocol::{DatasetName, Message, ProtocolError, limits};
+use understudy_protocol::{DatasetName, FIRST_EPOCH, Message, ProtocolError, limits};
 
 use crate::access::{Access, Permission, Permitted, Scope};
 use crate::crowd::{Matter, Questions};
@@ -117,9 +117,20 @@ fn converse(
             continue;
         }
         match (message, scope) {
-            (Message::Begin(_), Scope::Made(permission)) => {
+            (message @ (Message::Begin(_) | Message::Claim(_)), Scope::Made(permission)) => {
+                let epoch = match message {
+                    Message::Claim(claim) => claim.epoch,
+                    _ => FIRST_EPOCH,
+                };
                 let _admitted = store.crowd.admit(&options.peer, Matter::Upload)?;
-                let served = upload::serve(store, &permission, spoken, incoming, outgoing, options);
+                let served = upload::serve(
+                    store,
+                    &permission,
+                    (spoken, epoch),
+                    incoming,
+                    outgoing,
+                    options,
+                );
                 // A store without a receiver that runs all the time learns from its uploads.
                 if let Err(error) = filling::note(store) {
                     tracing::debug!("cannot note how full the disk is: {error}");

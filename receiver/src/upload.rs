@@ -27,11 +27,11 @@ use crate::store::Store;
 use crate::workers::{self, Ground};
 use crate::{give, recover, stated};
 
-/// Serves a session that began with `Begin`; what becomes of it is counted for the alerts.
+/// Serves a session that began with `Begin` or `Claim`, in a version of the protocol and by the main of an epoch; what becomes of it is counted for the alerts.
 pub(crate) fn serve(
     store: &Store,
     permission: &Permission,
-    spoken: u32,
+    (spoken, epoch): (u32, u64),
     incoming: &mut Incoming,
     outgoing: &Outgoing,
     options: &SessionOptions,
@@ -40,7 +40,7 @@ pub(crate) fn serve(
     let opened = permission.ensure(store);
     let result = opened.and_then(|dataset| {
         let session = (store, &dataset, &observed);
-        converse(session, spoken, incoming, outgoing, options)
+        converse(session, (spoken, epoch), incoming, outgoing, options)
     });
     observed.end(&result);
     if let Err(error) = &result {
@@ -51,7 +51,7 @@ pub(crate) fn serve(
 
 fn converse(
     (store, dataset, observed): (&Store, &Permitted, &Observed<'_>),
-    spoken: u32,
+    (spoken, claimed): (u32, u64),
     incoming: &mut Incoming,
     outgoing: &Outgoing,
     options: &SessionOptions,
@@ -62,6 +62,7 @@ fn converse(
     let locked = dataset.lock_patiently()?;
     observed.runs();
     let catalog = dataset.catalog(&locked)?;
+    let epoch = dataset.admit(claimed, catalog.head()?.is_none(), &locked)?;
     let mut held = recover::recover(dataset, &catalog, &locked)?;
     if options.deletions == Deletions::Accept && held.take().is_some() {
         guard::drop_held(dataset, &catalog)?;
@@ -100,6 +101,7 @@ fn converse(
             observed,
             held: held.as_ref(),
             root,
+            epoch,
         };
         if routing::is_change(&frame, spoken) {
             let committed = session.receive(frame, incoming)?;
@@ -188,6 +190,8 @@ struct Session<'s, 'a> {
     held: Option<&'a Held>,
     /// Which directory the source is, if the agent told.
     root: Option<Root>,
+    /// Of which the agent is the main.
+    epoch: u64,
 }
 
 impl<'s> Session<'s, '_> {
@@ -275,7 +279,7 @@ impl<'s> Session<'s, '_> {
         crash_point!("receiver.staged");
         let now = now_seconds();
         let position = Position {
-            epoch: base.map_or(1, |base| base.epoch),
+            epoch: self.epoch,
             number: upload.number(),
             fingerprint: commit.fingerprint,
         };

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use understudy_protocol::message::{
-    Begin, Change, Changes, Commit, Compare, Confirm, Content, Depth, Find, Inspect, List,
+    Begin, Change, Changes, Claim, Commit, Compare, Confirm, Content, Depth, Find, Inspect, List,
     ListFuzzy, ListRetention, ListSnapshots, ListTree, Locate, Oversee, Owners, ReadManifest,
     Repair, Repairing, RestorePhase, Restoring, Returned, SourceRoot, Stated, StreamAbort,
     StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume, Summarise, TABLE, Trouble,
@@ -139,6 +139,10 @@ fn every(of: &DatasetName) -> Vec<Message> {
         }),
         Message::Begin(Begin {
             dataset: dataset.clone(),
+        }),
+        Message::Claim(Claim {
+            dataset: dataset.clone(),
+            epoch: 1,
         }),
         Message::Changes(Changes {
             records: vec![Change::Remove { place: at.clone() }],
@@ -292,6 +296,7 @@ fn effect(message: &Message) -> Effect {
         | Message::ListSnapshots(_)
         | Message::Oversee(_) => None,
         Message::Begin(_)
+        | Message::Claim(_)
         | Message::Changes(_)
         | Message::Commit(_)
         | Message::Fuzzy(_)
@@ -413,7 +418,9 @@ fn what_is_anothers_is_answered_as_what_is_not_there() {
     let before = image(&stage.path(""));
     let beta = stage.other(Peer::Main(main("beta")));
     for (foreign, absent) in every(&name("site")).iter().zip(every(&name("nope"))) {
-        if let Message::Begin(_) | Message::Trouble(_) | Message::Oversee(_) = foreign {
+        if let Message::Begin(_) | Message::Claim(_) | Message::Trouble(_) | Message::Oversee(_) =
+            foreign
+        {
             continue;
         }
         let heard = beta.ask(foreign);

@@ -38,6 +38,8 @@ pub(crate) struct Chain {
     /// What of that is called otherwise here, which the spare has to be told before it can be signed.
     corrections: Owners,
     base: Option<Position>,
+    /// Of which this host is the main.
+    epoch: u64,
 }
 
 /// A statement on its way.
@@ -50,7 +52,7 @@ impl Chain {
     /// Takes up the chain where the spare stands; `None` if nothing is signed in this cycle.
     pub(crate) fn open(
         context: &Context,
-        dataset: &DatasetName,
+        (dataset, epoch): (&DatasetName, u64),
         spoken: u32,
         (base, stated): (Option<Position>, Option<&Bytes>),
     ) -> Result<Option<Self>, AgentError> {
@@ -91,6 +93,7 @@ impl Chain {
             owners: base.is_none().then(Owners::default),
             corrections: Owners::default(),
             base,
+            epoch,
         };
         let told = chain.memory.owners.clone();
         told.iter().for_each(|owners| chain.hear_owners(owners));
@@ -169,7 +172,7 @@ impl Chain {
         fuzzy: &BTreeSet<Place>,
         told: &Owners,
     ) -> Result<Pending, AgentError> {
-        let position = next_position(self.base)?;
+        let number = next_number(self.base)?;
         let owners = self.owners.as_ref().map(|former| merged(former, told));
         if let Some(owners) = &owners
             && self.memory.may_have_told(owners)
@@ -182,8 +185,8 @@ impl Chain {
             dataset: self.memory.dataset.clone(),
             counter: counter.saturating_add(1),
             previous,
-            epoch: position.0,
-            number: position.1,
+            epoch: self.epoch,
+            number,
             fingerprint: digest.fingerprint(),
             weight: digest.weight(),
             fuzzy: fuzzy_digest(fuzzy),
@@ -275,15 +278,11 @@ impl Chain {
     }
 }
 
-/// Epoch and number of the snapshot that comes after the base.
-fn next_position(base: Option<Position>) -> Result<(u64, u64), AgentError> {
-    let Some(base) = base else {
-        return Ok((1, 1));
-    };
-    let next = base.number.checked_add(1);
-    let next =
-        next.ok_or_else(|| ProtocolError::malformed("Ready", "no snapshot can follow it"))?;
-    Ok((base.epoch, next))
+/// The number of the snapshot that comes after the base.
+fn next_number(base: Option<Position>) -> Result<u64, AgentError> {
+    let number = base.map_or(0, |base| base.number);
+    let next = number.checked_add(1);
+    Ok(next.ok_or_else(|| ProtocolError::malformed("Ready", "no snapshot can follow it"))?)
 }
 
 /// What owners are called once a receiver that was told `former` is told `more`.

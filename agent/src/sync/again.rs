@@ -104,6 +104,14 @@ pub(super) fn is_out_of_step(error: &AgentError) -> bool {
     }
 }
 
+/// Whether the spare takes nothing from this host any more.
+pub(super) fn is_fenced(error: &AgentError) -> bool {
+    match error {
+        AgentError::Spare(ProtocolError::Failed(failure)) => failure.code == FailureCode::Fenced,
+        _ => false,
+    }
+}
+
 /// Whether a guard of the spare has spoken.
 pub(super) fn is_refused(error: &AgentError) -> bool {
     match error {

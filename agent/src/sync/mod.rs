@@ -6,9 +6,9 @@ mod reconcile;
 mod report;
 mod testimony;
 
-use understudy_protocol::message::{Begin, Commit, Committed, Confirm};
+use understudy_protocol::message::{Begin, Claim, Commit, Committed, Confirm};
 use understudy_protocol::transport::Channel;
-use understudy_protocol::{Message, Position, Snapshot};
+use understudy_protocol::{FIRST_EPOCH, Message, Position, Snapshot, version};
 use understudy_tree::{Directory, Stat, crash_point};
 
 use crate::chain::Chain;
@@ -19,12 +19,13 @@ use crate::index::{Attended, Index, Meta, Reason};
 use crate::journal::Covered;
 use crate::leftovers::Leftovers;
 use crate::progress::Phase;
+use crate::role::Part;
 use crate::scan::{self, Outcome, Scope, Spot, Start, Told, Trust};
 use crate::{Context, Source, ask, lost};
 
 pub(crate) use again::cycle_in_two_tries;
 pub use again::{Again, again, sync_again};
-use again::{by_itself, is_out_of_step, is_refused};
+use again::{by_itself, is_fenced, is_out_of_step, is_refused};
 use prepare::prepare;
 pub(crate) use prepare::{Carrying, Patience, Reliance, Telling};
 pub use report::{LookedAt, SyncReport};
@@ -53,11 +54,14 @@ pub(crate) fn cycle(
     let started = Moment::now();
     context.progress.restart(Phase::Connecting);
     let prepared = prepare(source, context, reliance.patience);
-    let (root, root_stat, index) = match prepared {
+    let (root, root_stat, index, part) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
-            let is_busy = matches!(error, AgentError::IndexLocked { .. });
-            if reliance.telling == Telling::Spare && !is_busy {
+            let is_news = !matches!(
+                error,
+                AgentError::IndexLocked { .. } | AgentError::Fenced { .. }
+            );
+            if reliance.telling == Telling::Spare && is_news {
                 ask::tell_trouble(channel, &source.dataset, &error, &context.cancel);
             }
             return Err(error);
@@ -73,6 +77,7 @@ pub(crate) fn cycle(
         root: &root,
         root_stat: &root_stat,
         reliance,
+        part: &part,
     };
     let result = cycle
         .run(started)
@@ -107,23 +112,20 @@ struct Cycle<'a> {
     root: &'a Directory,
     root_stat: &'a Stat,
     reliance: Reliance<'a>,
+    part: &'a Part,
 }
 
 impl Cycle<'_> {
     fn run(&self, started: Moment) -> Result<SyncReport, AgentError> {
-        self.conversation.tell(&Message::Begin(Begin {
-            dataset: self.source.dataset.clone(),
-        }))?;
-        let position = match self.conversation.hear()? {
-            Message::Ready(ready) => ready.position,
-            other => return Err(unexpected(&other, "Ready")),
-        };
+        let position = self.begin()?;
         let heard = Leftovers::hear(self.conversation)?;
         let wanted = heard.wanted;
         let leftovers = self.reliance.carrying.of(heard.leftovers);
         let spoken = self.conversation.version;
         let stands = (position, heard.stated.as_ref());
-        let mut chain = Chain::open(self.context, &self.source.dataset, spoken, stands)?;
+        let epoch = self.part.standing().epoch;
+        let dataset = &self.source.dataset;
+        let mut chain = Chain::open(self.context, (dataset, epoch), spoken, stands)?;
         let (meta, anew) = self.reconcile(position, chain.as_mut())?;
         if let Some(chain) = &mut chain {
             self.learn_owners(&meta, chain)?;
@@ -179,6 +181,39 @@ impl Cycle<'_> {
         let troubled = attended.iter().filter(|one| one.reason != Reason::Missed);
         report.troubled_since_seconds = troubled.map(|one| one.since).min();
         Ok(report)
+    }
+
+    /// Begins as the main of an epoch; returns where the spare stands.
+    fn begin(&self) -> Result<Option<Position>, AgentError> {
+        let (dataset, epoch) = (self.source.dataset.clone(), self.part.claim()?);
+        let begin = match epoch {
+            FIRST_EPOCH => Message::Begin(Begin { dataset }),
+            _ if self.conversation.version < version::EPOCHS => {
+                return Err(AgentError::SpareTooOld {
+                    what: "a main that was promoted",
+                    spoken: self.conversation.version,
+                    needed: version::EPOCHS,
+                });
+            }
+            epoch => Message::Claim(Claim { dataset, epoch }),
+        };
+        let heard = self
+            .conversation
+            .tell(&begin)
+            .and_then(|()| self.conversation.hear());
+        match heard.map_err(|error| self.conversation.explain(error)) {
+            Ok(Message::Ready(ready)) => {
+                self.part.check_welcome()?;
+                Ok(ready.position)
+            }
+            Ok(other) => Err(unexpected(&other, "Ready")),
+            Err(error) => {
+                if is_fenced(&error) {
+                    self.part.fence()?;
+                }
+                Err(error)
+            }
+        }
     }
 
     /// What this cycle looks at; `anew` says why the index proves little.

@@ -11,6 +11,7 @@ use crate::error::AgentError;
 use crate::index::Index;
 use crate::journal::Journal;
 use crate::leftovers::Leftovers;
+use crate::role::Part;
 use crate::scan::Trust;
 use crate::{Context, Source};
 
@@ -78,21 +79,24 @@ pub(super) fn prepare(
     source: &Source,
     context: &Context,
     patience: Patience,
-) -> Result<(Directory, Stat, Index), AgentError> {
+) -> Result<(Directory, Stat, Index, Part), AgentError> {
     let path = canonical(&source.path)?;
     if let Some(store) = &context.store {
         check_apart(&path, store)?;
     }
     let (root, root_stat) = open_source(source)?;
+    let (dataset, spare) = (&source.dataset, &context.spare);
+    let part = Part::load(&context.state, &path, dataset, spare)?;
+    part.claim()?;
     let asked = Moment::now();
     loop {
-        match Index::open(&context.state, &path, &source.dataset, &context.spare) {
+        match Index::open(&context.state, &path, dataset, spare) {
             Err(AgentError::IndexLocked { .. })
                 if patience == Patience::Wait && asked.elapsed() < LONGEST_WAIT =>
             {
                 context.cancel.wait(LOCK_PAUSE)?;
             }
-            index => return Ok((root, root_stat, index?)),
+            index => return Ok((root, root_stat, index?, part)),
         }
     }
 }

@@ -113,6 +113,10 @@ fn of_uploads() -> Vec<Message> {
     vec![
         Message::Hello(Hello::ours()),
         Message::Failure(Failure::new(FailureCode::Busy, "another upload is running")),
+        Message::Claim(Claim {
+            dataset: site.clone(),
+            epoch: 2,
+        }),
         Message::Begin(Begin { dataset: site }),
         Message::Changes(Changes { records: changes() }),
         Message::Commit(Commit {

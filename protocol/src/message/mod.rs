@@ -41,7 +41,7 @@ pub use report::{
 pub use retention::{Flag, LastVerified, ListRetention, Pin, Retained, Retention, RetentionEnd};
 pub use stream::{StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume};
 pub use upload::{
-    Begin, Change, Changes, Commit, Committed, Confirm, Confirmed, Content, Piece, Ready,
+    Begin, Change, Changes, Claim, Commit, Committed, Confirm, Confirmed, Content, Piece, Ready,
     SourceRoot, Timing, Touch, Waited,
 };
 
@@ -165,6 +165,7 @@ messages! {
     73 Stated(Stated) from both: "What the main says of a snapshot, signed.";
     74 ListSnapshots(ListSnapshots) from agent: "Asks for the snapshots that were too many for `Datasets`.";
     75 Snapshots(Snapshots) from receiver: "Some of them, oldest first.";
+    76 Claim(Claim) from agent: "As `Begin`, by the main of an epoch.";
 }
 
 fn decode_all<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, ProtocolError> {
@@ -345,6 +346,7 @@ unlimited_by_type!(
     StreamAbort,
     StreamBase,
     Begin,
+    Claim,
     Commit,
     Confirm,
     ReadManifest,

@@ -19,6 +19,15 @@ pub struct Begin {
     pub dataset: DatasetName,
 }
 
+/// Opens an upload as [`Begin`] does, by the main of an epoch. `Begin` itself is a claim of [`FIRST_EPOCH`](crate::FIRST_EPOCH).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The dataset; made if the store does not have it.
+    pub dataset: DatasetName,
+    /// The epoch in which the sender is the main.
+    pub epoch: u64,
+}
+
 /// Which directory the source of an upload is: the same as long as that lives, across restarts and remounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRoot {
