@@ -1,7 +1,9 @@
-//! What a spare's address means. Reads the file system to tell a directory from a host, and nothing else.
+//! What a spare's address means. Reads the file system to tell a directory from a host, and looks up what is to
+//! be listened on, and nothing else.
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -102,6 +104,21 @@ pub(crate) fn check_host(address: &str) -> Result<(), CommandError> {
         format!("`{shown}` is not HOST:PORT"),
         "write the port after the host, as in spare.example.org:7433 or [2001:db8::1]:7433; a directory that is not there yet is written with a `/`",
     ))
+}
+
+/// The addresses to listen on, of which there is at least one.
+pub(crate) fn to_listen_on(address: &str) -> Result<Vec<SocketAddr>, CommandError> {
+    check_host(address)?;
+    let failed = |why: &dyn std::fmt::Display| {
+        let shown = escape(address.as_bytes());
+        CommandError::failed(format!("cannot listen on `{shown}`: {why}"))
+    };
+    let found = address.to_socket_addrs().map_err(|error| failed(&error))?;
+    let found: Vec<_> = found.collect();
+    if found.is_empty() {
+        return Err(failed(&"it has no address"));
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

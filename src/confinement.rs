@@ -4,6 +4,7 @@
 //! `docs/decisions/0017-each-process-confines-itself.md` says why so.
 
 use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -13,7 +14,7 @@ use rustix::thread::CapabilitySet;
 use understudy_agent::config::Config;
 use understudy_receiver::Store;
 use understudy_tree::confine::{
-    Bounds, Enforced, FOR_A_MAIN, FOR_A_SPARE, Network, Reading, confine,
+    Bounds, Confined, Enforced, FOR_A_MAIN, FOR_A_SPARE, Network, Reading, confine,
 };
 
 use crate::address::Address;
@@ -23,23 +24,16 @@ use crate::commands::agent::check_sources;
 use crate::commands::receiver::Settings;
 use crate::commands::stdio::{self, Served};
 use crate::exit::{Code, CommandError};
-use crate::paths;
+use crate::{paths, service};
 
-/// What a confined receiver reads beside its store: what the kernel tells of this process and of its limits, the time
-/// zone, and how `localhost` is looked up.
-const READ_BY_A_RECEIVER: [&str; 12] = [
+/// What a confined receiver reads beside its store: what the kernel tells of this process and of its limits, and the time
+/// zone.
+const READ_BY_A_RECEIVER: [&str; 5] = [
     "/proc",
     "/sys/fs/cgroup",
     "/dev/urandom",
     "/etc/localtime",
     "/usr/share/zoneinfo",
-    "/etc/hosts",
-    "/etc/host.conf",
-    "/etc/nsswitch.conf",
-    "/etc/resolv.conf",
-    "/etc/gai.conf",
-    "/etc/passwd",
-    "/etc/group",
 ];
 
 /// What a command has when it begins to run.
@@ -53,11 +47,11 @@ pub(crate) struct Prepared {
     pub(crate) served: Option<Served>,
 }
 
-static GAP: OnceLock<&str> = OnceLock::new();
+static GAP: OnceLock<String> = OnceLock::new();
 
 /// What the kernel does not enforce, in words; `None` if it enforces everything.
 pub(crate) fn gap() -> Option<&'static str> {
-    GAP.get().copied()
+    GAP.get().map(String::as_str)
 }
 
 /// Prepares a command, and confines this process to what it takes. There must not be any threads yet.
@@ -90,8 +84,8 @@ fn receiver(given: &Receiver, output: Output) -> Result<Prepared, CommandError> 
         })
     });
     let messenger = messenger.transpose()?;
-    let port = settings.listen.rsplit_once(':');
-    let port = port.and_then(|(_, port)| port.parse().ok());
+    service::connect();
+    let port = settings.listen.first().map(SocketAddr::port);
     within_store(
         &settings.store,
         port.map_or(Network::Closed, Network::Listen),
@@ -206,24 +200,64 @@ fn for_the_directory_of_others(state: &Path) -> CapabilitySet {
 }
 
 fn within(bounds: &Bounds<'_>) -> Result<(), CommandError> {
-    let enforced = confine(bounds).map_err(|error| {
+    let confined = confine(bounds).map_err(|error| {
         CommandError::new(
             Code::Failed,
             error.to_string(),
             "nothing was done: without this a defect could reach all of this host",
         )
     })?;
-    let gap = match enforced {
-        Enforced::Fully => return Ok(()),
-        Enforced::Partly => "confined in part, for this kernel is older than Linux 6.12",
-        Enforced::Not => "NOT CONFINED: this kernel has no Landlock, or is older than Linux 5.19",
-    };
-    let _ = GAP.set(gap);
-    match enforced {
-        Enforced::Not => tracing::warn!(
-            "{gap}; a defect in understudy could write wherever this user may: keep the unit's ProtectSystem=strict, or start a kernel with `lsm=landlock`"
-        ),
-        _ => tracing::warn!("{gap}; what writes data is"),
+    if let Some(gap) = missing(confined) {
+        let advice = match confined.places {
+            Enforced::Not => {
+                "; a defect in understudy could write wherever this user may: keep the unit's ProtectSystem=strict, or start a kernel with `lsm=landlock`"
+            }
+            Enforced::Partly | Enforced::Fully => "",
+        };
+        tracing::warn!("{gap}{advice}");
+        let _ = GAP.set(gap);
     }
     Ok(())
+}
+
+/// What the kernel does not enforce, in words.
+fn missing(confined: Confined) -> Option<String> {
+    let places = match confined.places {
+        Enforced::Fully => None,
+        Enforced::Partly => {
+            Some("confined in part, for this kernel is older than Linux 6.12; what writes data is")
+        }
+        Enforced::Not => {
+            Some("NOT CONFINED: this kernel has no Landlock, or is older than Linux 5.19")
+        }
+    };
+    let calls = (!confined.calls).then_some(
+        "SYSTEM CALLS ARE NOT FILTERED: this kernel has no seccomp, or whoever has started this refuses it",
+    );
+    let words: Vec<_> = places.into_iter().chain(calls).collect();
+    (!words.is_empty()).then(|| words.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_told_and_nothing_else() {
+        let told = |places, calls| missing(Confined { places, calls });
+        assert_eq!(told(Enforced::Fully, true), None);
+        let both = told(Enforced::Not, false).expect("something is missing");
+        assert!(
+            both.contains("Landlock") && both.contains("seccomp"),
+            "{both}"
+        );
+        for (places, calls, word) in [
+            (Enforced::Fully, false, "seccomp"),
+            (Enforced::Partly, true, "6.12"),
+            (Enforced::Not, true, "Landlock"),
+        ] {
+            let gap = told(places, calls).expect("something is missing");
+            assert!(gap.contains(word), "{gap}");
+        }
+    }
 }

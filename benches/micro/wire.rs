@@ -72,7 +72,8 @@ fn encrypted(runtime: &tokio::runtime::Runtime) -> (Channel, Channel) {
     let [spare, main] = [(); 2].map(|()| SecretKey::generate().expect("key"));
     let keeper = Arc::new(Only(main.public()));
     let credentials = Credentials::new(&spare).expect("credentials");
-    let listener = tls::Listener::bind("127.0.0.1:0", credentials, keeper);
+    let any_port = [(std::net::Ipv4Addr::LOCALHOST, 0).into()];
+    let listener = tls::Listener::bind(&any_port, credentials, keeper);
     let mut listener = runtime.block_on(listener).expect("bind");
     let address = listener.address().to_string();
     let credentials = Credentials::new(&main).expect("credentials");

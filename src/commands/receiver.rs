@@ -1,5 +1,6 @@
 //! `understudy receiver`: the spare's daemon.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, TryLockError};
@@ -53,8 +54,8 @@ const TIDYING: Duration = Duration::from_secs(60 * 60);
 pub(crate) struct Settings {
     /// The directory that holds the datasets.
     pub(crate) store: PathBuf,
-    /// Where to listen.
-    pub(crate) listen: String,
+    /// Where to listen, at the first that can be had.
+    pub(crate) listen: Vec<SocketAddr>,
     alerts: Alerts,
     guards: Guards,
     reserve: Reserve,
@@ -118,7 +119,6 @@ pub(crate) fn run(prepared: Prepared, session: &Session) -> Result<Report, Comma
         file,
     } = settings;
     let policies = Arc::new(retention);
-    address::check_host(&listen)?;
     let store = Arc::new(Store::open(&store)?);
     let trust = Arc::new(Trust::open_or_create(store.path())?);
     let credentials = Credentials::new(trust.key()).map_err(|error| CommandError::from(&error))?;
@@ -325,9 +325,10 @@ impl Settings {
         let store = arguments.store.clone().or(config.store);
         let store = store.ok_or_else(receiver_config::no_store)?;
         let listen = arguments.listen.clone().or(config.listen);
+        let listen = listen.as_deref().unwrap_or(DEFAULT_LISTEN);
         Ok(Self {
             store: std::path::absolute(&store).unwrap_or(store),
-            listen: listen.unwrap_or_else(|| DEFAULT_LISTEN.to_owned()),
+            listen: address::to_listen_on(listen)?,
             alerts: config.alerts,
             guards: config.guards,
             reserve: config.reserve,

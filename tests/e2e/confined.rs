@@ -1,9 +1,13 @@
-//! What a process that was taken over could still do: its capabilities, and what the kernel keeps it from.
+//! What a process that was taken over could still do: its capabilities, and what the kernel keeps it from. Which calls that are is
+//! tested in `understudy_tree::confine`.
 //!
 //! A link in the place of a database stands for a defect: SQLite opens its files by their paths and follows it.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
+use crate::support::agent::{Agent, Scene};
 use crate::support::needs::is_root;
 use crate::support::stage::DATASET;
 use crate::support::{Kind, Run, Stage};
@@ -24,6 +28,53 @@ fn status(pid: rustix::process::Pid, field: &str) -> String {
     let text = std::fs::read_to_string(path).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(field));
     line.unwrap().trim_start_matches(':').trim().to_owned()
+}
+
+/// Asserts that calls of all threads are filtered, and stay so in what they start.
+fn is_filtered(pid: rustix::process::Pid) {
+    for field in ["NoNewPrivs", "Seccomp"] {
+        let wanted = if field == "Seccomp" { "2" } else { "1" };
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).unwrap();
+        let mut threads = 0;
+        for task in tasks {
+            let status = task.unwrap().path().join("status");
+            // Some threads end.
+            let Ok(text) = std::fs::read_to_string(status) else {
+                continue;
+            };
+            let is = format!("\n{field}:\t{wanted}\n");
+            assert!(text.contains(&is), "{text}");
+            threads += 1;
+        }
+        assert!(threads > 1, "the threads are not there yet");
+    }
+}
+
+#[test]
+fn no_thread_of_a_daemon_makes_calls_that_are_never_needed() {
+    let stage = Stage::new(Kind::Tcp);
+    is_filtered(stage.daemon.as_ref().unwrap().pid());
+    let scene = Scene::on(Stage::new(Kind::Embedded));
+    scene.configure();
+    let agent = Agent::start(&scene.command(), None);
+    is_filtered(agent.pid());
+}
+
+#[test]
+fn a_receiver_behind_a_pipe_makes_no_calls_that_are_never_needed() {
+    let stage = Stage::new(Kind::Embedded);
+    let run = Run::new(["receiver", "--stdio", "--store"]).arg(&stage.store);
+    let pipes = [Stdio::piped(), Stdio::piped(), Stdio::null()];
+    let mut child = run.spawn_with(pipes);
+    let pid = rustix::process::Pid::from_child(&child);
+    let begun = Instant::now();
+    while status(pid, "Seccomp") != "2" {
+        assert!(begun.elapsed() < Duration::from_secs(30), "not confined");
+        std::thread::yield_now();
+    }
+    // It ends when nobody is there any more.
+    drop((child.stdin.take(), child.stdout.take()));
+    child.wait().unwrap();
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! What this process may still do: it confines itself once, before it starts threads, and nothing that runs in it
-//! later can take that back. Landlock keeps it to some directories and one port, dropped capabilities to some powers.
+//! later can take that back. Landlock keeps it to some directories and one port, dropped capabilities to some powers, and a filter
+//! of system calls (seccomp) from what Landlock does not see.
+
+mod calls;
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -33,7 +36,7 @@ pub enum Reading<'a> {
     Below(&'a [PathBuf]),
 }
 
-/// Which connections there may be.
+/// Which connections there may be, of any kind. Who makes none starts no program either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
     /// Any.
@@ -58,6 +61,15 @@ pub struct Bounds<'a> {
 }
 
 /// How much of it the kernel enforces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Confined {
+    /// Of the places and the port (Landlock).
+    pub places: Enforced,
+    /// Whether calls that are never needed are refused (seccomp).
+    pub calls: bool,
+}
+
+/// How much the kernel enforces of what Landlock is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enforced {
     /// All.
@@ -88,24 +100,23 @@ pub const FOR_A_MAIN: CapabilitySet = CapabilitySet::DAC_READ_SEARCH
 
 /// Confines the calling thread and all that it starts from now on. Call it before there are other threads: they are not
 /// confined. What this process starts is confined too, and gains nothing by set-user-id bits.
-pub fn confine(bounds: &Bounds<'_>) -> Result<Enforced, TreeError> {
+pub fn confine(bounds: &Bounds<'_>) -> Result<Confined, TreeError> {
     for path in bounds.write {
         std::fs::metadata(path).context("look at", path.as_os_str().as_bytes())?;
     }
     set_no_new_privs(true).context("give up new privileges of", b"this process")?;
-    let enforced = match restrict(bounds) {
-        Ok(status) => match status.ruleset {
-            RulesetStatus::FullyEnforced => Enforced::Fully,
-            RulesetStatus::PartiallyEnforced => Enforced::Partly,
-            RulesetStatus::NotEnforced => Enforced::Not,
-        },
-        Err(error) => return Err(refused(&error)),
+    let status = restrict(bounds).map_err(|error| refused(&error))?;
+    let places = match status.ruleset {
+        RulesetStatus::FullyEnforced => Enforced::Fully,
+        RulesetStatus::PartiallyEnforced => Enforced::Partly,
+        RulesetStatus::NotEnforced => Enforced::Not,
     };
     keep_only(bounds.keep)?;
-    Ok(enforced)
+    let calls = calls::refuse(bounds.network).map_err(|error| refused(&error))?;
+    Ok(Confined { places, calls })
 }
 
-fn refused(error: &RulesetError) -> TreeError {
+fn refused(error: &dyn std::fmt::Display) -> TreeError {
     TreeError::new(
         "confine",
         b"this process",
@@ -128,7 +139,7 @@ fn restrict(bounds: &Bounds<'_>) -> Result<RestrictionStatus, RulesetError> {
         Network::Any => ruleset,
         Network::Listen(_) | Network::Closed => ruleset
             .handle_access(AccessNet::from_all(KNOWN))?
-            .scope(scope())?,
+            .scope(Scope::from_all(KNOWN))?,
     };
     let mut ruleset = ruleset.create()?;
     for path in bounds.write {
@@ -148,16 +159,6 @@ fn restrict(bounds: &Bounds<'_>) -> Result<RestrictionStatus, RulesetError> {
         ruleset = ruleset.add_rule(NetPort::new(port, AccessNet::BindTcp))?;
     }
     ruleset.restrict_self()
-}
-
-/// Signals and abstract sockets stay among what is confined together, unless the service manager listens on such a socket.
-fn scope() -> BitFlags<Scope> {
-    let manager = std::env::var_os("NOTIFY_SOCKET").unwrap_or_default();
-    if manager.as_encoded_bytes().first() == Some(&b'@') {
-        Scope::Signal.into()
-    } else {
-        Scope::from_all(KNOWN)
-    }
 }
 
 fn allow(
@@ -223,7 +224,7 @@ mod tests {
     /// Runs `act` on a thread that confines itself first; `None` where the kernel cannot.
     fn confined<T: Send>(bounds: &Bounds<'_>, act: impl FnOnce() -> T + Send) -> Option<T> {
         std::thread::scope(|scope| {
-            let thread = scope.spawn(|| match confine(bounds).expect("confine") {
+            let thread = scope.spawn(|| match confine(bounds).expect("confine").places {
                 Enforced::Fully => Some(act()),
                 Enforced::Partly | Enforced::Not => {
                     assert!(

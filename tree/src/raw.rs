@@ -200,6 +200,30 @@ fn last_error() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
+/// Makes a call with arguments that are all wrong: it fails, and how tells whether it was refused before anybody looked at them.
+#[cfg(test)]
+pub(crate) fn hollow(number: libc::c_long) -> Result<(), Errno> {
+    let wrong: libc::c_long = -1;
+    // SAFETY: no argument is an address of this process, so that the kernel can neither read nor write there. Called for calls that
+    // check their arguments.
+    let result = unsafe { libc::syscall(number, wrong, wrong, wrong, wrong, wrong, wrong) };
+    if result < 0 {
+        return Err(last_error());
+    }
+    Ok(())
+}
+
+/// A socket of any family, kind and protocol, closed at once.
+#[cfg(test)]
+pub(crate) fn socket(
+    family: libc::c_int,
+    kind: libc::c_int,
+    protocol: libc::c_int,
+) -> Result<(), Errno> {
+    // SAFETY: takes three integers and touches no memory of this process.
+    owned(unsafe { libc::socket(family, kind, protocol) }).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::connect::{WAITING_BYTES, resolve};
+use super::connect::WAITING_BYTES;
 use super::refused::{explain, no_tls, unproved};
 use super::verify::{Client, Visitor};
 use super::waiting::Waiting;
@@ -115,13 +115,14 @@ impl fmt::Debug for Door {
 }
 
 impl Listener {
-    /// Binds to `HOST:PORT` and begins to let in whom `keeper` knows; port 0 lets the system choose.
+    /// Binds to the first of these addresses that can be had, and begins to let in whom `keeper` knows; port 0 lets the system
+    /// choose. Nothing is looked up.
     pub async fn bind(
-        address: &str,
+        addresses: &[SocketAddr],
         credentials: Credentials,
         keeper: Arc<dyn Doorkeeper>,
     ) -> Result<Self, ProtocolError> {
-        let listener = listen(address).await?;
+        let listener = listen(addresses).await?;
         let address = listener.local_addr()?;
         let (arrived, arrivals) = mpsc::channel(ARRIVALS);
         let door = Door {
@@ -147,20 +148,20 @@ impl Listener {
     }
 }
 
-/// Listens on the first address of `address` that can be had. Where there is no IPv6, all addresses are those of IPv4.
-async fn listen(address: &str) -> Result<TcpListener, ProtocolError> {
-    let mut all = resolve(address).await?;
+/// Listens on the first address that can be had. Where there is no IPv6, all addresses are those of IPv4.
+async fn listen(addresses: &[SocketAddr]) -> Result<TcpListener, ProtocolError> {
+    let mut all = addresses.to_vec();
     if let [SocketAddr::V6(any)] = all[..]
         && any.ip().is_unspecified()
     {
         all.push((Ipv4Addr::UNSPECIFIED, any.port()).into());
     }
-    let mut why = String::new();
+    let mut why = "no address".to_owned();
     for one in all {
         match TcpListener::bind(one).await {
             Ok(listener) => return Ok(listener),
             Err(error) => {
-                why = error.to_string();
+                why = format!("{one}: {error}");
                 // Somebody listens there already: not to be passed over.
                 if error.kind() == io::ErrorKind::AddrInUse {
                     break;
@@ -168,9 +169,7 @@ async fn listen(address: &str) -> Result<TcpListener, ProtocolError> {
             }
         }
     }
-    Err(ProtocolError::Address(format!(
-        "cannot listen on {address}: {why}"
-    )))
+    Err(ProtocolError::Address(format!("cannot listen on {why}")))
 }
 
 /// Hears each connection out on a task of its own.

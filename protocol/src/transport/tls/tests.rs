@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use crate::name::MainName;
 use crate::transport::Channel;
 use crate::transport::pairing::{Code, CodeDigest, CodeSecret, pair};
 use crate::version;
+
+const ANY_PORT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 
 /// Mains by their keys, and one code.
 #[derive(Debug, Default)]
@@ -62,7 +65,7 @@ impl Pair {
         let credentials = Credentials::new(&key).expect("credentials");
         let keeper = Arc::clone(&book) as Arc<dyn Doorkeeper>;
         let listener = runtime
-            .block_on(Listener::bind("127.0.0.1:0", credentials, keeper))
+            .block_on(Listener::bind(&[ANY_PORT], credentials, keeper))
             .expect("bind");
         Self {
             runtime,
@@ -334,7 +337,7 @@ fn what_does_not_speak_tls_is_named_as_such() {
 #[tokio::test(start_paused = true)]
 async fn a_stranger_that_says_nothing_is_hung_up_on() {
     let credentials = Credentials::new(&SecretKey::generate().expect("key")).expect("credentials");
-    let listener = Listener::bind("127.0.0.1:0", credentials, Arc::new(Book::default()));
+    let listener = Listener::bind(&[ANY_PORT], credentials, Arc::new(Book::default()));
     let listener = listener.await.expect("bind");
     let mut stream = TcpStream::connect(listener.address())
         .await
