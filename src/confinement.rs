@@ -19,7 +19,7 @@ use understudy_tree::confine::{
 
 use crate::address::Address;
 use crate::alert::voice::Started;
-use crate::arguments::{Agent, Arguments, Command, Output, Receiver, Restore};
+use crate::arguments::{Agent, Arguments, Command, Drill, Output, Receiver, Restore};
 use crate::commands::agent::check_sources;
 use crate::commands::receiver::Settings;
 use crate::commands::stdio::{self, Served};
@@ -68,6 +68,7 @@ pub(crate) fn prepare(arguments: &Arguments) -> Result<Prepared, CommandError> {
             main(&spare, &paths::state(state)?)?;
         }
         Command::Restore(given) => restore(given, &Address::given(spare)?, state)?,
+        Command::Drill(given) => drill(given, &Address::given(spare)?, &paths::state(state)?)?,
         _ => {}
     }
     Ok(Prepared::default())
@@ -157,24 +158,42 @@ fn main(spare: &Address, state: &Path) -> Result<(), CommandError> {
     })
 }
 
-/// A restore writes beside its target, for it exchanges the two in one step.
+/// A restore writes beside its target, for it exchanges the two in one step. Where everything is beside it, directly below `/`, no
+/// place is out of its reach.
 fn restore(given: &Restore, spare: &Address, state: Option<&Path>) -> Result<(), CommandError> {
     let target = std::path::absolute(&given.target).unwrap_or_else(|_| given.target.clone());
     let seen = paths::canonical(&target).unwrap_or_else(|_| target.clone());
-    let mut write: Vec<PathBuf> = [&target, &seen]
-        .into_iter()
-        .filter_map(|path| path.parent())
-        .map(Path::to_owned)
-        .collect();
+    let holds_all_datasets = given.dataset.is_none();
+    let is_missing = !seen.exists() && seen.parent() == Some(Path::new("/"));
+    if holds_all_datasets && !given.dry_run && is_missing {
+        paths::check_apart("target", &seen, spare)?;
+        paths::make_directory(&seen)?;
+    }
+    let mut write = Vec::new();
+    if !(holds_all_datasets && seen.is_dir()) {
+        let beside = [&target, &seen].map(|path| path.parent());
+        write.extend(beside.into_iter().flatten().map(Path::to_owned));
+    }
     if seen.is_dir() {
         write.push(seen);
     }
-    let is_beside_everything = write.iter().any(|path| path == Path::new("/"));
-    if is_beside_everything || matches!(spare, Address::Ssh(_)) {
-        return Ok(());
-    }
     if let Ok(state) = paths::state(state) {
         write.push(state);
+    }
+    bring_back(write, spare)
+}
+
+/// A drill writes below its scratch directory, and what it took into the state.
+fn drill(given: &Drill, spare: &Address, state: &Path) -> Result<(), CommandError> {
+    paths::make_state(state)?;
+    let scratch = given.scratch.as_deref().unwrap_or(state);
+    bring_back(vec![state.to_owned(), scratch.to_owned()], spare)
+}
+
+/// What brings a snapshot back writes below these places, and the spare if that is a directory.
+fn bring_back(mut write: Vec<PathBuf>, spare: &Address) -> Result<(), CommandError> {
+    if let Address::Ssh(_) = spare {
+        return Ok(());
     }
     if let Address::Directory(store) = spare {
         write.push(store.clone());

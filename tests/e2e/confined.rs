@@ -8,7 +8,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::support::agent::{Agent, Scene};
-use crate::support::needs::is_root;
+use crate::support::command::binary;
+use crate::support::disks::Mounted;
+use crate::support::needs::{is_root, needs};
 use crate::support::stage::DATASET;
 use crate::support::{Kind, Run, Stage};
 
@@ -176,4 +178,82 @@ fn a_restore_that_is_led_outside_is_stopped_by_the_kernel() {
     // Who reads a catalog makes files beside it.
     assert_ne!(outcome.code, Some(0), "{outcome}");
     assert!(is_untouched(&target, &before), "{outcome}");
+}
+
+/// What a command that is led out of a store says, and does not do.
+fn stopped(stage: &Stage, run: &Run) {
+    let catalog = stage.store.join(DATASET).join(".understudy/catalog.db");
+    let target = lead_outside(stage, &catalog);
+    let before = std::fs::read(&target).unwrap();
+    let outcome = run.outcome();
+    assert_ne!(outcome.code, Some(0), "{outcome}");
+    assert!(is_untouched(&target, &before), "{outcome}");
+}
+
+#[test]
+fn a_restore_of_everything_writes_below_its_target_only() {
+    let stage = Stage::new(Kind::Embedded);
+    std::fs::write(stage.source.join("file"), "one").unwrap();
+    stage.sync().ok();
+    // What is outside stands beside the target.
+    let target = stage.path().join("restored");
+    std::fs::create_dir(&target).unwrap();
+    let restore = stage.ask("restore").arg("--all").arg(&target);
+    let restore = restore.arg("--state").arg(&stage.state);
+    restore.ok();
+    assert!(target.join(DATASET).join("file").exists());
+    stopped(&stage, &restore.arg("--replace"));
+}
+
+#[test]
+fn a_drill_writes_below_its_scratch_directory_only() {
+    let stage = Stage::new(Kind::Embedded);
+    std::fs::write(stage.source.join("file"), "one").unwrap();
+    stage.sync().ok();
+    let scratch = stage.path().join("scratch");
+    std::fs::create_dir(&scratch).unwrap();
+    let drill = stage.ask("drill").arg(DATASET).arg("--state");
+    let drill = drill.arg(&stage.state).arg("--scratch").arg(&scratch);
+    drill.ok();
+    stopped(&stage, &drill);
+}
+
+#[test]
+fn what_is_restored_directly_below_the_root_is_restored() {
+    needs!("what_is_restored_directly_below_the_root_is_restored": "root", "chroot", "mount");
+    let stage = Stage::new(Kind::Embedded);
+    std::fs::write(stage.source.join("file"), "one").unwrap();
+    stage.sync().ok();
+    let root = stage.path();
+    std::fs::copy(binary(), root.join("understudy")).unwrap();
+    let mounted = ["usr", "proc", "dev"].map(|name| {
+        std::fs::create_dir(root.join(name)).unwrap();
+        Mounted::new(&["--bind"], &Path::new("/").join(name), &root.join(name))
+    });
+    for name in ["lib", "lib64"] {
+        std::os::unix::fs::symlink(Path::new("usr").join(name), root.join(name)).unwrap();
+    }
+    // Where links lead is the same place inside.
+    let same = root.join(root.strip_prefix("/").unwrap());
+    std::fs::create_dir_all(same.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink("/", same).unwrap();
+    let there = |arguments: &[&str]| {
+        let run = Run::new(arguments.iter().copied());
+        let run = run.args(["--spare", "/store", "--state", "/state"]);
+        run.program(Path::new("/understudy"))
+            .through(&["chroot", root.to_str().unwrap()])
+    };
+    // A target that is missing, and one that is there.
+    for _ in 0..2 {
+        there(&["restore", "--all", "/srv", "--replace"]).ok();
+        let restored = std::fs::read(root.join("srv").join(DATASET).join("file"));
+        assert_eq!(restored.unwrap(), b"one");
+        there(&["restore", DATASET, "/back", "--replace"]).ok();
+        assert_eq!(std::fs::read(root.join("back/file")).unwrap(), b"one");
+        std::fs::write(root.join("back/file"), "changed").unwrap();
+    }
+    there(&["restore", DATASET, "/live", "--in-place-progressive"]).ok();
+    assert_eq!(std::fs::read(root.join("live/file")).unwrap(), b"one");
+    stopped(&stage, &there(&["restore", "--all", "/srv", "--replace"]));
+    drop(mounted);
 }
