@@ -240,7 +240,7 @@ fn within(bounds: &Bounds<'_>) -> Result<(), CommandError> {
 }
 
 /// What the kernel does not enforce, in words.
-fn missing(confined: Confined) -> Option<String> {
+pub(crate) fn missing(confined: Confined) -> Option<String> {
     let places = match confined.places {
         Enforced::Fully => None,
         Enforced::Partly => {

@@ -57,6 +57,35 @@ fn word(specials: Specials) -> &'static str {
     }
 }
 
+/// What the mount of a store takes from files that give rights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mounted {
+    /// Set-user-id bits count for nothing.
+    pub nosuid: bool,
+    /// Device nodes open nothing.
+    pub nodev: bool,
+}
+
+/// How the file system of a store is mounted; the worst where that cannot be found out.
+pub fn mounted(store: &Store) -> Mounted {
+    let stat = rustix::fs::fstatvfs(store.directory());
+    let flags = stat.map_or(StatVfsMountFlags::empty(), |stat| stat.f_flag);
+    Mounted {
+        nosuid: flags.contains(StatVfsMountFlags::NOSUID),
+        nodev: flags.contains(StatVfsMountFlags::NODEV),
+    }
+}
+
+/// Whether a dataset of a store has set-user-id bits and devices as its main has them. One that is in trouble counts as one that has.
+pub fn is_any_materialised(store: &Store) -> Result<bool, ReceiverError> {
+    let names = store.dataset_names()?;
+    Ok(names.iter().any(|name| match store.dataset(name) {
+        Ok(Some(dataset)) => !matches!(of(&dataset.control), Ok(Specials::Record)),
+        Ok(None) => false,
+        Err(_) => true,
+    }))
+}
+
 /// What the twins of the dataset with this control directory are to be made like.
 pub(crate) fn of(control: &Directory) -> Result<Specials, ReceiverError> {
     Ok(standing(control)?.specials)
@@ -118,9 +147,8 @@ pub(crate) fn apply(store: &Store, rules: &Rules) -> Result<(), ReceiverError> {
 
 /// Recommends a mount that makes what gives rights worthless for whoever gets at the store, where there is none.
 fn recommend(store: &Store, rules: &Rules) {
-    let wanted = StatVfsMountFlags::NOSUID | StatVfsMountFlags::NODEV;
-    let stat = rustix::fs::fstatvfs(store.directory());
-    let is_harmless = stat.is_ok_and(|stat| stat.f_flag.contains(wanted));
+    let Mounted { nosuid, nodev } = mounted(store);
+    let is_harmless = nosuid && nodev;
     let mut all = rules.datasets.values().chain([&rules.common]);
     if !is_harmless && all.any(|&specials| specials == Specials::Materialise) {
         tracing::info!(

@@ -8,6 +8,7 @@ mod cat;
 mod diff;
 mod drill;
 mod find;
+mod footing;
 mod health;
 mod held;
 mod ls;

@@ -8,7 +8,7 @@ use understudy_protocol::{RelPath, escape};
 use understudy_receiver::Store;
 
 use super::quotas::Share;
-use super::{Session, health, overview, policies, quotas};
+use super::{Session, footing, health, overview, policies, quotas};
 use crate::address::Address;
 use crate::exit::CommandError;
 use crate::report::Report;
@@ -40,8 +40,11 @@ pub(crate) fn run(session: &Session) -> Result<Report, CommandError> {
     if let Some(overseen) = &overseen {
         lines.extend(overview::lines(overseen, listed.now_seconds));
     }
-    let shares = shares(session)?;
+    let store = store(session)?;
+    let shares = store.as_ref().map(shares).transpose()?.unwrap_or_default();
     lines.extend(quotas::lines(&shares));
+    let footing = store.as_ref().map(footing::of).transpose()?;
+    lines.extend(footing.iter().flat_map(footing::lines));
     if let Some(agent) = &agent {
         lines.extend(agent_lines(agent, words::now_seconds()));
     }
@@ -57,20 +60,23 @@ pub(crate) fn run(session: &Session) -> Result<Report, CommandError> {
         .map(|overseen| overview::restores(overseen, now_seconds))
         .into();
     data["quotas"] = quotas::values(&shares);
+    data["store"] = footing.as_ref().map(footing::value).into();
     data["disk"] = overseen.as_ref().map(overview::disk).into();
     Ok(Report::done(data, lines))
 }
 
-/// What mains take of their quotas, where the store is on this host.
-fn shares(session: &Session) -> Result<Vec<Share>, CommandError> {
-    match session.address()? {
-        Address::Directory(path) => {
-            let store = Store::open_existing(&path)?;
-            let allowed = policies::quotas(&store)?;
-            Ok(quotas::shares(&store, &allowed)?)
-        }
-        Address::Host(_) | Address::Ssh(_) => Ok(Vec::new()),
-    }
+/// The store, where it is on this host.
+fn store(session: &Session) -> Result<Option<Store>, CommandError> {
+    Ok(match session.address()? {
+        Address::Directory(path) => Some(Store::open_existing(&path)?),
+        Address::Host(_) | Address::Ssh(_) => None,
+    })
+}
+
+/// What mains take of their quotas.
+fn shares(store: &Store) -> Result<Vec<Share>, CommandError> {
+    let allowed = policies::quotas(store)?;
+    Ok(quotas::shares(store, &allowed)?)
 }
 
 /// What the agent of this host says of its work for this spare.

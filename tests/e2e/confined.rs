@@ -257,3 +257,34 @@ fn what_is_restored_directly_below_the_root_is_restored() {
     stopped(&stage, &there(&["restore", "--all", "/srv", "--replace"]));
     drop(mounted);
 }
+
+#[test]
+fn status_tells_what_a_store_stands_on() {
+    needs!("status_tells_what_a_store_stands_on": "root", "mount");
+    for (options, wanted) in [
+        ("rw,suid,dev", Some("`nosuid,nodev`")),
+        ("rw,nosuid,dev", Some("`nodev`")),
+        ("rw,nosuid,nodev", None),
+    ] {
+        let scratch = tempfile::tempdir().unwrap();
+        let options = ["-t", "tmpfs", "-o", options];
+        let _mounted = Mounted::new(&options, Path::new("none"), scratch.path());
+        let stage = Stage::with_store_at(Kind::Embedded, scratch.path());
+        stage.sync().ok();
+        let store = &stage.ask("status").data()["store"];
+        assert_eq!(store["nosuid"], options[3].contains("nosuid"), "{store}");
+        assert_eq!(store["nodev"], options[3].contains("nodev"), "{store}");
+        assert_eq!(store["not_confined"], serde_json::Value::Null, "{store}");
+        let said = Run::new(["status", "--spare"])
+            .arg(&stage.store)
+            .ok()
+            .said();
+        assert_eq!(
+            said.contains("mount the file system"),
+            wanted.is_some(),
+            "{said}"
+        );
+        assert!(wanted.is_none_or(|wanted| said.contains(wanted)), "{said}");
+        assert!(!said.contains("less confined"), "{said}");
+    }
+}

@@ -116,6 +116,20 @@ pub fn confine(bounds: &Bounds<'_>) -> Result<Confined, TreeError> {
     Ok(Confined { places, calls })
 }
 
+/// How much of it this kernel would enforce: a thread that does nothing else tries it.
+pub fn trial() -> Result<Confined, TreeError> {
+    let bounds = Bounds {
+        write: &[],
+        read: Reading::Below(&[]),
+        network: Network::Closed,
+        keep: CapabilitySet::empty(),
+    };
+    std::thread::scope(|scope| {
+        let tried = scope.spawn(|| confine(&bounds)).join();
+        tried.unwrap_or_else(|_| Err(refused(&"the thread that tries it has ended")))
+    })
+}
+
 fn refused(error: &dyn std::fmt::Display) -> TreeError {
     TreeError::new(
         "confine",
