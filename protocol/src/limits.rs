@@ -74,6 +74,8 @@ pub const SIGNATURE_SUMS: u64 = 131_072;
 pub const SIGNATURE_BYTES: usize = SIGNATURE_SUMS as usize * 8 + 11;
 /// Longest name of a user or a group; Linux has 32, directories of users more.
 pub const OWNER_BYTES: usize = 256;
+/// `Owners` messages in one upload: an agent sends one.
+pub const OWNERS_OF_UPLOAD: u32 = 4;
 /// Restores told of at once: with the longest text each they fit a frame.
 pub const RESTORES: usize = 100;
 /// Most datasets of one main: whoever looks at all of them opens a database for each.

@@ -32,6 +32,8 @@ pub(crate) struct StagedBytes {
     pub(crate) fresh: AtomicU64,
     pub(crate) taken: AtomicU64,
     pub(crate) rows: AtomicU64,
+    /// What the rows take that are written already.
+    pub(crate) row_bytes: AtomicU64,
     pub(crate) ended: AtomicBool,
 }
 
@@ -97,7 +99,8 @@ fn count(
     counted: &mut Used,
 ) -> Result<(), ReceiverError> {
     let fresh = Used {
-        bytes: staged.fresh.load(Ordering::Relaxed),
+        bytes: (staged.fresh.load(Ordering::Relaxed))
+            .saturating_add(staged.row_bytes.load(Ordering::Relaxed)),
         files: staged.rows.load(Ordering::Relaxed),
     };
     let is_more = |now: u64, before: u64, step: u64| {
@@ -109,8 +112,12 @@ fn count(
         return Ok(());
     }
     *counted = fresh;
-    budget.check_staged(fresh)?;
-    let staging = dataset.control.ensure_directory(&names::STAGING)?;
     let taken = staged.taken.load(Ordering::Relaxed);
-    quota::weigh(&staging, fresh.bytes.saturating_add(taken))
+    let staged = fresh.and(Used {
+        bytes: taken,
+        files: 0,
+    });
+    budget.check_staged(staged)?;
+    let staging = dataset.control.ensure_directory(&names::STAGING)?;
+    quota::weigh(&staging, staged)
 }

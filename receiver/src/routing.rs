@@ -3,7 +3,7 @@
 use std::sync::mpsc::SyncSender;
 
 use understudy_protocol::message::Commit;
-use understudy_protocol::{Frame, Message, ProtocolError, version};
+use understudy_protocol::{Frame, Message, ProtocolError, limits, version};
 
 use crate::catalog::Telling;
 use crate::error::ReceiverError;
@@ -87,10 +87,16 @@ fn route_frames(
     trouble: &Trouble,
 ) -> Result<Commit, ReceiverError> {
     let mut frame = first;
-    let mut turn = 0;
+    let (mut turn, mut owners) = (0, 0);
     for number in 0.. {
         if trouble.is_there() {
             return Err(ReceiverError::Worker);
+        }
+        owners += u32::from(frame.number() == OWNERS);
+        if owners > limits::OWNERS_OF_UPLOAD {
+            return Err(ReceiverError::Misbehaved(
+                "names of owners come in more messages than an upload may have of them".to_owned(),
+            ));
         }
         let mut bytes = frame.wire_bytes();
         if is_staged(&frame, spoken) {

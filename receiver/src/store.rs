@@ -18,6 +18,7 @@ use crate::housekeeping::Housekeeping;
 use crate::leftovers;
 use crate::names;
 use crate::peer::Peer;
+use crate::quota::Shares;
 use crate::specials;
 use crate::syncs::Syncs;
 
@@ -38,6 +39,7 @@ pub struct Store {
     pub(crate) syncs: Arc<Syncs>,
     pub(crate) committing: Committing,
     pub(crate) crowd: Crowd,
+    pub(crate) shares: Shares,
     specials: OnceLock<specials::Rules>,
 }
 
@@ -101,6 +103,7 @@ impl Store {
             syncs: Arc::default(),
             committing: Committing::default(),
             crowd: Crowd::default(),
+            shares: Shares::default(),
             specials: OnceLock::new(),
         })
     }

@@ -197,7 +197,7 @@ struct Session<'s, 'a> {
 impl<'s> Session<'s, '_> {
     /// Receives a change set that begins with `first`, and commits it.
     fn receive(&self, first: Frame, incoming: &mut Incoming) -> Result<Committed, ReceiverError> {
-        self.receive_and_commit(first, incoming).inspect_err(|error| {
+        let received = self.receive_and_commit(first, incoming).inspect_err(|error| {
             // Asked while what was staged still takes its space: afterwards the disk would not look full.
             if let ReceiverError::NoSpace(_) = error {
                 leftovers::give_way(self.store, (&self.options.peer, self.options.reserve), error);
@@ -208,7 +208,9 @@ impl<'s> Session<'s, '_> {
                 let name = &self.ground.dataset.name;
                 tracing::warn!(dataset = %name, "cannot clean up after a failed upload: {error}");
             }
-        })
+        });
+        self.end_budget();
+        received
     }
 
     fn give_back(&self, error: &ReceiverError) -> Result<(), ReceiverError> {

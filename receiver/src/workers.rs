@@ -104,7 +104,7 @@ pub(crate) fn stage(
             flush(dataset, room, &staged_bytes, &keeping, &streams, &trouble);
         });
         let _alarm = alarm();
-        write_rows(upload, &staged, &streams, &trouble);
+        write_rows(upload, &staged, &staged_bytes, &streams, &trouble);
         staged_bytes.ended.store(true, Ordering::Release);
         let commit = router.join().map_err(|_| ReceiverError::Worker)?;
         let (result, elapsed) = catch_up.join().map_err(|_| ReceiverError::Worker)?;
@@ -269,6 +269,7 @@ impl Worker<'_> {
 fn write_rows(
     upload: &mut Upload<'_>,
     staged: &Receiver<Staged>,
+    staged_bytes: &StagedBytes,
     streams: &Streams,
     trouble: &Trouble,
 ) {
@@ -291,6 +292,8 @@ fn write_rows(
             let statement = batch.statement.as_ref();
             statement.map_or(Ok(()), |statement| upload.tell_statement(statement))
         })();
+        let rows = upload.row_bytes();
+        staged_bytes.row_bytes.store(rows, Ordering::Relaxed);
         if let Err(error) = written {
             trouble.report(error, streams);
         }

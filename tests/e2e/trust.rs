@@ -425,15 +425,15 @@ fn a_dataset_is_used_by_no_main_before_it_is_given_to_it() {
 fn a_main_that_has_used_up_its_quota_is_told_so() {
     let mut stage = Stage::new(Kind::Embedded);
     let config = stage.path().join("receiver.toml");
-    std::fs::write(&config, "[quota.main.main]\nbytes = \"1kB\"\n").unwrap();
+    std::fs::write(&config, "[quota.main.main]\nbytes = \"10kB\"\n").unwrap();
     stage.daemon = Some(Daemon::start_with(&stage.store, "127.0.0.1:0", |run| {
         run.arg("--config").arg(&config)
     }));
-    std::fs::write(stage.source.join("file"), "x".repeat(900)).unwrap();
+    std::fs::write(stage.source.join("file"), "x".repeat(8000)).unwrap();
     stage.sync().ok();
-    std::fs::write(stage.source.join("other"), "y".repeat(200)).unwrap();
+    std::fs::write(stage.source.join("other"), "y".repeat(2000)).unwrap();
     let refused = stage.sync().expect(8);
-    refused.mentions(&["quota", "1.0 KB", "900 B", "[quota.main.main]"]);
+    refused.mentions(&["quota", "10.0 KB", "2.", "[quota.main.main]"]);
     std::fs::write(stage.source.join("other"), "y".repeat(100)).unwrap();
     stage.sync().ok();
 }

@@ -8,6 +8,7 @@ use understudy_protocol::{Place, limits, version};
 
 use super::read::{VALID_AT, place_from};
 use super::upload::Upload;
+use super::used::SMALL_ROW;
 use super::{Catalog, count};
 use crate::error::ReceiverError;
 
@@ -128,7 +129,13 @@ impl Upload<'_> {
             statement.execute(params![parent, place.name.as_bytes(), number])
         });
         match inserted {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                // One that goes on has its row already.
+                if !self.goes_on(place)? {
+                    self.row_bytes += SMALL_ROW + place.name.as_bytes().len() as u64;
+                }
+                Ok(())
+            }
             Err(error)
                 if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) =>
             {
@@ -138,6 +145,19 @@ impl Upload<'_> {
             }
             Err(error) => Err(Catalog::failed(&self.catalog.path, error)),
         }
+    }
+
+    fn goes_on(&self, place: &Place) -> Result<bool, ReceiverError> {
+        self.catalog.run(|connection| {
+            let sql = format!(
+                "SELECT EXISTS (SELECT 1 FROM fuzzy WHERE parent = ?2 AND name = ?3 AND {IS_OPEN})"
+            );
+            let (number, parent) = (self.number as i64, place.parent.0 as i64);
+            let of = params![number, parent, place.name.as_bytes()];
+            connection
+                .prepare_cached(&sql)?
+                .query_row(of, |row| row.get(0))
+        })
     }
 
     /// Ends the ranges of places that are fuzzy no more, and goes on with those that still are. Every entry must be

@@ -33,6 +33,7 @@ pub(crate) use harmed::Ended;
 pub(crate) use read::{Directory, Leaf, Row};
 pub(crate) use retention::{FlagRow, Needed, PinRow, RetentionChange, Swept};
 pub(crate) use upload::{Fate, Origin, Put, Upload};
+pub(crate) use used::Counted;
 
 /// The schema this build writes.
 const FORMAT: i64 = 3;
@@ -125,7 +126,7 @@ impl Catalog {
         })?;
         catalog.upgrade()?;
         catalog.run(|connection| {
-            connection.execute_batch(owners::TABLE)?;
+            owners::make(connection)?;
             connection.execute_batch(used::TABLE)?;
             connection.execute_batch(statement::TABLE)
         })?;
@@ -351,6 +352,7 @@ impl Catalog {
             connection.execute(sql, params![number, seconds.0, seconds.1])?;
             connection.execute("UPDATE snapshot SET digest = NULL WHERE number < ?1", [number])?;
             connection.execute("DELETE FROM confirmation", [])?;
+            used::commit(connection)?;
             connection.execute_batch("COMMIT")
         })
         .inspect_err(|_| self.abandon())
@@ -377,6 +379,7 @@ impl Catalog {
             connection.execute("UPDATE fuzzy SET until = NULL WHERE until = ?1", [number])?;
             connection.execute("DELETE FROM owner WHERE since = ?1", [number])?;
             statement::forget(connection, pending.snapshot.position.number)?;
+            used::drop_waiting(connection)?;
             connection
                 .execute(
                     "DELETE FROM snapshot WHERE number = ?1 AND committed IN (0, 2)",
@@ -426,6 +429,7 @@ impl Catalog {
         let mut lines: Vec<_> = lines.into_iter().filter(|line| line != "ok").collect();
         if lines.is_empty() {
             lines = self.check_statements()?;
+            lines.extend(self.check_owners()?);
         }
         Ok(lines)
     }

@@ -4,7 +4,7 @@
 use rusqlite::{OptionalExtension, params};
 use understudy_protocol::ContentHash;
 
-use super::{Catalog, FORMAT_RETENTION, count, statement};
+use super::{Catalog, FORMAT_RETENTION, count, statement, used};
 use crate::error::ReceiverError;
 use crate::retention::Moment;
 
@@ -207,6 +207,7 @@ impl Catalog {
             }
             if !change.remove.is_empty() {
                 connection.execute("DELETE FROM swept", [])?;
+                used::remove(connection)?;
             }
             Ok(())
         })
@@ -235,6 +236,9 @@ impl Catalog {
             for sql in [&entries, &fuzzy] {
                 let stretch = params![before as i64, after as i64, limit as i64];
                 most = most.max(connection.prepare_cached(sql)?.execute(stretch)?);
+            }
+            if most > 0 {
+                used::remove(connection)?;
             }
             Ok(())
         })?;
@@ -291,7 +295,7 @@ impl Catalog {
         result
     }
 
-    fn transact(
+    pub(super) fn transact(
         &self,
         work: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<()>,
     ) -> Result<(), ReceiverError> {

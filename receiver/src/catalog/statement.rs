@@ -5,6 +5,7 @@ use understudy_protocol::Bytes;
 
 use super::Catalog;
 use super::upload::Upload;
+use super::used::SMALL_ROW;
 use crate::error::ReceiverError;
 
 /// Made where it is missing: catalogs of this format that are older do not have it, and whoever only reads them finds nothing.
@@ -68,7 +69,8 @@ fn damaged(number: u64) -> String {
 
 impl Upload<'_> {
     /// Keeps what is said of the next snapshot; what is said last counts.
-    pub(crate) fn tell_statement(&self, statement: &Bytes) -> Result<(), ReceiverError> {
+    pub(crate) fn tell_statement(&mut self, statement: &Bytes) -> Result<(), ReceiverError> {
+        self.said_bytes = SMALL_ROW + statement.0.len() as u64;
         self.catalog.run(|connection| {
             let sql = "INSERT OR REPLACE INTO statement VALUES (?1, ?2, ?3)";
             let hash = blake3::hash(&statement.0);

@@ -7,6 +7,7 @@ use understudy_protocol::{DirectoryId, Entry, Node, Place, StateDigest, limits};
 
 use super::prove::Siblings;
 use super::read::DIRECTORY;
+use super::used::ROW;
 use super::{Catalog, Recorded, Telling, count};
 use crate::error::ReceiverError;
 use crate::quota::Used;
@@ -88,6 +89,11 @@ pub(crate) struct Upload<'a> {
     pub(super) placed: Placed,
     pub(super) kept: u64,
     pub(super) brings: Used,
+    /// What rows take, and statements, in bytes.
+    pub(super) row_bytes: u64,
+    pub(super) said_bytes: u64,
+    /// Rows that ended.
+    pub(super) ended: u64,
 }
 
 impl Catalog {
@@ -117,6 +123,9 @@ impl Catalog {
             placed: Placed::default(),
             kept: 0,
             brings: Used::default(),
+            row_bytes: 0,
+            said_bytes: 0,
+            ended: 0,
         };
         if let Some(waiting) = waiting {
             self.undo(&waiting)?;
@@ -290,6 +299,8 @@ impl Upload<'_> {
         let encoded = postcard::to_stdvec(&put.entry).map_err(|error| {
             ReceiverError::Misbehaved(format!("an entry cannot be stored: {error}"))
         })?;
+        let name = put.place.name.as_bytes();
+        self.row_bytes += ROW + (name.len() + encoded.len()) as u64;
         let inserted = self.catalog.connection.prepare_cached(
             "INSERT INTO entry (id, parent, name, since, kind, directory, hash_key, link_group, origin, entry) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
@@ -298,7 +309,7 @@ impl Upload<'_> {
             statement.execute(params![
                 put.id as i64,
                 put.place.parent.0 as i64,
-                put.place.name.as_bytes(),
+                name,
                 self.number as i64,
                 kind_number(&put.entry.node),
                 put.entry.directory_id().map(|id| id.0 as i64),
@@ -367,6 +378,7 @@ impl Upload<'_> {
                 connection.prepare_cached("UPDATE entry SET until = ?2 WHERE id = ?1")?;
             statement.execute(params![id, self.number as i64]).map(drop)
         })?;
+        self.ended += 1;
         self.digest.remove(&row.place, &row.entry);
         self.entries = self.entries.checked_sub(1).ok_or_else(|| {
             let number = self.number - 1;

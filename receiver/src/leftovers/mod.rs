@@ -21,7 +21,8 @@ use understudy_tree::{Directory, Kind, Stat, remove};
 use crate::dataset::{Dataset, Locked, now_seconds};
 use crate::error::ReceiverError;
 use crate::ledger::Former;
-use crate::{names, quota};
+use crate::names;
+use crate::quota::{self, Used};
 
 pub(crate) use take::{Found, Taker};
 pub(crate) use way::give_way;
@@ -114,7 +115,8 @@ impl Leftovers {
         for (generation, bytes) in self.generations.iter().zip(bytes) {
             // What is staged for a held cycle is in its catalog.
             if generation.name.is_some() {
-                quota::weigh(&generation.directory, bytes)?;
+                let staged = Used { bytes, files: 0 };
+                quota::weigh(&generation.directory, staged)?;
                 sum += bytes;
             }
         }

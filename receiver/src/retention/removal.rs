@@ -125,9 +125,22 @@ impl<'a> Removal<'a> {
             end = self.remove_rows(&needed)?;
         }
         match end {
-            End::Done => Ok(None),
+            End::Done => self.count().map(|()| None),
             End::Stopped(obstacle) => Ok(Some(obstacle)),
         }
+    }
+
+    /// Counts what is left, if anybody has counted it before: an upload need not.
+    fn count(&self) -> Result<(), ReceiverError> {
+        let counted = match self.dataset.read_catalog()? {
+            Some(reading) => reading.count_again()?,
+            None => None,
+        };
+        if let (Some(counted), Some(turn)) = (counted, self.turn()?) {
+            let catalog = self.dataset.catalog(&turn.locked)?;
+            catalog.keep_count(&counted)?;
+        }
+        Ok(())
     }
 
     fn sweep(&self, pruned: &mut Pruned) -> Result<End, ReceiverError> {
@@ -196,7 +209,7 @@ impl<'a> Removal<'a> {
     }
 
     fn remove_rows(&self, needed: &Needed) -> Result<End, ReceiverError> {
-        let mut gap = 0;
+        let (mut gap, mut owner) = (0, None);
         loop {
             let Some(turn) = self.turn()? else {
                 return Ok(End::Stopped(busy()));
@@ -204,7 +217,9 @@ impl<'a> Removal<'a> {
             let catalog = self.dataset.catalog(&turn.locked)?;
             let started = Instant::now();
             loop {
-                if !catalog.remove_rows(needed, &mut gap, ROWS)? {
+                if !catalog.remove_rows(needed, &mut gap, ROWS)?
+                    && !catalog.remove_owners(needed, &mut owner, ROWS)?
+                {
                     note_swept(&catalog, needed)?;
                     return Ok(End::Done);
                 }

@@ -39,6 +39,19 @@ impl Session<'_, '_> {
         )))
     }
 
+    /// The upload has ended, whatever came of it: the main's other uploads may have what it leaves.
+    pub(super) fn end_budget(&self) {
+        let Ground {
+            dataset,
+            catalog,
+            budget,
+            ..
+        } = self.ground;
+        if let Some(Err(error)) = budget.map(|budget| budget.end(catalog)) {
+            tracing::warn!(dataset = %dataset.name, "cannot note what it takes: {error}");
+        }
+    }
+
     /// Absence never deletes: a source without any entry is a source that is not there.
     pub(super) fn guard(&self, upload: &Upload<'_>) -> Result<(), ReceiverError> {
         let had = upload.base().map_or(0, |base| base.snapshot.entries);
