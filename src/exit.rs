@@ -317,6 +317,10 @@ fn advice_for_restoring(error: &AgentError) -> Option<(Code, &'static str)> {
             Code::Failed,
             "`understudy snapshots` lists what the spare has",
         ),
+        AgentError::Crowded { .. } => (
+            Code::NotAuthenticated,
+            "`understudy snapshots` tells how many the spare says there are; if there may be so many, add --unverified",
+        ),
         AgentError::SpareTooOld { .. } => (Code::Failed, "upgrade understudy on the spare"),
         AgentError::NoOwners => (Code::Failed, "restore with --owners number"),
         AgentError::NoSnapshot { .. } => (

@@ -95,6 +95,11 @@ impl Spare {
         self.address.to_string()
     }
 
+    /// Whether it is a directory of this host.
+    pub(crate) fn is_here(&self) -> bool {
+        matches!(self.address, Address::Directory(_))
+    }
+
     /// Connects, lets `talk` have the channel, and waits until an embedded receiver has put everything away.
     pub(crate) fn talk<T>(
         &self,

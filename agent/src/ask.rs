@@ -12,6 +12,7 @@ use understudy_protocol::{DatasetName, Message, RelPath, version};
 use crate::Cancel;
 use crate::conversation::{Conversation, told, unexpected};
 use crate::error::AgentError;
+use crate::gathering::Gathered;
 use crate::listing;
 
 /// What the spare has, with the files that may be torn.
@@ -69,6 +70,7 @@ fn fuzzy_of(
     which: FuzzyOf,
 ) -> Result<HashMap<DatasetName, Vec<FuzzyFile>>, AgentError> {
     let mut all = HashMap::new();
+    let mut gathered = Gathered::default();
     // One that is in trouble would end the session, and hide the others.
     for one in listed.datasets.iter().filter(|one| one.trouble.is_none()) {
         let Some(newest) = one.snapshots.last() else {
@@ -80,7 +82,11 @@ fn fuzzy_of(
         let mut files = Vec::new();
         loop {
             match conversation.hear()? {
-                Message::FuzzyFiles(more) => files.extend(more.files),
+                Message::FuzzyFiles(more) => {
+                    let paths = more.files.iter().map(|file| file.path.as_bytes().len());
+                    gathered.add("FuzzyFiles", paths)?;
+                    files.extend(more.files);
+                }
                 Message::FuzzyEnd(_) => break,
                 other => return Err(unexpected(&other, "FuzzyFiles")),
             }
@@ -151,13 +157,17 @@ pub fn verify(
     let mut ask = || {
         conversation.tell(&request)?;
         let mut verified = Vec::new();
+        let mut gathered = Gathered::default();
         loop {
             match conversation.hear()? {
                 Message::Finding(finding) => on_finding(&finding),
                 Message::Repaired(repaired) if manner.repair == Repairing::Always => {
                     on_repaired(&repaired);
                 }
-                Message::Verified(one) => verified.push(one),
+                Message::Verified(one) => {
+                    gathered.add("Verified", std::iter::empty())?;
+                    verified.push(one);
+                }
                 Message::VerifyEnd(_) => return Ok(verified),
                 other => return Err(unexpected(&other, "Finding")),
             }

@@ -170,6 +170,15 @@ pub enum AgentError {
         /// Which there are.
         reason: String,
     },
+    /// The spare lists more entries than a restore takes from whoever has not proved that there are so many.
+    #[error(
+        "the entries that the spare lists would take more than {} MiB of memory here, and nobody has signed that they are so many",
+        most_bytes >> 20
+    )]
+    Crowded {
+        /// What they may take.
+        most_bytes: u64,
+    },
     /// The spare's version of understudy does not know what was asked for.
     #[error(
         "the spare is too old for {what}: it speaks version {spoken} of the protocol, and {needed} is needed"

@@ -13,6 +13,7 @@ mod db;
 mod effort;
 mod error;
 mod estimate;
+mod gathering;
 pub mod identity;
 mod index;
 mod journal;

@@ -11,6 +11,7 @@ use understudy_protocol::{DatasetName, Message, version};
 use crate::Cancel;
 use crate::conversation::{Conversation, unexpected};
 use crate::error::AgentError;
+use crate::gathering::Gathered;
 
 /// What retention has noted of a dataset.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,13 +60,23 @@ pub(crate) fn of(
         dataset: dataset.clone(),
     }))?;
     let mut found = RetentionOf::default();
+    let mut gathered = Gathered::default();
     loop {
         match conversation.hear()? {
             Message::Retention(more) => {
+                let reasons = more.snapshots.iter().map(|one| {
+                    let pin = one.pin.as_ref();
+                    pin.map_or(0, |pin| pin.reason.len())
+                });
+                gathered.add("Retention", reasons)?;
                 let more = more.snapshots.into_iter().map(|one| (one.number, one));
                 found.snapshots.extend(more);
             }
             Message::Health(more) if conversation.version >= version::HEALTH => {
+                let findings = more.findings.iter();
+                let texts = findings.map(|one| one.path.as_bytes().len() + one.what.len());
+                let damaged = more.damaged.iter().map(|_| 0);
+                gathered.add("Health", texts.chain(damaged))?;
                 found.findings.extend(more.findings);
                 found.damaged.extend(more.damaged);
                 found.scrub = more.scrub;

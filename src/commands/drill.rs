@@ -70,6 +70,7 @@ fn practise(
         lost: Lost::Ask,
         announced: (0, 0),
         trust,
+        room_bytes: trust::room_bytes(spare, &arguments.trusting),
         action: Action::Write,
     };
     let shown = restore::show(context, session.output);
@@ -78,7 +79,12 @@ fn practise(
     let restored = restored?;
     let tree =
         Directory::open(&scratch.target, Mounts::Cross).map_err(|error| scratch.failed(&error))?;
-    let which = (&arguments.dataset, restored.snapshot.position.number);
+    // What was restored is what comes now, if the spare is what it was.
+    let room_bytes = request
+        .room_bytes
+        .max(restored.entries.saturating_mul(ENTRY_BYTES));
+    let number = restored.snapshot.position.number;
+    let which = (&arguments.dataset, number, room_bytes);
     let wrong = spare.talk_on(|channel, reconnect| {
         understudy_agent::compare(channel, which, &tree, context, reconnect)
     })?;
@@ -152,6 +158,8 @@ fn summary(dataset: &DatasetName, restored: &RestoreReport, databases: u64) -> S
     )
 }
 
+/// More than an entry takes in memory, as a rule.
+const ENTRY_BYTES: u64 = 1024;
 /// How the directories of drills are called, before the dataset and the process.
 const PREFIX: &str = "understudy-drill-";
 

@@ -41,6 +41,7 @@ pub(crate) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
     let mut request = request(arguments, dataset, arguments.target.clone())?;
     let spare = session.existing_spare()?;
     request.trust = session.trust(&spare, &request.dataset, &arguments.trusting)?;
+    request.room_bytes = trust::room_bytes(&spare, &arguments.trusting);
     // A restore needs no index: it works on a host that never was a main.
     let context = session.context(Path::new("").to_owned(), &spare);
     if let Some(costs) = session.expectation(&spare, Some(&request.dataset)).known() {
@@ -99,6 +100,7 @@ pub(super) fn request(
         },
         announced: (0, 0),
         trust: None,
+        room_bytes: RestoreRequest::ROOM_BYTES,
         action: if arguments.dry_run {
             Action::DryRun
         } else {

@@ -7,8 +7,8 @@ use understudy_agent::{Action, FuzzyOf, RestoreRequest};
 use understudy_protocol::DatasetName;
 use understudy_protocol::message::DatasetStatus;
 
-use super::Session;
 use super::restore::{bring_back, request, show, shown, tell, value};
+use super::{Session, trust};
 use crate::arguments::Restore;
 use crate::drills::Expectation;
 use crate::exit::{Code, CommandError};
@@ -30,6 +30,7 @@ pub(super) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
             arguments.target.join(dataset.name.as_str()),
         )?;
         request.trust = session.trust(&spare, &dataset.name, &arguments.trusting)?;
+        request.room_bytes = trust::room_bytes(&spare, &arguments.trusting);
         // Every name counts here, and every entry: that is corrected when the dataset's turn has come.
         if let Some(newest) = dataset.snapshots.last() {
             request.announced = (newest.entries, newest.bytes);

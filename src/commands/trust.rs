@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use understudy_agent::identity::Identity;
 use understudy_agent::{
-    AgentError, Evidence, Freshness, Leniency, Proven, RestoreReport, Trusted, known_datasets,
-    newest_known,
+    AgentError, Evidence, Freshness, Leniency, Proven, RestoreReport, RestoreRequest, Trusted,
+    known_datasets, newest_known,
 };
 use understudy_protocol::message::DatasetStatus;
 use understudy_protocol::{DatasetName, SecretKey};
@@ -77,6 +77,16 @@ impl Session {
         });
         known.retain(|known| !shown.iter().any(|shown| shown.name == *known));
         known
+    }
+}
+
+/// How much memory entries may take of which nobody has signed how many they are. Who insists, or restores from a directory of this host, gets
+/// them all.
+pub(super) fn room_bytes(spare: &Spare, trusting: &Trusting) -> u64 {
+    if trusting.unverified || spare.is_here() {
+        u64::MAX
+    } else {
+        RestoreRequest::ROOM_BYTES
     }
 }
 

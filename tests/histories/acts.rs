@@ -396,6 +396,7 @@ pub(crate) fn restore_once(
         lost: Lost::Ask,
         announced: (0, 0),
         trust: Some(trust),
+        room_bytes: RestoreRequest::ROOM_BYTES,
         action: Action::Write,
     };
     let restored = ask(place, |channel| {

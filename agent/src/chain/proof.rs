@@ -13,6 +13,9 @@ use crate::past::Which;
 /// How far the spare's time of a snapshot may be from the main's, where a time decides which snapshot is meant.
 const APART_SECONDS: u64 = 3600;
 
+/// So many times what entries take when they are signed they take in memory, at most: short ones with many attributes do.
+const MEMORY_OF_WEIGHT: u64 = 12;
+
 /// Whose word counts in a restore.
 #[derive(Debug, Clone)]
 pub struct Trusted {
@@ -170,9 +173,19 @@ impl<'a> Gate<'a> {
         None
     }
 
-    /// No more may come than was signed.
-    pub(crate) fn admit(&mut self, digest: &StateDigest) -> Result<(), AgentError> {
+    /// No more may come than was signed, and no more than there is room for in memory where nobody has signed how much it is.
+    pub(crate) fn admit(
+        &mut self,
+        digest: &StateDigest,
+        (taken_bytes, room_bytes): (u64, u64),
+    ) -> Result<(), AgentError> {
         let signed = self.sound().map(|statement| statement.weight);
+        let most = signed.map_or(room_bytes, |signed| {
+            room_bytes.max(signed.saturating_mul(MEMORY_OF_WEIGHT))
+        });
+        if taken_bytes > most {
+            return Err(AgentError::Crowded { most_bytes: most });
+        }
         if signed.is_some_and(|signed| digest.weight() > signed) {
             return self.refuse(&Unproven::Differs {
                 what: "it has more entries, or larger ones, than were signed".to_owned(),

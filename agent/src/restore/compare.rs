@@ -15,17 +15,18 @@ use crate::{Cancel, Context};
 /// So much is read before the next look at whether to end.
 const STRETCH_BYTES: u64 = 8 << 20;
 
-/// Reads every file of a tree that should be the snapshot with this number. Returns the paths at which there is no file with the
+/// Reads every file of a tree that should be the snapshot with this number, whose entries may take so many bytes of memory. Returns the paths at which there is no file with the
 /// content that the spare says it has; whatever keeps one from being read counts as well.
 pub fn compare(
     channel: Channel,
-    (dataset, number): (&DatasetName, u64),
+    (dataset, number, room_bytes): (&DatasetName, u64, u64),
     tree: &Directory,
     context: &Context,
     reconnect: Reconnect<'_>,
 ) -> Result<Vec<RelPath>, AgentError> {
     let mut line = Line::open(channel, reconnect, context)?;
-    let plan = line.persist(|conversation| Plan::read(conversation, dataset, Some(number)))?;
+    let plan =
+        line.persist(|conversation| Plan::read(conversation, dataset, Some(number), room_bytes))?;
     // Nothing more is asked for.
     drop(line);
     let mut reader = uncached::Reader::default();

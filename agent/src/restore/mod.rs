@@ -74,8 +74,15 @@ pub struct RestoreRequest {
     pub announced: (u64, u64),
     /// Whose word counts; without it nothing is proved.
     pub trust: Option<Trusted>,
+    /// How many bytes of memory the entries of a snapshot may take of which nobody has signed how many they are.
+    pub room_bytes: u64,
     /// Whether to do it.
     pub action: Action,
+}
+
+impl RestoreRequest {
+    /// What a stranger may make this host take: about 600,000 entries.
+    pub const ROOM_BYTES: u64 = 160 << 20;
 }
 
 /// What to do with a target that is not empty.

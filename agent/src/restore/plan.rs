@@ -1,11 +1,12 @@
 //! What a snapshot's file tree consists of, in the order in which it is made.
 
 use std::collections::{HashMap, HashSet};
+use std::mem::size_of;
 
 use understudy_protocol::message::Owners;
 use understudy_protocol::{
-    DatasetName, DirectoryId, Entry, Failure, FailureCode, Name, Place, ProtocolError, RelPath,
-    Snapshot, StateDigest, limits,
+    DatasetName, DirectoryId, Entry, Failure, FailureCode, Name, Node, Place, ProtocolError,
+    RelPath, Snapshot, StateDigest, Xattr, limits,
 };
 
 use super::{OwnedBy, RestoreRequest};
@@ -15,6 +16,12 @@ use crate::error::AgentError;
 use crate::manifest::{self, Part, malformed};
 use crate::owners::{Names, Translation};
 use crate::past::Which;
+
+/// What allocating anything takes beside its bytes.
+const ALLOCATION_BYTES: usize = 16;
+/// What the tables of a restore take for each entry, and for each directory: numbers, marks and names.
+const TABLES_BYTES: usize = 32;
+const DIRECTORY_TABLES_BYTES: usize = 160;
 
 const ANOTHER: &str = "it is another than the one before the connection was cut";
 
@@ -62,9 +69,11 @@ impl Plan {
         conversation: &Conversation,
         dataset: &DatasetName,
         number: Option<u64>,
+        room_bytes: u64,
     ) -> Result<Self, AgentError> {
         let gate = Gate::new(None, dataset, (Which::Newest, number));
-        Self::pass(conversation, dataset, number, gate, OwnedBy::Number)
+        let asked = (dataset, number);
+        Self::pass(conversation, asked, gate, (OwnedBy::Number, room_bytes))
     }
 
     /// As [`Self::read`]; what comes must be what the main has sent, as far as the request asks for that.
@@ -73,17 +82,17 @@ impl Plan {
         request: &RestoreRequest,
         number: Option<u64>,
     ) -> Result<Self, AgentError> {
-        let (dataset, asked) = (&request.dataset, (request.which, number));
-        let gate = Gate::new(request.trust.as_ref(), dataset, asked);
-        Self::pass(conversation, dataset, number, gate, request.owners)
+        let dataset = &request.dataset;
+        let gate = Gate::new(request.trust.as_ref(), dataset, (request.which, number));
+        let how = (request.owners, request.room_bytes);
+        Self::pass(conversation, (dataset, number), gate, how)
     }
 
     fn pass(
         conversation: &Conversation,
-        dataset: &DatasetName,
-        number: Option<u64>,
+        (dataset, number): (&DatasetName, Option<u64>),
         mut gate: Gate<'_>,
-        owners: OwnedBy,
+        (owners, room_bytes): (OwnedBy, u64),
     ) -> Result<Self, AgentError> {
         let mut gathered = Gathered::default();
         let mut digest = StateDigest::empty();
@@ -93,9 +102,10 @@ impl Plan {
                 gate.open()?;
                 for (place, entry) in entries {
                     digest.add(&place, &entry);
+                    gathered.bytes += memory_bytes(&place, &entry);
                     gathered.add(place, entry)?;
                 }
-                gate.admit(&digest)
+                gate.admit(&digest, (gathered.bytes, room_bytes))
             }
             Part::Fuzzy(places) => gathered.add_fuzzy(places),
             Part::Owners(owners) => {
@@ -215,6 +225,8 @@ pub(super) fn read_again(
 /// A manifest on its way in.
 #[derive(Default)]
 struct Gathered {
+    /// What it takes in memory, about.
+    bytes: u64,
     branches: Vec<Branch>,
     numbers: HashMap<DirectoryId, usize>,
     leaves: Vec<Leaf>,
@@ -280,6 +292,7 @@ impl Gathered {
 
     fn into_plan(self, snapshot: Snapshot, proven: Proven) -> Result<Plan, AgentError> {
         let Self {
+            bytes: _,
             branches,
             numbers,
             mut leaves,
@@ -347,6 +360,22 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// What an entry takes as long as a restore knows it, about; rather too much.
+fn memory_bytes(place: &Place, entry: &Entry) -> u64 {
+    let xattrs = entry.attributes.xattrs.iter().map(|xattr| {
+        let bytes = xattr.name.0.len() + xattr.value.0.len();
+        size_of::<Xattr>() + bytes + 2 * ALLOCATION_BYTES
+    });
+    let node = match &entry.node {
+        Node::Directory { .. } => DIRECTORY_TABLES_BYTES,
+        Node::Symlink { target } => target.0.len() + ALLOCATION_BYTES,
+        _ => 0,
+    };
+    let name = place.name.as_bytes().len() + ALLOCATION_BYTES;
+    let itself = size_of::<Leaf>().max(size_of::<Branch>()) + TABLES_BYTES;
+    (itself + name + node + xattrs.sum::<usize>()) as u64
 }
 
 /// Names and attributes would be others than those that were captured.

@@ -54,6 +54,7 @@ fn request(stage: &Stage, target: &Path) -> RestoreRequest {
         lost: Lost::Ask,
         announced: (0, 0),
         trust: None,
+        room_bytes: RestoreRequest::ROOM_BYTES,
         action: Action::Write,
     }
 }
@@ -117,7 +118,7 @@ fn what_is_not_on_the_disk_any_more_as_it_was_restored_is_found() {
     try_restore(&stage, &request(&stage, &target)).expect("restore");
     let compared = || {
         let tree = Directory::open(&target, Mounts::Cross).expect("open");
-        let which = (&stage.source.dataset, 1);
+        let which = (&stage.source.dataset, 1, u64::MAX);
         let wrong =
             stage.with_channel(|channel| compare(channel, which, &tree, &stage.context(), None));
         let wrong = wrong.expect("compare");

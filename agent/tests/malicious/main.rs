@@ -5,7 +5,9 @@
 mod contents;
 mod cycles;
 mod manifests;
+mod packed;
 mod proofs;
+mod questions;
 mod spare;
 mod world;
 

@@ -291,6 +291,60 @@ fn what_is_no_content_of_an_entry_takes_no_more_memory_than_was_signed() {
 }
 
 #[test]
+fn entries_that_nobody_has_signed_take_little_memory() {
+    crowd(16 << 20);
+}
+
+#[test]
+#[ignore = "a minute, and by itself: what the whole process takes is told"]
+fn entries_that_nobody_has_signed_take_little_memory_in_full() {
+    crowd(RestoreRequest::ROOM_BYTES);
+}
+
+/// Makes the entry of a number.
+type Making = fn(u64) -> (Place, Entry);
+
+/// Ten million entries to somebody who has no way to know that they are not so many.
+fn crowd(room_bytes: u64) {
+    let plain = |number: u64| (place(1, &format!("n{number}")), file(b""));
+    let many = |number: u64| {
+        let mut entry = file(b"");
+        let names = (0..2000).map(|name| Xattr {
+            name: format!("{name:04}").as_bytes().into(),
+            value: Vec::new().into(),
+        });
+        entry.attributes.xattrs = names.collect();
+        (place(1, &format!("n{number}")), entry)
+    };
+    let directories = |number: u64| (place(1, &format!("n{number}")), directory(number + 2));
+    let kinds: [(u64, Making); 3] = [(1000, plain), (10, many), (1000, directories)];
+    for (each, make) in kinds {
+        let world = World::new();
+        let parts = move || {
+            let parts = (0..10_000_000 / each).map(move |part| {
+                let first = part * each;
+                manifest((first..first + each).map(make).collect())
+            });
+            let root = manifest(vec![(place(0, "files"), directory(1))]);
+            [root].into_iter().chain(parts)
+        };
+        let spare = Spare::new().lying(move |asked| match asked {
+            Message::ReadManifest(_) => Some(says(parts())),
+            _ => None,
+        });
+        let request = RestoreRequest {
+            room_bytes,
+            ..world.request()
+        };
+        let error = world.restore(spare, &request).expect_err("too many");
+        assert!(error.to_string().contains("of memory here"), "{error}");
+        println!("peak {} KiB", crate::peak_kib());
+        world.assert_refused();
+        crate::assert_small();
+    }
+}
+
+#[test]
 fn a_place_above_the_tree_is_no_place() {
     for parent in [DirectoryId::TOP, DirectoryId(77)] {
         World::refuse(|| {

@@ -341,7 +341,7 @@ pub(crate) fn forged(message: &Message, from: &[u8], to: &[u8]) -> Said {
 }
 
 /// A frame of these bytes.
-fn raw(payload: &[u8]) -> Frame {
+pub(crate) fn raw(payload: &[u8]) -> Frame {
     let length = (payload.len() as u32).to_be_bytes();
     let bytes = [&length[..], payload].concat();
     let mut deframer = Deframer::default();

@@ -124,6 +124,7 @@ impl World {
             lost: Lost::Ask,
             announced: (0, 0),
             trust: None,
+            room_bytes: RestoreRequest::ROOM_BYTES,
             action: Action::Write,
         }
     }

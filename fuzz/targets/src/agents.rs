@@ -99,6 +99,7 @@ fn request(choices: &mut Choices<'_>, scratch: &Path) -> RestoreRequest {
         lost: Lost::Ask,
         trust: None,
         announced: (0, 0),
+        room_bytes: RestoreRequest::ROOM_BYTES,
         action: if choices.seldom(4) {
             Action::DryRun
         } else {

@@ -9,14 +9,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Channel, FRAMES, Incoming, Outgoing};
 use crate::encode::Compression;
 use crate::error::ProtocolError;
 use crate::frame::{Deframer, Frame};
 
-/// A peer that has not greeted within this time is no peer.
+/// A peer that has not greeted within this time, however slowly it talks, is no peer.
 const GREET: Duration = Duration::from_secs(10);
 /// A spare that takes not one byte for this long is away: one that hangs must not keep all datasets from their
 /// cycles. It reads on while it catches up and commits only when it was sent everything, but it also reads the whole base of a
@@ -25,6 +25,8 @@ pub const SPARE_STALL: Duration = Duration::from_secs(30 * 60);
 /// As long as an agent waits for a word of its spare: one that hangs keeps nobody from anything but its own datasets,
 /// and a restore to a slow disk, or one that somebody suspends, must not be lost early.
 pub const AGENT_STALL: Duration = Duration::from_secs(60 * 60);
+/// So long may a frame take to come whole: 310 bytes in a second for the longest.
+const FRAME: Duration = Duration::from_secs(60 * 60);
 /// What is read at once if no long frame is on its way.
 const READ_BYTES: usize = 64 * 1024;
 /// So many bytes are worth a write of their own.
@@ -226,16 +228,24 @@ async fn read(
     let mut deframer = Deframer::default();
     let mut buffer = Vec::with_capacity(READ_BYTES);
     let mut greeted = false;
+    let mut patience = GREET;
+    let mut began = Instant::now();
     loop {
         buffer.clear();
         let read = tokio::select! {
+            biased;
             read = read_some(&mut reading, &mut deframer, &mut buffer) => read,
             () = received.closed() => return End::Unwanted,
-            () = tokio::time::sleep(GREET), if !greeted => return End::Whole,
+            () = tokio::time::sleep_until(began + patience), if !greeted => return End::Whole,
+            () = tokio::time::sleep_until(began + patience), if !deframer.is_empty() => {
+                return End::Failed(ProtocolError::Cut);
+            }
         };
         match read {
             Ok(0) if deframer.is_empty() => return End::Whole,
             Ok(0) => return End::Failed(ProtocolError::Cut),
+            // The first bytes of a frame, perhaps after a long silence.
+            Ok(_) if greeted && deframer.is_empty() => began = Instant::now(),
             Ok(_) => {}
             Err(error) => return End::Failed(explain(error)),
         }
@@ -248,6 +258,8 @@ async fn read(
                     if received.send(Ok(frame)).await.is_err() {
                         return End::Unwanted;
                     }
+                    // The next one begins now, or later.
+                    (began, patience) = (Instant::now(), FRAME);
                 }
                 Ok(None) if bytes.is_empty() => break,
                 Ok(None) => {}
@@ -308,6 +320,49 @@ mod tests {
         refused.expect("it was given up");
         assert_eq!(began.elapsed(), SPARE_STALL);
         assert!(channel.incoming.frames.recv().await.is_none());
+    }
+
+    /// A byte in a second keeps a connection open for as long as a frame may take, and for ten seconds before the first is there.
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_talks_byte_by_byte_is_hung_up_on() {
+        async fn drip(far: &mut tokio::io::DuplexStream) {
+            far.write_all(&100_000_u32.to_be_bytes())
+                .await
+                .expect("length");
+            while far.write_all(&[1]).await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let (reading, writing) = tokio::io::split(near);
+        let began = Instant::now();
+        let mut mute = channel(reading, writing, SPARE_STALL);
+        let dripping = drip(&mut far);
+        tokio::select! {
+            ended = mute.incoming.frames.recv() => assert!(ended.is_none()),
+            () = dripping => {}
+        }
+        assert_eq!(began.elapsed(), GREET);
+
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let (reading, writing) = tokio::io::split(near);
+        let mut greeted = channel(reading, writing, SPARE_STALL);
+        let hello = Message::Hello(Hello::ours());
+        let frame = greeted.outgoing.encoder().encode(&hello).expect("short");
+        let bytes = [&frame.wire_length()[..], frame.payload()].concat();
+        far.write_all(&bytes).await.expect("greeting");
+        assert!(matches!(greeted.incoming.frames.recv().await, Some(Ok(_))));
+        // Between two frames nobody is in a hurry.
+        tokio::time::sleep(100 * FRAME).await;
+        let began = Instant::now();
+        let dripping = drip(&mut far);
+        tokio::select! {
+            ended = greeted.incoming.frames.recv() => {
+                assert!(matches!(ended, Some(Err(ProtocolError::Cut))), "{ended:?}");
+            }
+            () = dripping => {}
+        }
+        assert_eq!(began.elapsed(), FRAME);
     }
 
     /// Two ends of a connection.

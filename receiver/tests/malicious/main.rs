@@ -10,6 +10,8 @@
 mod contents;
 mod frames;
 mod memory;
+mod returned;
 mod sessions;
+mod stalls;
 mod trees;
 mod victim;

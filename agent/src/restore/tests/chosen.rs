@@ -80,7 +80,7 @@ fn some_of_many_small_files_come_before_the_large_one() {
     stage.sync_and_compare();
     let plan = stage.with_channel(|channel| {
         let conversation = Conversation::open(channel, &crate::Cancel::default())?;
-        Plan::read(&conversation, &stage.source.dataset, None)
+        Plan::read(&conversation, &stage.source.dataset, None, u64::MAX)
     });
     let plan = plan.expect("plan");
     let mut files: Vec<usize> = (0..plan.leaves.len()).collect();
@@ -131,7 +131,7 @@ fn files_come_in_the_order_that_was_asked_for() {
         let mut plan = stage
             .with_channel(|channel| {
                 let conversation = Conversation::open(channel, &crate::Cancel::default())?;
-                Plan::read(&conversation, &stage.source.dataset, None)
+                Plan::read(&conversation, &stage.source.dataset, None, u64::MAX)
             })
             .expect("plan");
         pick::restrict(&mut plan, &globs(&["d*/f*", "second", "d1/deep"])).expect("restrict");
