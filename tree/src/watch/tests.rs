@@ -142,6 +142,14 @@ fn gaps(events: &[Event], key: u32) -> Vec<String> {
     events.iter().filter_map(gap).collect()
 }
 
+/// How often something is done again because the kernel's queue, which has what others do on this file system as well, was full.
+const TRIES: u32 = 100;
+
+/// Whether all that is told is that the kernel's queue was full.
+fn is_overflow(gaps: &[String]) -> bool {
+    !gaps.is_empty() && gaps.iter().all(|gap| gap.contains("max_queued_events"))
+}
+
 fn set(places: &[&str]) -> BTreeSet<String> {
     places.iter().map(|place| (*place).to_owned()).collect()
 }
@@ -636,12 +644,19 @@ fn a_directory_that_is_gone_at_once_is_no_gap() {
     let Some(scene) = Scene::new(Mounts::Stay) else {
         return;
     };
-    for _ in 0..200 {
-        fs::create_dir_all(scene.root.join("a/b")).expect("mkdir");
-        fs::write(scene.root.join("a/b/f"), "x").expect("write");
-        fs::remove_dir_all(scene.root.join("a")).expect("rm -r");
+    for _ in 0..TRIES {
+        for _ in 0..200 {
+            fs::create_dir_all(scene.root.join("a/b")).expect("mkdir");
+            fs::write(scene.root.join("a/b/f"), "x").expect("write");
+            fs::remove_dir_all(scene.root.join("a")).expect("rm -r");
+        }
+        let events = scene.drained();
+        if !is_overflow(&gaps(&events, 1)) {
+            assert!(places(&events, 1).contains("./a"));
+            return;
+        }
     }
-    assert!(scene.told().contains("./a"));
+    unreachable!("the kernel's queue was full {TRIES} times");
 }
 
 #[test]
