@@ -62,26 +62,25 @@ pub(crate) fn catch_up(
         apply::retire_limbo(dataset)?;
         return Applying::finish(&dataset.control);
     }
-    let applying = Applying::read(&dataset.control)?;
-    let from = match (&applying, shows) {
-        (Some(applying), _) if applying.to == to && applying.is_of_this_boot() => applying.from,
-        // Whole as it was retired.
-        (_, Some(number)) if number + 1 == to && !has_limbo(dataset)? => number,
-        // Interrupted by a restart of the machine: without a limbo at most some contents moved into history, and
-        // the others are nowhere else yet.
-        (Some(applying), None)
-            if applying.to == to && applying.from > 0 && !has_limbo(dataset)? =>
-        {
-            applying.from
-        }
-        _ => {
+    let from = match begin_of(dataset, to, shows)? {
+        Some(from) => from,
+        None => {
             dataset.wait_for_readers(&dataset.shadow()?)?;
             start_over(dataset)?;
             0
         }
     };
     Applying::new(from, to).write(&dataset.control)?;
-    transform(dataset, catalog, &head, from, Contents::Live, stop)?;
+    match transform(dataset, catalog, &head, from, Contents::Live, stop) {
+        // What leaves for history has left: the rest is where the live tree has it.
+        Err(error) if from > 0 && is_torn(&error) && has_limbo(dataset)? => {
+            tracing::warn!(dataset = %dataset.name, "the other tree is not what it should be, and is made anew: {error}");
+            start_over(dataset)?;
+            Applying::new(0, to).write(&dataset.control)?;
+            transform(dataset, catalog, &head, 0, Contents::Live, stop)?;
+        }
+        transformed => drop(transformed?),
+    }
     Applying::finish(&dataset.control)?;
     // Rows of an upload that is just arriving are not there yet, or of a later snapshot.
     dataset.clean_patches(|id| {
@@ -90,6 +89,33 @@ pub(crate) fn catch_up(
     })?;
     crash_point!("receiver.caught-up");
     Ok(())
+}
+
+/// The snapshot from which the shadow, which shows `shows`, can be brought up to snapshot `to`; `None` if it must be made anew.
+fn begin_of(dataset: &Dataset, to: u64, shows: Option<u64>) -> Result<Option<u64>, ReceiverError> {
+    let applying = Applying::read(&dataset.control)?;
+    Ok(match (&applying, shows) {
+        (Some(applying), _) if applying.to == to && applying.is_of_this_boot() => {
+            Some(applying.from)
+        }
+        // Whole as it was retired.
+        (_, Some(number)) if number + 1 == to && !has_limbo(dataset)? => Some(number),
+        // Interrupted by a restart of the machine: without a limbo at most some contents moved into history, and
+        // the others are nowhere else yet.
+        (Some(applying), None)
+            if applying.to == to && applying.from > 0 && !has_limbo(dataset)? =>
+        {
+            Some(applying.from)
+        }
+        _ => None,
+    })
+}
+
+/// Whether somebody else has changed the twin that an operation met.
+fn is_torn(error: &ReceiverError) -> bool {
+    let met = [Errno::EXIST, Errno::NOTEMPTY, Errno::ISDIR];
+    matches!(error, ReceiverError::Tree(error)
+        if error.is_gone() || error.errno().is_some_and(|errno| met.contains(&errno)))
 }
 
 /// Whether directories were on the move when a transformation was interrupted.
@@ -221,7 +247,7 @@ pub(crate) fn give_up_shadow(dataset: &Dataset, pending: &Recorded) -> Result<()
 
 /// The instant at which readers see the new snapshot. Durable when it returns; until then nobody may touch the
 /// retired twin, which is still the live one on disk.
-fn switch(dataset: &Dataset) -> Result<(), ReceiverError> {
+pub(crate) fn switch(dataset: &Dataset) -> Result<(), ReceiverError> {
     let (control, directory) = (&dataset.control, &dataset.directory);
     match control.exchange(&names::SHADOW, directory, &names::LIVE) {
         // The first snapshot: there is nothing to exchange with.

@@ -137,11 +137,9 @@ impl Findings {
         open.count() as u64
     }
 
-    /// Contents of the twins that were wrong and that a pass has not seen so, unless it found the same of the other one.
+    /// What was wrong in the twins and a pass has not seen so, unless it found the same of the other one.
     pub(crate) fn unseen_of_twins(&self, pass: u64) -> Vec<Damage> {
-        let is_of_twins = |one: &&Known| {
-            matches!(one.damage.part, Part::Live | Part::Twin) && one.damage.content.is_some()
-        };
+        let is_of_twins = |one: &&Known| matches!(one.damage.part, Part::Live | Part::Twin);
         let of_twins = || self.list.iter().filter(is_of_twins);
         let seen: HashSet<_> = of_twins()
             .filter(|one| one.seen_pass >= pass)

@@ -58,6 +58,7 @@ mod shelves;
 mod space;
 pub mod specials;
 mod stage;
+mod standing;
 mod stated;
 mod store;
 mod stored;

@@ -47,6 +47,7 @@ names! {
     CATALOG_LOG = "catalog.db-wal";
     LINK = "link";
     FILES = "files";
+    KEPT = "kept";
     REPAIRED = "repaired";
     REPAIRED_LINK = "repaired.link";
     VERIFIED = "verified";

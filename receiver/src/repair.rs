@@ -1,9 +1,12 @@
 //! Repairing damaged files of the live tree with what the spare itself has: another name of the content, the other
-//! twin's own copy, or history.
+//! twin's own copy, or history. [`places`] is for what is not there at all.
 //!
 //! The shadow shows the same snapshot by then, so that both twins have the same places. It is repaired first: if the
 //! process dies in between, the damage in `live` is found again. Every step replaces one name, or nothing.
 
+mod places;
+
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::fs::File;
 
@@ -35,6 +38,8 @@ pub(crate) struct Repairer<'a> {
     at: u64,
     /// A content that came from elsewhere.
     given: Option<File>,
+    /// The last number that something was kept by.
+    kept: Cell<u64>,
 }
 
 /// What became of what a row was about.
@@ -89,6 +94,7 @@ impl<'a> Repairer<'a> {
             shadow: dataset.shadow()?,
             at: head.snapshot.position.number,
             given: None,
+            kept: Cell::new(0),
         }))
     }
 
@@ -254,6 +260,7 @@ impl<'a> Repairer<'a> {
 
     fn replace(&self, place: &Place, row: &Row, trash: &Directory) -> Result<(), ReceiverError> {
         let catalog = &self.library.catalog;
+        let mut kept = None;
         for (twin, is_shadow) in [(&self.shadow, true), (&self.live, false)] {
             let mut handles = Handles::new(twin, catalog, self.at);
             let directory = handles.get(place.parent)?;
@@ -262,6 +269,7 @@ impl<'a> Repairer<'a> {
             if may_stay && is_sound(directory, &place.name, row) {
                 continue;
             }
+            self.keep_written(directory, (&place.name, row), &mut kept)?;
             trash.link(&names::REPAIRED, trash, &names::REPAIRED_LINK)?;
             trash.rename(&names::REPAIRED_LINK, directory, &place.name)?;
             // Its directory has another time now.

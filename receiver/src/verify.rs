@@ -31,8 +31,9 @@ use crate::store::Store;
 
 use again::MOVED;
 pub(crate) use again::{Doubtful, look_again};
-pub(crate) use mend::{Fate, Mending, mend};
+pub(crate) use mend::{Fate, Mending, mend, mend_names};
 pub(crate) use orphan::not_orphaned;
+use reading::Subject;
 pub(crate) use reading::{Found, Position, Reading, Tally, cost_bytes};
 
 /// On a full disk others get a chance between two steps: they look for it more often than this.
@@ -224,20 +225,14 @@ pub(crate) fn settle(
     found: Vec<Found>,
 ) -> Result<Settled, ReceiverError> {
     let mut settled = Settled::default();
-    let (mut groups, mut stuck) = (HashSet::new(), Vec::new());
-    for mut one in found {
-        let group = one.row.as_ref().map_or(0, |row| row.entry.group);
-        if groups.contains(&group) {
-            // It was repaired with the other names of its file.
-            continue;
-        }
-        let fate = match mending {
-            Mending::None => Fate::Not(String::new()),
-            Mending::All => mend(store, dataset, &one),
-        };
+    let mut stuck = Vec::new();
+    let (fates, below) = fates(store, dataset, mending, found);
+    settled.left.extend(below);
+    for (mut one, fate) in fates {
         match fate {
-            Fate::Repaired => {
-                groups.extend((group != 0).then_some(group));
+            Fate::Repaired => settled.repaired.push(one.damage),
+            Fate::Kept(whereabouts) => {
+                one.damage.what.push_str(&whereabouts);
                 settled.repaired.push(one.damage);
             }
             Fate::Moved => {
@@ -256,7 +251,7 @@ pub(crate) fn settle(
     }
     let mending_wish = match mending {
         Mending::None => Wish::Record,
-        Mending::All => wish,
+        Mending::Damage | Mending::All => wish,
     };
     if let Some(pass) = pass {
         findings::close(dataset, &settled.repaired)?;
@@ -266,6 +261,41 @@ pub(crate) fn settle(
     settled.left.append(&mut stuck);
     settled.left = news(dataset, settled.left)?;
     Ok(settled)
+}
+
+/// Mends what is found; returns what became of each, and of what is below that.
+fn fates(
+    store: &Store,
+    dataset: &Dataset,
+    mending: Mending,
+    found: Vec<Found>,
+) -> (Vec<(Found, Fate)>, Vec<Damage>) {
+    if mending == Mending::None {
+        let told = |one| (one, Fate::Not(String::new()));
+        return (found.into_iter().map(told).collect(), Vec::new());
+    }
+    let is_name = |one: &Found| matches!(one.subject, Subject::Name(_) | Subject::Extra(_));
+    let (names, others): (Vec<_>, Vec<_>) = found.into_iter().partition(is_name);
+    let (mut settled, mut below) = (Vec::new(), Vec::new());
+    if !names.is_empty() {
+        let (fates, lost) = mend_names(store, dataset, mending, &names);
+        settled.extend(names.into_iter().zip(fates));
+        below = lost;
+    }
+    let mut groups = HashSet::new();
+    for one in others {
+        let group = one.content_row().map_or(0, |row| row.entry.group);
+        if groups.contains(&group) {
+            // It was repaired with the other names of its file.
+            continue;
+        }
+        let fate = mend(store, dataset, &one);
+        if fate == Fate::Repaired {
+            groups.extend((group != 0).then_some(group));
+        }
+        settled.push((one, fate));
+    }
+    (settled, below)
 }
 
 /// Without what somebody has accepted.

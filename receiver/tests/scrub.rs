@@ -315,7 +315,7 @@ fn repair(stage: &Stage) -> Vec<Finding> {
     })
 }
 
-/// A directory with a file, which the other tree does not have.
+/// A directory with a file: in the other tree something else is in its place, which there is nowhere to put.
 fn without_directory() -> Stage {
     let mut stage = Stage::new();
     let tree = [
@@ -327,21 +327,30 @@ fn without_directory() -> Stage {
     stage.upload(&tree, &[]);
     stage.upload(&[file(place(1, "x"), "x")], &[]);
     assert!(repair(&stage).is_empty(), "the trees are equal then");
-    fs::remove_dir_all(stage.path(".understudy/shadow/files/d/sub")).expect("remove");
+    let sub = stage.path(".understudy/shadow/files/d/sub");
+    fs::remove_dir_all(&sub).expect("remove");
+    fs::write(&sub, "in its place").expect("write");
+    fs::write(stage.path(".understudy/kept"), "no directory").expect("write");
     stage
+}
+
+fn states_of(stage: &Stage, path: &str) -> Vec<FindingState> {
+    let found = health(stage).findings.into_iter();
+    let of_it = found.filter(|finding| finding.path.to_string() == path);
+    of_it.map(|finding| finding.state).collect()
 }
 
 #[test]
 fn what_the_live_tree_has_is_not_asked_for() {
     let stage = without_directory();
     let found = repair(&stage);
-    let [finding] = found.as_slice() else {
-        panic!("{found:?}");
-    };
-    assert_eq!(finding.path.to_string(), "d/sub/f");
-    let text = "cannot open directory `files/d/sub`:";
+    let finding = found
+        .iter()
+        .find(|finding| finding.path.to_string() == "d/sub/f")
+        .expect("found");
+    let text = "missing from the other tree; it cannot be repaired: cannot open directory `kept`";
     assert!(finding.what.contains(text), "{finding:?}");
-    assert_eq!(health(&stage).findings[0].state, FindingState::Open);
+    assert_eq!(states_of(&stage, "d/sub/f"), [FindingState::Open]);
     let wanted = stage.talk(|channel| begin(channel).wanted);
     assert!(wanted.is_empty(), "{wanted:?}");
 }
@@ -353,23 +362,14 @@ fn an_error_in_mending_ends_no_upload_and_is_not_asked_for_again_in_the_next() {
     let hash = ContentHash::of(content);
     flip(&path);
     repair(&stage);
-    let states: Vec<_> = health(&stage)
-        .findings
-        .iter()
-        .map(|one| one.state)
-        .collect();
-    assert_eq!(states, [FindingState::Wanted; 2]);
+    let states = states_of(&stage, "d/sub/f");
+    assert_eq!(states, [FindingState::Wanted, FindingState::Open]);
     stage.talk(|channel| {
         assert_eq!(begin(channel).wanted.len(), 1);
         give(channel, hash, content);
         goes_on(&stage, channel).expect("it goes on");
     });
-    let states: Vec<_> = health(&stage)
-        .findings
-        .iter()
-        .map(|one| one.state)
-        .collect();
-    assert_eq!(states, [FindingState::Open; 2]);
+    assert_eq!(states_of(&stage, "d/sub/f"), [FindingState::Open; 2]);
     let wanted = stage.talk(|channel| begin(channel).wanted);
     assert!(wanted.is_empty(), "{wanted:?}");
 }

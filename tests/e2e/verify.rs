@@ -215,6 +215,158 @@ fn a_repair_that_was_killed_between_the_twins_is_done_by_the_next() {
     }
 }
 
+/// A tree with something of each kind, in both twins.
+fn furnished(kind: Kind) -> Stage {
+    let stage = stage(kind);
+    let source = &stage.source;
+    std::fs::create_dir_all(source.join("deep/down")).unwrap();
+    for index in 0..20 {
+        let name = format!("deep/down/file-{index}");
+        std::fs::write(source.join(name), format!("content {index}")).unwrap();
+    }
+    std::os::unix::fs::symlink("../file", source.join("deep/link")).unwrap();
+    std::fs::hard_link(source.join("file"), source.join("deep/name")).unwrap();
+    std::fs::set_permissions(source.join("deep/down"), PermissionsExt::from_mode(0o750)).unwrap();
+    // The next snapshot makes the twin that it goes into the same first.
+    for content in ["a", "b"] {
+        std::fs::write(source.join("turn"), content).unwrap();
+        stage.sync_and_judge();
+    }
+    stage
+}
+
+/// What somebody does to one of the twins, each to something else.
+fn meddle(twin: &Path) {
+    std::fs::remove_file(twin.join("below/third")).unwrap();
+    std::fs::remove_dir_all(twin.join("deep")).unwrap();
+    std::fs::set_permissions(twin.join("file"), PermissionsExt::from_mode(0o604)).unwrap();
+    let other = twin.join("below/other");
+    let modified = other.metadata().unwrap().modified().unwrap();
+    let content = vec![b'w'; 5_000];
+    std::fs::remove_file(&other).unwrap();
+    std::fs::write(&other, content).unwrap();
+    let file = std::fs::File::options().write(true).open(&other).unwrap();
+    file.set_modified(modified).unwrap();
+}
+
+/// That both twins are what the source is, now and when they have changed places.
+fn assert_mended(stage: &Stage) {
+    crate::support::judge::same(&stage.source, &stage.live());
+    stage.ask("verify").ok();
+    for content in ["one", "two"] {
+        std::fs::write(stage.source.join("turn"), content).unwrap();
+        stage.sync_and_judge();
+        stage.ask("verify").ok();
+    }
+}
+
+#[test]
+fn what_somebody_has_taken_from_a_tree_or_replaced_is_put_back() {
+    for kind in Kind::BOTH {
+        for twin in ["live", ".understudy/shadow"] {
+            let stage = furnished(kind);
+            meddle(&stage.dataset().join(twin).join("files"));
+            findings(&stage);
+            stage.ask("verify").arg("--repair").ok();
+            assert_mended(&stage);
+        }
+    }
+}
+
+#[test]
+fn a_repair_that_was_killed_at_any_step_is_done_by_the_next() {
+    for twin in ["live", ".understudy/shadow"] {
+        let points = [
+            "receiver.repaired-name=3*off->return",
+            "receiver.repaired-name=12*off->return",
+            "receiver.repaired-name=20*off->return",
+            "receiver.names-built=return",
+            "receiver.switched=return",
+            "receiver.switch-synced=return",
+            "receiver.repaired-twin=return",
+        ];
+        for point in points {
+            let stage = furnished(Kind::Embedded);
+            meddle(&stage.dataset().join(twin).join("files"));
+            let killed = stage.ask("verify").arg("--repair").failing(point).outcome();
+            let never_switches = twin != "live" && point.contains("switch");
+            assert_eq!(killed.was_killed(), !never_switches, "{point}: {killed}");
+            stage.ask("verify").arg("--repair").ok();
+            assert_mended(&stage);
+        }
+    }
+}
+
+#[test]
+fn readers_see_all_that_is_put_back_at_once() {
+    let stage = furnished(Kind::Embedded);
+    std::fs::remove_dir_all(stage.live().join("deep")).unwrap();
+    let (store, point) = (stage.live(), "receiver.names-built=return");
+    let killed = stage.ask("verify").arg("--repair").failing(point).outcome();
+    assert!(killed.was_killed(), "{killed}");
+    assert!(!store.join("deep").exists(), "nothing is put back yet");
+    let point = "receiver.switched=return";
+    let killed = stage.ask("verify").arg("--repair").failing(point).outcome();
+    assert!(killed.was_killed(), "{killed}");
+    crate::support::judge::same(&stage.source, &store);
+}
+
+#[test]
+fn a_cycle_goes_on_where_somebody_has_taken_a_directory_from_a_tree() {
+    for twin in ["live", ".understudy/shadow"] {
+        let stage = furnished(Kind::Embedded);
+        // The other tree does not have it yet.
+        std::fs::write(stage.source.join("deep/down/new"), "new").unwrap();
+        stage.sync_and_judge();
+        let files = stage.dataset().join(twin).join("files");
+        std::fs::remove_dir_all(files.join("deep")).unwrap();
+        std::fs::write(stage.source.join("turn"), "c").unwrap();
+        stage.sync().ok();
+        if twin == "live" {
+            // What nothing but that directory had is the main's to give back.
+            stage.ask("verify").arg("--repair").expect(9);
+            std::fs::write(stage.source.join("turn"), "d").unwrap();
+            stage.sync().ok();
+        }
+        stage.ask("verify").arg("--repair").ok();
+        assert_mended(&stage);
+    }
+}
+
+#[test]
+fn what_somebody_has_put_into_the_live_tree_is_moved_away_and_kept() {
+    for kind in Kind::BOTH {
+        let stage = furnished(kind);
+        let live = stage.live();
+        std::fs::write(live.join("below/added"), "added").unwrap();
+        std::fs::create_dir(live.join("upload")).unwrap();
+        std::fs::write(live.join("upload/photo"), "a photo").unwrap();
+        // Written, and not rotten.
+        std::fs::write(live.join("below/newer"), "newer").unwrap();
+        std::fs::rename(live.join("below/newer"), live.join("below/other")).unwrap();
+        // Something of another kind.
+        std::fs::remove_file(live.join("deep/link")).unwrap();
+        std::fs::create_dir(live.join("deep/link")).unwrap();
+        std::fs::write(live.join("deep/link/within"), "within").unwrap();
+        let told = stage.ask("verify").args(["--repair", "--json"]).ok().data();
+        let repaired = told["datasets"][0]["repaired"].as_array().unwrap();
+        let added = repaired.iter().find(|one| one["path"] == "below/added");
+        let what = added.unwrap()["what"].as_str().unwrap();
+        let kept = what.split('`').nth(1).unwrap();
+        let kept = stage.dataset().join(kept);
+        assert_eq!(std::fs::read(kept).unwrap(), b"added", "{told}");
+        let all = files_below(&stage.dataset().join(".understudy/kept"));
+        let contents: Vec<_> = all
+            .iter()
+            .map(|path| std::fs::read_to_string(path).unwrap())
+            .collect();
+        for content in ["added", "a photo", "newer", "within"] {
+            assert!(contents.iter().any(|kept| kept == content), "{contents:?}");
+        }
+        assert_mended(&stage);
+    }
+}
+
 #[test]
 fn a_dataset_that_is_not_there_cannot_be_verified() {
     let stage = stage(Kind::Embedded);

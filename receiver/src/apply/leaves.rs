@@ -113,12 +113,12 @@ impl Transformation<'_> {
                 if self.place_patched(leaf, new, sources)? {
                     return Ok(());
                 }
-                let live = live_handles(&mut sources.live_base)?.get(leaf.place.parent)?;
-                if live.stat_if_present(&leaf.place.name)?.is_none() {
+                let live = live_handles(&mut sources.live_base)?.get(leaf.place.parent);
+                let Some(live) = standing(live, &leaf.place.name)? else {
                     // Somebody removed it from the live tree. `verify` reports it; the cycle goes on.
                     tracing::warn!(dataset = %self.dataset.name, "`{:?}` is missing from the live tree", leaf.place);
                     return Ok(());
-                }
+                };
                 let target = new.get(leaf.place.parent)?;
                 self.link(
                     live,
@@ -207,9 +207,11 @@ impl Transformation<'_> {
         new: &mut Changing<'_>,
         sources: &mut Sources<'_>,
     ) -> Result<(), ReceiverError> {
-        let live = live_handles(&mut sources.live_base)?
-            .get(leaf.place.parent)?
-            .stat_if_present(&leaf.place.name)?;
+        let live = live_handles(&mut sources.live_base)?.get(leaf.place.parent);
+        let live = match standing(live, &leaf.place.name)? {
+            Some(live) => live.stat_if_present(&leaf.place.name)?,
+            None => None,
+        };
         let target = new.get(leaf.place.parent)?;
         let shadow = target.stat_if_present(&leaf.place.name)?;
         if let (Some(live), Some(shadow)) = (live, shadow)
@@ -313,6 +315,21 @@ impl Transformation<'_> {
         own_copies.insert(leaf.group, copy);
         Ok(())
     }
+}
+
+/// The directory of a leaf in the live tree; `None` if there is no leaf in it.
+fn standing<'a>(
+    directory: Result<&'a Directory, ReceiverError>,
+    name: &Name,
+) -> Result<Option<&'a Directory>, ReceiverError> {
+    let directory = match directory {
+        Err(ReceiverError::Tree(error)) if error.is_gone() => return Ok(None),
+        directory => directory?,
+    };
+    let stat = directory.stat_if_present(name)?;
+    Ok(stat
+        .is_some_and(|stat| stat.kind != Kind::Directory)
+        .then_some(directory))
 }
 
 /// Where leaves are linked from.

@@ -8,9 +8,11 @@
 mod leaves;
 mod patched;
 
+use std::collections::HashSet;
+
 use understudy_protocol::{DirectoryId, Snapshot};
 use understudy_tree::attributes::{make_accessible, set_attributes};
-use understudy_tree::{Directory, Kind, Lacking, crash_point, node, remove};
+use understudy_tree::{Directory, Kind, Lacking, Privileges, crash_point, node, remove};
 
 use crate::catalog::Catalog;
 use crate::dataset::Dataset;
@@ -92,7 +94,14 @@ impl Transformation<'_> {
             }
             crash_point!("apply.step");
             // A closed directory on a spare without privileges: write access is needed to move out of it.
-            let directory = self.writable(&mut old, leaf.place.parent)?;
+            let directory = match self.writable(&mut old, leaf.place.parent) {
+                Err(ReceiverError::Tree(error)) if error.is_gone() => {
+                    // Somebody removed it, and what was in it. `verify` reports what is missing from history then.
+                    tracing::warn!(dataset = %self.dataset.name, "`{:?}` is missing from the other tree", leaf.place);
+                    return Ok(());
+                }
+                directory => directory?,
+            };
             if self.keep_way_back(&objects, directory, &row, hash)? {
                 return Ok(());
             }
@@ -263,31 +272,37 @@ impl Transformation<'_> {
                 }
             }
         }
-        let mut handles = Handles::new(self.shadow, self.catalog, self.to);
-        let mut deepest_first = Vec::with_capacity(touched.len());
-        for id in touched {
-            if id != DirectoryId::TOP {
-                deepest_first.push((depth(&handles.paths.path(id)?), id));
-            }
-        }
-        // A directory closed by its mode must not hide those below it from the process that sets them.
-        deepest_first.sort_by_key(|(depth, _)| std::cmp::Reverse(*depth));
-        let mut lacking = Lacking::default();
-        for (_, id) in deepest_first {
-            crash_point!("apply.step");
-            let Some(row) = self.catalog.directory_row(id, self.to)? else {
-                continue;
-            };
-            let parent = handles.get(row.place.parent)?;
-            lacking.merge(set_attributes(
-                parent,
-                &row.place.name,
-                &row.entry,
-                &self.dataset.privileges,
-            )?);
-        }
-        Ok(lacking)
+        let handles = Handles::new(self.shadow, self.catalog, self.to);
+        let of = (self.catalog, self.to, &self.dataset.privileges);
+        finish_directories(handles, touched, of)
     }
+}
+
+/// Sets the attributes of directories of a twin that were touched.
+pub(crate) fn finish_directories(
+    mut handles: Handles<'_>,
+    touched: HashSet<DirectoryId>,
+    (catalog, at, privileges): (&Catalog, u64, &Privileges),
+) -> Result<Lacking, ReceiverError> {
+    let mut deepest_first = Vec::with_capacity(touched.len());
+    for id in touched {
+        if id != DirectoryId::TOP {
+            deepest_first.push((depth(&handles.paths.path(id)?), id));
+        }
+    }
+    // A directory closed by its mode must not hide those below it from the process that sets them.
+    deepest_first.sort_by_key(|(depth, _)| std::cmp::Reverse(*depth));
+    let mut lacking = Lacking::default();
+    for (_, id) in deepest_first {
+        crash_point!("apply.step");
+        let Some(row) = catalog.directory_row(id, at)? else {
+            continue;
+        };
+        let parent = handles.get(row.place.parent)?;
+        let name = &row.place.name;
+        lacking.merge(set_attributes(parent, name, &row.entry, privileges)?);
+    }
+    Ok(lacking)
 }
 
 /// The shadow is whole: what is left in the limbo is not needed any more.

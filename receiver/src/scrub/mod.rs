@@ -264,7 +264,7 @@ impl Scrub {
         let tally = reading.take_tally();
         let mending = match self.plan.repair {
             Repair::Never => Mending::None,
-            Repair::Always => Mending::All,
+            Repair::Always => Mending::Damage,
         };
         let has_news = !found.is_empty();
         let settled = settle(

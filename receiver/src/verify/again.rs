@@ -7,10 +7,10 @@
 use std::time::{Duration, Instant};
 
 use understudy_protocol::{ContentHash, DirectoryId, Name, Place, RelPath};
-use understudy_tree::{Directory, Kind};
+use understudy_tree::{Directory, node};
 
 use super::made::Made;
-use super::reading::{Found, Reading};
+use super::reading::{Found, Reading, Subject};
 use crate::catalog::{Catalog, Row};
 use crate::dataset::{Dataset, Locked};
 use crate::error::ReceiverError;
@@ -18,6 +18,7 @@ use crate::findings::{self, Damage};
 use crate::history::Objects;
 use crate::marker;
 use crate::resolve::Handles;
+use crate::standing::{differs, is_another};
 
 /// How long somebody else may work on the dataset before what is open stays so until the next pass.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,15 +50,12 @@ pub(crate) fn look_again(dataset: &Dataset, pass: u64) -> Result<Doubtful, Recei
     let mut is_busy = false;
     let known = findings::read(&dataset.control)?;
     for damage in known.unseen_of_twins(pass) {
-        let Some(content) = damage.content else {
-            continue;
-        };
         // Others want the dataset, too: it is given back after each.
         let locked = if is_busy { None } else { lock(dataset)? };
         is_busy = locked.is_none();
         let looked = match &locked {
             None => Look::Unread("somebody else is working on the dataset"),
-            Some(locked) => match look(dataset, locked, &damage, content) {
+            Some(locked) => match look(dataset, locked, &damage) {
                 Err(ReceiverError::Damaged(_)) => Look::Unread("the catalog does not lead to it"),
                 Err(ReceiverError::Tree(_)) => Look::Unread("its directory cannot be read"),
                 looked => looked?,
@@ -66,7 +64,10 @@ pub(crate) fn look_again(dataset: &Dataset, pass: u64) -> Result<Doubtful, Recei
         match looked {
             Look::Sound => {}
             // That finding goes on in its place.
-            Look::Moved if known.is_found_in_history(content.1, pass) => {}
+            Look::Moved
+                if damage
+                    .content
+                    .is_some_and(|(_, hash)| known.is_found_in_history(hash, pass)) => {}
             Look::Moved => {
                 let what = format!("{}{MOVED}", damage.what);
                 doubtful.unread.push(Damage { what, ..damage });
@@ -92,12 +93,7 @@ fn lock(dataset: &Dataset) -> Result<Option<Locked>, ReceiverError> {
     }
 }
 
-fn look(
-    dataset: &Dataset,
-    _locked: &Locked,
-    damage: &Damage,
-    content: (u64, ContentHash),
-) -> Result<Look, ReceiverError> {
+fn look(dataset: &Dataset, _locked: &Locked, damage: &Damage) -> Result<Look, ReceiverError> {
     let catalog = dataset.read_catalog()?;
     let Some((catalog, head)) = catalog
         .map(|catalog| catalog.head().map(|head| head.map(|head| (catalog, head))))
@@ -130,23 +126,30 @@ fn look(
     };
     let mut is_anywhere = false;
     for (twin, at) in &twins {
-        for row in rows(&catalog, &damage.path, content.1, *at)? {
-            is_anywhere = true;
-            if let Some(what) = wrong(&mut reading, &catalog, (twin, *at), &row)? {
-                let damage = Damage {
-                    what,
-                    ..damage.clone()
-                };
-                let row = Some(row);
-                return Ok(Look::Wrong(Box::new(Found { damage, row })));
+        let found = match damage.content {
+            Some((_, hash)) => {
+                let rows = rows(&catalog, &damage.path, hash, *at)?;
+                is_anywhere |= !rows.is_empty();
+                wrong_content(&mut reading, (twin, &catalog, *at), rows)?
             }
+            None => wrong_name(dataset, (twin, &catalog, *at), damage)?,
+        };
+        if let Some((what, subject)) = found {
+            let damage = Damage {
+                what,
+                ..damage.clone()
+            };
+            return Ok(Look::Wrong(Box::new(Found { damage, subject })));
         }
     }
     if !is_whole {
         return Ok(Look::Unread("the other tree is being changed"));
     }
     // A cycle may have made it history after that was read.
-    if !is_anywhere && !is_sound_object(&mut reading, content)? {
+    if let Some(content) = damage.content
+        && !is_anywhere
+        && !is_sound_object(&mut reading, content)?
+    {
         return Ok(Look::Moved);
     }
     Ok(Look::Sound)
@@ -161,15 +164,18 @@ fn rows(
 ) -> Result<Vec<Row>, ReceiverError> {
     let has_it = |row: &Row| row.entry.content().is_some_and(|(_, found)| found == hash);
     let mut found = Vec::new();
-    // Of a path below the root `files`, that is not told.
-    for prefix in [b"files/".as_slice(), b"".as_slice()] {
-        let row = row_of(catalog, &[prefix, path.as_bytes()].concat(), at)?;
-        found.extend(row.filter(has_it));
+    for path in paths(path) {
+        found.extend(row_of(catalog, &path, at)?.filter(has_it));
     }
     match found.is_empty() {
         true => catalog.rows_with(hash, at),
         false => Ok(found),
     }
+}
+
+/// Where the path of a finding may be: of one below the root `files`, that is not told.
+fn paths(told: &RelPath) -> [Vec<u8>; 2] {
+    [b"files/".as_slice(), b""].map(|prefix| [prefix, told.as_bytes()].concat())
 }
 
 fn row_of(catalog: &Catalog, path: &[u8], at: u64) -> Result<Option<Row>, ReceiverError> {
@@ -185,29 +191,94 @@ fn row_of(catalog: &Catalog, path: &[u8], at: u64) -> Result<Option<Row>, Receiv
     Ok(found)
 }
 
-/// What is wrong with the file of a row in a twin, if anything.
-fn wrong(
+/// A twin and the snapshot that it shows.
+type Twin<'a> = (&'a Directory, &'a Catalog, u64);
+
+/// What is wrong in a twin with the first of these files that is not as it should be.
+fn wrong_content(
     reading: &mut Reading<'_>,
-    catalog: &Catalog,
-    (twin, at): (&Directory, u64),
-    row: &Row,
-) -> Result<Option<String>, ReceiverError> {
-    let (name, missing) = (&row.place.name, "is missing");
-    let Some((size, hash)) = row.entry.content() else {
-        return Ok(None);
-    };
+    (twin, catalog, at): Twin<'_>,
+    rows: Vec<Row>,
+) -> Result<Option<(String, Subject)>, ReceiverError> {
     let mut handles = Handles::new(twin, catalog, at);
-    let looked = handles
-        .get(row.place.parent)
-        .and_then(|directory| Ok((directory.try_clone()?, directory.stat_if_present(name)?)));
-    match looked {
-        Err(ReceiverError::Tree(error)) if error.is_gone() => Ok(Some(missing.to_owned())),
-        Err(error) => Err(error),
-        Ok((_, None)) => Ok(Some(missing.to_owned())),
-        Ok((_, Some(stat))) if stat.kind != Kind::File || stat.size != size => {
-            Ok(Some("is not the file that it should be".to_owned()))
+    for row in rows {
+        let (name, Some(content)) = (&row.place.name, row.entry.content()) else {
+            continue;
+        };
+        let Some(directory) = standing(&mut handles, &row.place)? else {
+            return Ok(Some(("is missing".to_owned(), Subject::Name(row))));
+        };
+        let is_file = is_another(&directory, &row, &directory.stat(name)?)?.is_none();
+        let what = match is_file {
+            true => reading.content_of(&directory, name, content)?,
+            false => Some("is not the file that it should be".to_owned()),
+        };
+        if let Some(what) = what {
+            return Ok(Some((what, Subject::Content(row))));
         }
-        Ok((directory, Some(_))) => reading.content_of(&directory, name, (size, hash)),
+    }
+    Ok(None)
+}
+
+/// What is wrong in a twin with the name of a finding that is not about a content: what a row says does not stand there, or something
+/// stands where no row is.
+fn wrong_name(
+    dataset: &Dataset,
+    (twin, catalog, at): Twin<'_>,
+    damage: &Damage,
+) -> Result<Option<(String, Subject)>, ReceiverError> {
+    let mut handles = Handles::new(twin, catalog, at);
+    for path in paths(&damage.path) {
+        if let Some(row) = row_of(catalog, &path, at)? {
+            let what = match standing(&mut handles, &row.place)? {
+                None => node::can_exist(&row.entry, &dataset.privileges)
+                    .then(|| "is missing".to_owned()),
+                Some(directory) => {
+                    if let Some(id) = row.entry.directory_id() {
+                        handles.get(id)?.names()?;
+                    }
+                    let stat = directory.stat(&row.place.name)?;
+                    differs(&dataset.privileges, &directory, &row, &stat)?
+                }
+            };
+            if let Some(what) = what {
+                return Ok(Some((what, Subject::Name(row))));
+            }
+            // There may be a path of the same name above `files`.
+            continue;
+        }
+        let (above, name) = match path.iter().rposition(|byte| *byte == b'/') {
+            Some(slash) => (row_of(catalog, &path[..slash], at)?, &path[slash + 1..]),
+            None => (None, &path[..]),
+        };
+        let parent = match (
+            above.map(|row| row.entry.directory_id()),
+            path.contains(&b'/'),
+        ) {
+            (Some(Some(id)), _) => id,
+            (None, false) => DirectoryId::TOP,
+            _ => continue,
+        };
+        let Ok(name) = Name::new(name) else { continue };
+        let place = Place::new(parent, name);
+        if standing(&mut handles, &place)?.is_some() {
+            return Ok(Some((damage.what.clone(), Subject::Extra(place))));
+        }
+    }
+    Ok(None)
+}
+
+/// The directory of what stands at a place; `None` if nothing does.
+fn standing(handles: &mut Handles<'_>, place: &Place) -> Result<Option<Directory>, ReceiverError> {
+    let looked = handles.get(place.parent).and_then(|directory| {
+        Ok((
+            directory.try_clone()?,
+            directory.stat_if_present(&place.name)?,
+        ))
+    });
+    match looked {
+        Err(ReceiverError::Tree(error)) if error.is_gone() => Ok(None),
+        looked => looked.map(|(directory, stat)| stat.map(|_| directory)),
     }
 }
 

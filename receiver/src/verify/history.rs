@@ -8,7 +8,7 @@ use understudy_protocol::{ContentHash, Name, RelPath};
 use understudy_tree::{Directory, TreeError, content};
 
 use super::ground::Ground;
-use super::reading::{Found, Position, Reading, STEP, is_of_disk};
+use super::reading::{Found, Position, Reading, STEP, Subject, is_of_disk};
 use crate::browse;
 use crate::catalog::{Catalog, Needed, Row};
 use crate::error::ReceiverError;
@@ -123,7 +123,7 @@ impl Reading<'_> {
                 content: Some((size.unwrap_or(stat.map_or(0, |stat| stat.size)), hash)),
                 what: format!("{what}{of}"),
             },
-            row: None,
+            subject: Subject::Other,
         });
         Ok(())
     }
@@ -316,7 +316,7 @@ pub(super) fn of_history(row: &Row, head: u64, what: &str) -> Option<Found> {
             content: Some((size, hash)),
             what: format!("the content of `{name}` in snapshots {first} to {last} {what}"),
         },
-        row: None,
+        subject: Subject::Other,
     })
 }
 

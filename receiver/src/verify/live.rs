@@ -1,22 +1,19 @@
 //! The live tree against the newest snapshot: the names of a directory and its rows in lock step.
 
-use std::collections::HashSet;
-
-use understudy_protocol::{ContentHash, DirectoryId, Entry, Name, Node, RelPath};
-use understudy_tree::attributes::{is_within_reach, to_make};
-use understudy_tree::{Directory, Kind, Stat, node};
+use understudy_protocol::{ContentHash, DirectoryId, Name, Place, RelPath};
+use understudy_tree::{Directory, Kind, node};
 
 use super::ground::Ground;
-use super::reading::{Cursor, Found, Position, Reading, STEP, Tally, is_of_disk, shown};
+use super::reading::{
+    APART, Cursor, Found, Position, Reading, STEP, Subject, Tally, is_apart, is_of_disk, shown,
+    without_row,
+};
 use crate::catalog::Row;
+
 use crate::error::ReceiverError;
 use crate::findings::{Damage, Part};
-use crate::names;
 use crate::resolve::Handles;
-
-/// Seconds since 1970 that every file system with more than 32 bits for them can hold (ext4: 1901 to 2446). A main may say others; what
-/// becomes of those on the disk is no damage.
-const LASTING: std::ops::RangeInclusive<i64> = -(1 << 31)..=(1 << 34) - (1 << 31) - 1;
+use crate::standing::differs;
 
 /// How often something is looked at again because a commit came in between.
 const TRIES: u32 = 100;
@@ -94,7 +91,10 @@ impl Reading<'_> {
         if let Err(error) = opened {
             if ground.stands(self.dataset)? {
                 let what = format!("cannot be opened: {error}");
-                self.found.push(Found::at(Part::Live, &shown(&path), what));
+                let row = ground.catalog.directory_row(id, at)?;
+                let subject = row.map_or(Subject::Other, Subject::Name);
+                let found = Found::at(Part::Live, &shown(&path), what).about(subject);
+                self.found.push(found);
             }
             return Ok(true);
         }
@@ -110,17 +110,11 @@ impl Reading<'_> {
                 break;
             }
         }
-        let is_ours = |name: &Name| {
-            after.as_ref().is_none_or(|after| name > after)
-                && (is_last || end.as_ref().is_some_and(|end| name <= end))
-        };
-        let mut names = self.listed(ground, handles.get(id)?, &path)?;
-        names.retain(is_ours);
-        let known: HashSet<&Name> = rows.iter().map(|row| &row.place.name).collect();
-        names.retain(|name| !known.contains(name));
-        names.sort_unstable();
-        for name in names {
-            self.extra(ground, id, &path, &name)?;
+        if is_last {
+            let names = self.listed(ground, handles.get(id)?, &path)?;
+            for place in without_row(&ground.catalog, (id, at), names, &rows)? {
+                self.extra(ground, &path, place)?;
+            }
         }
         cursor.after = end;
         Ok(is_last)
@@ -148,18 +142,16 @@ impl Reading<'_> {
     fn extra(
         &mut self,
         ground: &Ground,
-        id: DirectoryId,
         path: &RelPath,
-        name: &Name,
+        place: Place,
     ) -> Result<(), ReceiverError> {
-        let is_marker = id == DirectoryId::TOP && *name == *names::SNAPSHOT;
         // What a commit brought, or took away, is looked at by the next pass.
-        if is_marker || !ground.stands(self.dataset)? {
+        if !ground.stands(self.dataset)? {
             return Ok(());
         }
         let what = "is in the live tree but not in the snapshot";
-        let path = shown(&path.join(name));
-        self.found.push(Found::at(Part::Live, &path, what));
+        let found = Found::at(Part::Live, &shown(&path.join(&place.name)), what);
+        self.found.push(found.about(Subject::Extra(place)));
         Ok(())
     }
 
@@ -208,10 +200,11 @@ impl Reading<'_> {
             content: content.filter(|_| is_content),
             what: suspicion.what,
         };
-        self.found.push(Found {
-            damage,
-            row: is_content.then_some(row),
-        });
+        let subject = match suspicion.aspect {
+            Aspect::Content(_) => Subject::Content(row),
+            Aspect::Missing | Aspect::Other => Subject::Name(row),
+        };
+        self.found.push(Found { damage, subject });
     }
 
     /// As `compare`; what goes while it is looked at is missing.
@@ -253,7 +246,7 @@ impl Reading<'_> {
         let Some(stat) = directory.stat_if_present(name)? else {
             return Ok(self.missing(row));
         };
-        let different = self.differs(directory, row, &stat)?;
+        let different = differs(&self.dataset.privileges, directory, row, &stat)?;
         let damage = match row.entry.content() {
             Some((size, _)) if stat.kind == Kind::File && stat.size != size => different.clone(),
             Some(content) if stat.kind == Kind::File => {
@@ -272,41 +265,13 @@ impl Reading<'_> {
                 aspect: Aspect::Content(stat.identity.inode),
             }));
         }
-        let apart = self.is_apart(ground, handles, row, &stat)?;
-        let what = different
-            .or(apart.then(|| "is not hard-linked to the other names of its group".to_owned()));
+        let of = (&ground.catalog, ground.at());
+        let apart = is_apart(&mut self.groups, of, handles, (row, &stat))?;
+        let what = different.or(apart.then(|| APART.to_owned()));
         Ok(what.map(|what| Suspicion {
             what,
             aspect: Aspect::Other,
         }))
-    }
-
-    /// Whether a name of a hard-link group has another inode than the first one seen.
-    fn is_apart(
-        &mut self,
-        ground: &Ground,
-        handles: &mut Handles<'_>,
-        row: &Row,
-        stat: &Stat,
-    ) -> Result<bool, ReceiverError> {
-        if row.entry.group == 0 {
-            return Ok(false);
-        }
-        let own = (row.place.clone(), row.id);
-        let first = self.groups.entry(row.entry.group).or_insert(own.clone());
-        if *first == own {
-            return Ok(false);
-        }
-        let place = first.0.clone();
-        let now = ground.catalog.row(&place, ground.at())?;
-        if now.is_none_or(|now| now.entry.group != row.entry.group) {
-            *first = own;
-            return Ok(false);
-        }
-        let first = handles
-            .get(place.parent)
-            .and_then(|directory| Ok(directory.stat_if_present(&place.name)?));
-        Ok(first?.is_some_and(|first| first.identity.inode != stat.identity.inode))
     }
 
     /// Reads a file of the right size; what is wrong with its content, if anything.
@@ -320,55 +285,6 @@ impl Reading<'_> {
         self.tally.bytes += size;
         self.content_of(directory, name, (size, hash))
     }
-
-    /// What is different in kind, size or metadata, if anything.
-    fn differs(
-        &self,
-        directory: &Directory,
-        row: &Row,
-        stat: &Stat,
-    ) -> Result<Option<String>, ReceiverError> {
-        let entry = &row.entry;
-        if !same_kind(entry, stat.kind) {
-            return Ok(Some(format!("is not a {} any more", entry.kind())));
-        }
-        if let Some((size, _)) = entry.content()
-            && size != stat.size
-        {
-            return Ok(Some(format!("has {} bytes instead of {size}", stat.size)));
-        }
-        if let Node::Symlink { target } = &entry.node
-            && directory.read_link(&row.place.name)? != target.0
-        {
-            return Ok(Some("points elsewhere".to_owned()));
-        }
-        let found = node::read_attributes(directory, &row.place.name, stat)?;
-        let privileges = &self.dataset.privileges;
-        let wanted = to_make(entry, privileges);
-        let mut differing = Vec::new();
-        if found.modified != wanted.modified && LASTING.contains(&wanted.modified.seconds) {
-            differing.push("modification time");
-        }
-        // What could not be set for lack of privileges is recorded only, and no damage.
-        let mode_matters = privileges.override_permissions;
-        let differs = mode_matters && found.mode != wanted.mode
-            || found.mode & 0o777 & !wanted.mode & !0o500 != 0;
-        // Nobody can set that of a symbolic link.
-        if differs && !matches!(entry.node, Node::Symlink { .. }) {
-            differing.push("mode");
-        }
-        if privileges.chown && (found.uid, found.gid) != (wanted.uid, wanted.gid) {
-            differing.push("owner");
-        }
-        let within_reach = found
-            .xattrs
-            .iter()
-            .filter(|xattr| is_within_reach(xattr, privileges));
-        if privileges.chown && !within_reach.eq(&wanted.xattrs) {
-            differing.push("extended attributes");
-        }
-        Ok((!differing.is_empty()).then(|| format!("differs in {}", differing.join(", "))))
-    }
 }
 
 /// What it is about if what a row is about is not there.
@@ -376,17 +292,5 @@ fn absent(row: &Row) -> Aspect {
     match row.entry.content() {
         Some(_) => Aspect::Missing,
         None => Aspect::Other,
-    }
-}
-
-/// Whether what stands there is what the entry says.
-pub(super) fn same_kind(entry: &Entry, kind: Kind) -> bool {
-    match entry.node {
-        Node::Directory { .. } => kind == Kind::Directory,
-        Node::File { .. } => kind == Kind::File,
-        Node::Symlink { .. } => kind == Kind::Symlink,
-        Node::Fifo => kind == Kind::Fifo,
-        Node::CharacterDevice { .. } => kind == Kind::CharacterDevice,
-        Node::BlockDevice { .. } => kind == Kind::BlockDevice,
     }
 }

@@ -9,19 +9,22 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use understudy_protocol::{ContentHash, DirectoryId, Name, Place, RelPath};
 use understudy_tree::content::{self, Extents, HoleyHasher};
-use understudy_tree::{Directory, TreeError, uncached};
+use understudy_tree::{Directory, Stat, TreeError, uncached};
 
 use super::ground::Ground;
 use super::orphan;
-use crate::catalog::Row;
+use crate::catalog::{Catalog, Row};
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
 use crate::findings::{Damage, Part};
+use crate::names;
+use crate::resolve::Handles;
 
 /// Rows, or files of history, of one step.
 pub(super) const STEP: usize = 2048;
 /// A step ends when it has read so much.
 const STEP_BYTES: u64 = 32 << 20;
+pub(super) const APART: &str = "is not hard-linked to the other names of its group";
 /// A file is open for so much at a time: one that somebody has open is never changed in place.
 const STRETCH_BYTES: u64 = 4 << 20;
 /// What is charged for each file beside its bytes: finding it costs a disk about as much as reading this.
@@ -103,11 +106,24 @@ pub(crate) fn cost_bytes(files: u64, bytes: u64) -> u64 {
     bytes.saturating_add(files.saturating_mul(FILE_BYTES))
 }
 
-/// Something wrong, with the row that it is about.
+/// Something wrong, with what is to be mended.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) damage: Damage,
-    pub(crate) row: Option<Row>,
+    pub(crate) subject: Subject,
+}
+
+/// What is to be mended.
+#[derive(Debug)]
+pub(crate) enum Subject {
+    /// Nothing of a twin.
+    Other,
+    /// The content of a file.
+    Content(Row),
+    /// What stands at the place of a row, or does not.
+    Name(Row),
+    /// What stands where no row is.
+    Extra(Place),
 }
 
 impl Found {
@@ -119,10 +135,26 @@ impl Found {
                 content: None,
                 what: what.into(),
             },
-            row: None,
+            subject: Subject::Other,
+        }
+    }
+
+    /// The same of something in a twin that can be put right.
+    pub(super) fn about(self, subject: Subject) -> Self {
+        Self { subject, ..self }
+    }
+
+    /// The row whose file is wrong.
+    pub(super) fn content_row(&self) -> Option<&Row> {
+        match &self.subject {
+            Subject::Content(row) => Some(row),
+            _ => None,
         }
     }
 }
+
+/// The first place seen of each hard-link group, and its row.
+pub(super) type Groups = HashMap<u64, (Place, u64)>;
 
 /// Is told of what was read, while no file is open; may wait, and may end everything.
 pub(crate) type Pace<'a> = &'a mut dyn FnMut(u64) -> Result<(), ReceiverError>;
@@ -134,8 +166,9 @@ pub(crate) struct Reading<'a> {
     pub(super) tally: Tally,
     /// Of the step.
     pub(super) found: Vec<Found>,
-    /// The first place seen of each hard-link group, and its row.
-    pub(super) groups: HashMap<u64, (Place, u64)>,
+    /// Of the live tree and of the other twin.
+    pub(super) groups: Groups,
+    pub(super) twin_groups: Groups,
     disk: uncached::Reader,
 }
 
@@ -146,7 +179,8 @@ impl<'a> Reading<'a> {
             pace,
             tally: Tally::default(),
             found: Vec::new(),
-            groups: HashMap::new(),
+            groups: Groups::new(),
+            twin_groups: Groups::new(),
             disk: uncached::Reader::default(),
         }
     }
@@ -283,6 +317,55 @@ impl<'a> Reading<'a> {
         }
         Ok(hasher.finish(size))
     }
+}
+
+/// Whether a name of a hard-link group has another inode than the first one seen in a twin, which shows snapshot `at`.
+pub(super) fn is_apart(
+    groups: &mut Groups,
+    (catalog, at): (&Catalog, u64),
+    handles: &mut Handles<'_>,
+    (row, stat): (&Row, &Stat),
+) -> Result<bool, ReceiverError> {
+    if row.entry.group == 0 {
+        return Ok(false);
+    }
+    let own = (row.place.clone(), row.id);
+    let first = groups.entry(row.entry.group).or_insert(own.clone());
+    if *first == own {
+        return Ok(false);
+    }
+    let place = first.0.clone();
+    let now = catalog.row(&place, at)?;
+    if now.is_none_or(|now| now.entry.group != row.entry.group) {
+        *first = own;
+        return Ok(false);
+    }
+    let first = handles
+        .get(place.parent)
+        .and_then(|directory| Ok(directory.stat_if_present(&place.name)?));
+    Ok(first?.is_some_and(|first| first.identity.inode != stat.identity.inode))
+}
+
+/// What a directory has that no row is about; `last` are its rows that were read last, in the order of the names.
+pub(super) fn without_row(
+    catalog: &Catalog,
+    (id, at): (DirectoryId, u64),
+    names: Vec<Name>,
+    last: &[Row],
+) -> Result<Vec<Place>, ReceiverError> {
+    let mut extra = Vec::new();
+    for name in names {
+        let is_marker = id == DirectoryId::TOP && name == *names::SNAPSHOT;
+        let is_known = last
+            .binary_search_by(|row| row.place.name.cmp(&name))
+            .is_ok();
+        let place = Place::new(id, name);
+        if !is_marker && !is_known && catalog.row(&place, at)?.is_none() {
+            extra.push(place);
+        }
+    }
+    extra.sort_unstable();
+    Ok(extra)
 }
 
 /// Whether an error says something of what is on the disk: not of this process, nor that something has gone meanwhile.
