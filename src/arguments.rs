@@ -1,5 +1,6 @@
 //! The command line: what it takes, and the help that teaches it.
 
+mod check;
 mod daemons;
 mod on_spare;
 mod pair;
@@ -17,6 +18,7 @@ use understudy_protocol::DatasetName;
 use crate::exit::{Code, CommandError};
 use crate::report;
 
+pub(crate) use check::{Check, Checked, ExpectedRole};
 pub(crate) use daemons::{Agent, Messenger, Receiver};
 pub(crate) use on_spare::{Accept, Acknowledge, Decide, Held, OnSpare, Pin, Prune, Unpin};
 pub(crate) use pair::Pair;
@@ -42,7 +44,7 @@ Examples:
 
 Exit codes:
   0 done; 1 failed; 2 usage or configuration; 3 done, but some files could not be read (listed);
-  4 held by a guard; 6 the spare cannot be reached; 7 not authenticated, or not allowed; 8 no space;
+  4 held by a guard; 5 not the main, or not any more; 6 the spare cannot be reached; 7 not authenticated, or not allowed; 8 no space;
   9 verification found damage; 130 interrupted")]
 struct CommandLine {
     #[command(flatten)]
@@ -159,6 +161,7 @@ Examples:
     Pin(Pin),
     Unpin(Unpin),
     Accept(Accept),
+    Check(Check),
     Pair(Box<Pair>),
     AuthorizedKey(AuthorizedKey),
 }

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use understudy_protocol::message::{
-    Datasets, Finding, FuzzyFile, Inspect, ListFuzzy, Oversee, Overseen, Repair, Repaired,
-    Repairing, Trouble, Verified, Verify,
+    DatasetRole, Datasets, Finding, FuzzyFile, Inspect, ListFuzzy, ListRoles, Oversee, Overseen,
+    Repair, Repaired, Repairing, Trouble, Verified, Verify,
 };
 use understudy_protocol::transport::Channel;
 use understudy_protocol::{DatasetName, Message, RelPath, version};
@@ -107,6 +107,29 @@ pub fn oversee(channel: Channel) -> Result<Option<Overseen>, AgentError> {
         match conversation.hear()? {
             Message::Overseen(overseen) => Ok(Some(overseen)),
             other => Err(unexpected(&other, "Overseen")),
+        }
+    };
+    ask().map_err(|error| conversation.explain(error))
+}
+
+/// Which part the spare's host plays in each dataset, or in one; `None` if the spare is too old to tell.
+pub fn roles(
+    channel: Channel,
+    dataset: Option<DatasetName>,
+) -> Result<Option<Vec<DatasetRole>>, AgentError> {
+    let conversation = Conversation::open(channel, &Cancel::default())?;
+    if conversation.version < version::EPOCHS {
+        return Ok(None);
+    }
+    let ask = || {
+        conversation.tell(&Message::ListRoles(ListRoles { dataset }))?;
+        let mut roles = Vec::new();
+        loop {
+            match conversation.hear()? {
+                Message::DatasetRole(role) => roles.push(role),
+                Message::Told(_) => return Ok(Some(roles)),
+                other => return Err(unexpected(&other, "DatasetRole")),
+            }
         }
     };
     ask().map_err(|error| conversation.explain(error))

@@ -47,7 +47,7 @@ use serde::Deserialize;
 use understudy_protocol::{DatasetName, SecretKey};
 use understudy_tree::{Excludes, Mounts};
 
-pub use ask::{FuzzyOf, Survey, Verification, oversee, survey, verify};
+pub use ask::{FuzzyOf, Survey, Verification, oversee, roles, survey, verify};
 pub use chain::{
     Evidence, Freshness, Known, Leniency, Proven, Trusted, known_datasets, newest_known,
 };
@@ -64,6 +64,7 @@ pub use restore::{
     compare, restore,
 };
 pub use retention::{RetentionOf, retention};
+pub use role::standing;
 pub use scan::Trust;
 pub use sync::{Again, LookedAt, Problem, SyncReport, again, sync, sync_again};
 pub use wishes::Cancel;

@@ -12,6 +12,7 @@ use understudy_protocol::{DatasetName, Name, Role, Standing};
 use understudy_tree::durable::{self, Durability};
 use understudy_tree::{Directory, Mounts};
 
+use crate::Source;
 use crate::clock;
 use crate::db;
 use crate::error::AgentError;
@@ -117,6 +118,12 @@ impl Part {
         };
         write(path, &standing)
     }
+}
+
+/// Which part this host plays in the dataset of a source, and in which epoch. `spare` is the address as a report names it.
+pub fn standing(source: &Source, state: &Path, spare: &str) -> Result<Standing, AgentError> {
+    let path = std::fs::canonicalize(&source.path).unwrap_or_else(|_| source.path.clone());
+    Part::load(state, &path, &source.dataset, spare).map(|part| part.standing)
 }
 
 /// The directory with what a store keeps of a dataset, if this is the live tree of one. Whoever may not look there must not take it for

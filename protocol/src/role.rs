@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::digest::Fingerprint;
 use crate::hash::ContentHash;
 use crate::place::Position;
@@ -16,7 +18,7 @@ pub const FIRST_EPOCH: u64 = 1;
 pub const STANDING_BYTES: u64 = 4096;
 
 /// The part a host plays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
     /// It follows: its live tree is what the main sent last.
     Spare,
@@ -49,7 +51,7 @@ impl fmt::Display for Role {
 }
 
 /// What a host knows of its part in a dataset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// Its part.
     pub role: Role,

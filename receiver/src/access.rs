@@ -75,6 +75,7 @@ pub(crate) fn subject(message: &Message) -> Option<(u32, Subject<'_>)> {
         Message::Summarise(request) => (version::BROWSE, Existing(&request.dataset)),
         Message::ListSnapshots(request) => (version::LISTING, Existing(&request.dataset)),
         Message::Oversee(_) => (version::OVERSEE, All),
+        Message::ListRoles(request) => (version::EPOCHS, all_or(request.dataset.as_ref())),
         // Within an upload or a restore: about the dataset that this began with.
         Message::Changes(_)
         | Message::Commit(_)
@@ -126,7 +127,8 @@ pub(crate) fn subject(message: &Message) -> Option<(u32, Subject<'_>)> {
         | Message::Repaired(_)
         | Message::Wanted(_)
         | Message::Health(_)
-        | Message::Overseen(_) => return None,
+        | Message::Overseen(_)
+        | Message::DatasetRole(_) => return None,
     })
 }
 

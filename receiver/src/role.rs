@@ -2,14 +2,18 @@
 //!
 //! A dataset without the file is one that was never promoted: this host is its spare, in the first epoch.
 
+use understudy_protocol::message::{DatasetRole, Told};
 use understudy_protocol::role::STANDING_BYTES;
-use understudy_protocol::{DatasetName, Role, Standing};
+use understudy_protocol::transport::Outgoing;
+use understudy_protocol::{DatasetName, Message, Role, Standing};
 use understudy_tree::Directory;
 use understudy_tree::durable::{self, Durability};
 
+use crate::access::Scope;
 use crate::dataset::{Dataset, Locked, now_seconds};
 use crate::error::ReceiverError;
 use crate::names;
+use crate::serve::send;
 use crate::store::Store;
 
 /// What the file of a dataset says; `None` if there is none.
@@ -81,6 +85,35 @@ impl Dataset {
             _ => Err(fenced(&self.name, &standing, claimed)),
         }
     }
+}
+
+/// Tells which part this host plays in what the peer asks for. Trouble in one dataset does not hide the others.
+pub(crate) fn serve(store: &Store, scope: Scope, outgoing: &Outgoing) -> Result<(), ReceiverError> {
+    let tell = |dataset: &Dataset| {
+        let standing = dataset.standing();
+        if let Err(error) = &standing {
+            tracing::error!(dataset = %dataset.name, "{error}");
+        }
+        let told = Message::DatasetRole(DatasetRole {
+            dataset: dataset.name.clone(),
+            standing: standing.ok(),
+        });
+        send(outgoing, &told)
+    };
+    match scope {
+        Scope::One(dataset) => tell(&dataset)?,
+        Scope::Made(_) => {}
+        Scope::All(own) => {
+            for permission in &own {
+                match permission.open(store) {
+                    Ok(Some(dataset)) => tell(&dataset)?,
+                    Ok(None) => {}
+                    Err(error) => tracing::error!(dataset = %permission.name(), "{error}"),
+                }
+            }
+        }
+    }
+    send(outgoing, &Message::Told(Told {}))
 }
 
 impl Store {

@@ -19,7 +19,7 @@ use crate::quota::Quotas;
 use crate::space::Reserve;
 use crate::store::Store;
 use crate::verify::Asked;
-use crate::{browse, filling, fuzzy, give, retention, upload, verify};
+use crate::{browse, filling, fuzzy, give, retention, role, upload, verify};
 
 /// What the receiver does with a change set that removes everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -146,6 +146,7 @@ fn converse(
                 let datasets = datasets(access, scope)?;
                 outgoing.send_message(&Message::Datasets(datasets))?;
             }
+            (Message::ListRoles(_), scope) => role::serve(store, scope, outgoing)?,
             (Message::Oversee(_), Scope::All(own)) => {
                 let overseen = filling::oversee(access, &own, options)?;
                 outgoing.send_message(&Message::Overseen(overseen))?;

@@ -8,10 +8,10 @@ use std::path::Path;
 
 use understudy_protocol::message::{
     Begin, Change, Changes, Claim, Commit, Compare, Confirm, Content, Depth, Find, Inspect, List,
-    ListFuzzy, ListRetention, ListSnapshots, ListTree, Locate, Oversee, Owners, ReadManifest,
-    Repair, Repairing, RestorePhase, Restoring, Returned, SourceRoot, Stated, StreamAbort,
-    StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume, Summarise, TABLE, Trouble,
-    Verify, Want, WantRest,
+    ListFuzzy, ListRetention, ListRoles, ListSnapshots, ListTree, Locate, Oversee, Owners,
+    ReadManifest, Repair, Repairing, RestorePhase, Restoring, Returned, SourceRoot, Stated,
+    StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume, Summarise, TABLE,
+    Trouble, Verify, Want, WantRest,
 };
 use understudy_protocol::version::Hello;
 use understudy_protocol::{
@@ -166,6 +166,9 @@ fn every(of: &DatasetName) -> Vec<Message> {
         Message::List(List {
             dataset: one.clone(),
         }),
+        Message::ListRoles(ListRoles {
+            dataset: one.clone(),
+        }),
         Message::Verify(Verify {
             dataset: one.clone(),
         }),
@@ -294,6 +297,7 @@ fn effect(message: &Message) -> Effect {
         | Message::Compare(_)
         | Message::Summarise(_)
         | Message::ListSnapshots(_)
+        | Message::ListRoles(_)
         | Message::Oversee(_) => None,
         Message::Begin(_)
         | Message::Claim(_)
@@ -341,6 +345,7 @@ fn effect(message: &Message) -> Effect {
         | Message::Snapshots(_)
         | Message::Told(_)
         | Message::Repaired(_)
+        | Message::DatasetRole(_)
         | Message::Wanted(_)
         | Message::Health(_)
         | Message::Overseen(_) => NotOfAnAgent,

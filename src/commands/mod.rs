@@ -5,6 +5,7 @@ mod acknowledge;
 pub(crate) mod agent;
 mod authorized_key;
 mod cat;
+mod check;
 mod diff;
 mod drill;
 mod find;
@@ -23,6 +24,7 @@ pub(crate) mod receiver;
 mod recovery;
 mod restore;
 mod restore_all;
+pub(crate) mod roles;
 mod snapshots;
 mod status;
 pub(crate) mod stdio;
@@ -97,6 +99,7 @@ pub(crate) fn run(
         Command::Prune(arguments) => prune::run(&arguments, session),
         Command::Pin(arguments) => pin::pin(arguments, session),
         Command::Unpin(arguments) => pin::unpin(arguments, session),
+        Command::Check(arguments) => check::run(arguments, session),
         Command::Accept(arguments) => accept::run(arguments, session),
         Command::Pair(arguments) => pair::run(&arguments, session),
         Command::AuthorizedKey(arguments) => authorized_key::run(&arguments),

@@ -8,7 +8,7 @@ use understudy_protocol::{RelPath, escape};
 use understudy_receiver::Store;
 
 use super::quotas::Share;
-use super::{Session, footing, health, overview, policies, quotas};
+use super::{Session, footing, health, overview, policies, quotas, roles};
 use crate::address::Address;
 use crate::exit::CommandError;
 use crate::report::Report;
@@ -22,17 +22,27 @@ pub(crate) fn run(session: &Session) -> Result<Report, CommandError> {
     let listed = &survey.listed;
     let known = health::ask(&listed.datasets, session)?;
     let known_of = |dataset: &DatasetStatus| known.as_ref()?.get(&dataset.name);
+    let roles = roles::ask(session)?;
+    let role_of = |dataset: &DatasetStatus| roles.as_ref()?.get(&dataset.name);
     let told = |dataset: &DatasetStatus| {
         let mut value = value(dataset, listed.now_seconds);
+        let standing = role_of(dataset).and_then(Option::as_ref);
+        value["standing"] = standing.map(roles::value).into();
         value["fuzzy"] = fuzzy(dataset, &survey).map(words::paths).into();
         health::add_to(&mut value, known_of(dataset));
         value
     };
     let datasets: Vec<Value> = listed.datasets.iter().map(told).collect();
     let agent = agent_status(session);
-    let state_of = |dataset: &DatasetStatus| state(dataset, known_of(dataset), agent.as_ref());
+    let state_of = |dataset: &DatasetStatus| {
+        let role = roles::state(role_of(dataset));
+        role.unwrap_or_else(|| state(dataset, known_of(dataset), agent.as_ref()))
+    };
     let mut lines = lines(&survey, state_of);
     for dataset in &listed.datasets {
+        let standing = role_of(dataset).and_then(Option::as_ref);
+        let line = standing.and_then(|known| roles::line(&dataset.name, known, listed.now_seconds));
+        lines.extend(line);
         if let Some(known) = known_of(dataset) {
             lines.extend(health::lines(&dataset.name, known, listed.now_seconds));
         }

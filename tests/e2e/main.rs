@@ -45,6 +45,7 @@ mod restarts;
 mod restoring;
 mod resume;
 mod retention;
+mod roles;
 mod scrub;
 mod silent;
 mod soak;

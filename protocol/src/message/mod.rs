@@ -35,8 +35,8 @@ pub use leftover::{Leftover, LeftoverEnd};
 pub use oversee::{Filling, Oversee, Overseen, RestorePhase, Restoring, RunningRestore};
 pub use owners::{Owners, Stated};
 pub use report::{
-    DatasetStatus, Datasets, Finding, List, ListSnapshots, Noted, Repair, Repaired, Snapshots,
-    Trouble, Verified, Verify, VerifyEnd,
+    DatasetRole, DatasetStatus, Datasets, Finding, List, ListRoles, ListSnapshots, Noted, Repair,
+    Repaired, Snapshots, Trouble, Verified, Verify, VerifyEnd,
 };
 pub use retention::{Flag, LastVerified, ListRetention, Pin, Retained, Retention, RetentionEnd};
 pub use stream::{StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume};
@@ -166,6 +166,8 @@ messages! {
     74 ListSnapshots(ListSnapshots) from agent: "Asks for the snapshots that were too many for `Datasets`.";
     75 Snapshots(Snapshots) from receiver: "Some of them, oldest first.";
     76 Claim(Claim) from agent: "As `Begin`, by the main of an epoch.";
+    77 ListRoles(ListRoles) from agent: "Asks which part the receiver's host plays.";
+    78 DatasetRole(DatasetRole) from receiver: "Which part it plays in a dataset.";
 }
 
 fn decode_all<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, ProtocolError> {
@@ -347,6 +349,8 @@ unlimited_by_type!(
     StreamBase,
     Begin,
     Claim,
+    ListRoles,
+    DatasetRole,
     Commit,
     Confirm,
     ReadManifest,

@@ -7,6 +7,7 @@ use crate::limits;
 use crate::name::DatasetName;
 use crate::place::RelPath;
 use crate::place::Snapshot;
+use crate::role::Standing;
 
 /// Asks for an overview.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,4 +134,20 @@ pub struct Repaired {
     pub path: RelPath,
     /// What was wrong with it.
     pub what: String,
+}
+
+/// Asks which part the receiver's host plays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListRoles {
+    /// Only in this dataset.
+    pub dataset: Option<DatasetName>,
+}
+
+/// Which part the receiver's host plays in a dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetRole {
+    /// The dataset.
+    pub dataset: DatasetName,
+    /// `None` if nobody can tell, because its note is damaged.
+    pub standing: Option<Standing>,
 }

@@ -1,0 +1,180 @@
+//! `understudy check role`: what a monitor asks on either host, with an answer that is an exit code.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use understudy_agent::config::Config;
+use understudy_protocol::{DatasetName, Role, Standing, escape};
+
+use super::{Session, roles};
+use crate::address::Address;
+use crate::arguments::{Check, Checked, ExpectedRole, OnSpare};
+use crate::exit::{Code, CommandError};
+use crate::paths;
+use crate::report::Report;
+
+/// One dataset, as it was found.
+struct Found {
+    dataset: DatasetName,
+    standing: Standing,
+    /// Why it is not as expected.
+    wrong: Option<String>,
+}
+
+/// Looks whether this host is what somebody takes it for.
+pub(crate) fn run(arguments: Check, session: &Session) -> Result<Report, CommandError> {
+    let Check {
+        what: Checked::Role,
+        expect,
+        datasets,
+        served,
+        agent,
+        on_spare,
+    } = arguments;
+    let mut found = match &agent {
+        Some(config) => of_agent(config, session)?,
+        None => of_store(on_spare, session)?,
+    };
+    if let Some(unknown) = datasets
+        .iter()
+        .find(|name| found.iter().all(|one| one.dataset != **name))
+    {
+        return Err(CommandError::failed(format!(
+            "there is no dataset `{unknown}` here"
+        )));
+    }
+    found.retain(|one| datasets.is_empty() || datasets.contains(&one.dataset));
+    for one in &mut found {
+        if one.wrong.is_none() {
+            one.wrong = unlike(expect, &one.standing);
+        }
+    }
+    let served = served.and_then(|path| served_wrongly(&path, expect));
+    Ok(report(&found, served.as_deref(), expect))
+}
+
+fn of_store(on_spare: OnSpare, session: &Session) -> Result<Vec<Found>, CommandError> {
+    let store = session.store_on_this_host(on_spare)?;
+    let mut found = Vec::new();
+    for dataset in store.dataset_names()? {
+        let standing = store.standing(&dataset)?;
+        found.push(Found {
+            dataset,
+            standing,
+            wrong: None,
+        });
+    }
+    Ok(found)
+}
+
+/// Of the main's side also, whether its sources are there and may be written to: who serves from them writes.
+fn of_agent(config: &Path, session: &Session) -> Result<Vec<Found>, CommandError> {
+    let config = Config::load(config)?;
+    let spare = config.spare.as_deref().map(std::ffi::OsStr::new);
+    let spare = Address::given(session.places.spare.as_deref().or(spare))?.to_string();
+    let state = paths::state(session.places.state.as_deref().or(config.state.as_deref()))?;
+    let mut found = Vec::new();
+    for scheduled in config.sources() {
+        let source = scheduled?.source;
+        let standing = understudy_agent::standing(&source, &state, &spare)?;
+        let wrong = match read_only(&source.path) {
+            Some(true) => Some(format!(
+                "its source `{}` is mounted read-only",
+                shown(&source.path)
+            )),
+            Some(false) => None,
+            None => Some(format!("its source `{}` is not there", shown(&source.path))),
+        };
+        found.push(Found {
+            dataset: source.dataset,
+            standing,
+            wrong,
+        });
+    }
+    Ok(found)
+}
+
+fn unlike(expected: ExpectedRole, standing: &Standing) -> Option<String> {
+    let is = match (expected, standing.role) {
+        (ExpectedRole::Spare, Role::Spare) | (ExpectedRole::Main, Role::Main) => return None,
+        (_, role) => role,
+    };
+    let epoch = standing.epoch;
+    Some(match is {
+        Role::Spare => format!("this host is its spare, in epoch {epoch}"),
+        Role::Main => format!("this host is its main, in epoch {epoch}"),
+        Role::HandedOver => format!("this host has handed it over, in epoch {epoch}"),
+        Role::Fenced => {
+            format!("this host was its main, and another one took over after epoch {epoch}")
+        }
+    })
+}
+
+/// What is wrong with the place from which files are served: on a spare nobody may write there, on a main somebody must.
+fn served_wrongly(path: &Path, expected: ExpectedRole) -> Option<String> {
+    let shown = shown(path);
+    match (expected, read_only(path)) {
+        (_, None) => Some(format!("`{shown}` is not there")),
+        (ExpectedRole::Spare, Some(false)) => Some(format!(
+            "`{shown}` can be written to: whatever is written there is drift, and the next cycle undoes it"
+        )),
+        (ExpectedRole::Main, Some(true)) => Some(format!("`{shown}` is mounted read-only")),
+        (ExpectedRole::Spare, Some(true)) | (ExpectedRole::Main, Some(false)) => None,
+    }
+}
+
+/// Whether a directory is on a mount that cannot be written to; `None` if it is not there.
+fn read_only(path: &Path) -> Option<bool> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    Some(stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+}
+
+fn shown(path: &Path) -> String {
+    escape(path.as_os_str().as_encoded_bytes())
+}
+
+fn report(found: &[Found], served: Option<&str>, expected: ExpectedRole) -> Report {
+    let values: Vec<Value> = found
+        .iter()
+        .map(|one| {
+            let mut value = roles::value(&one.standing);
+            value["dataset"] = one.dataset.as_str().into();
+            value["wrong"] = one.wrong.as_deref().into();
+            value
+        })
+        .collect();
+    let wrong: Vec<String> = found
+        .iter()
+        .filter_map(|one| Some(format!("{}: {}", one.dataset, one.wrong.as_ref()?)))
+        .chain(served.map(str::to_owned))
+        .collect();
+    let word = match expected {
+        ExpectedRole::Spare => "spare",
+        ExpectedRole::Main => "main",
+    };
+    let lines = match wrong.is_empty() {
+        true => vec![format!("ok: this host is the {word} of {}", counted(found))],
+        false => Vec::new(),
+    };
+    let data = json!({ "datasets": values, "expected": word, "served": served });
+    let mut report = Report::done(data, lines);
+    if let Some((first, more)) = wrong.split_first() {
+        report.notes.extend(more.iter().cloned());
+        let error = CommandError::new(
+            Code::Fenced,
+            format!("this host is not the {word} as expected: {first}"),
+            "`understudy status` on both hosts tells which of them is the main",
+        );
+        report.code = error.code;
+        report.error = Some(error);
+    }
+    report
+}
+
+fn counted(found: &[Found]) -> String {
+    match found {
+        [] => "nothing: there are no datasets".to_owned(),
+        [one] => one.dataset.to_string(),
+        many => crate::words::counted(many.len() as u64, "dataset"),
+    }
+}

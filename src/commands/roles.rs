@@ -1,0 +1,97 @@
+//! Which part the spare plays in each dataset: for `status`.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+use understudy_protocol::{DatasetName, Role, Standing};
+
+use super::Session;
+use crate::exit::CommandError;
+use crate::words;
+
+/// What is known of the roles: nothing of a dataset whose note is damaged, and `None` if the spare is too old.
+pub(super) type Roles = Option<HashMap<DatasetName, Option<Standing>>>;
+
+/// Asks the spare.
+pub(super) fn ask(session: &Session) -> Result<Roles, CommandError> {
+    let told = session
+        .existing_spare()?
+        .talk(|channel| understudy_agent::roles(channel, None))?;
+    Ok(told.map(|roles| {
+        let roles = roles.into_iter().map(|role| (role.dataset, role.standing));
+        roles.collect()
+    }))
+}
+
+/// For programs.
+pub(crate) fn value(standing: &Standing) -> Value {
+    json!({
+        "role": standing.role.word(),
+        "epoch": standing.epoch,
+        "since": (standing.since_seconds > 0).then(|| words::time(standing.since_seconds)),
+        "snapshot": standing.snapshot.map(|at| json!({ "epoch": at.epoch, "number": at.number, "digest": at.fingerprint.to_string() })),
+    })
+}
+
+/// The word in the column of a dataset's state, if its role says more than that it is kept up to date.
+pub(super) fn state(standing: Option<&Option<Standing>>) -> Option<&'static str> {
+    match standing? {
+        None => Some("ROLE UNKNOWN"),
+        Some(standing) => match standing.role {
+            Role::Spare => None,
+            Role::Main => Some("MAIN"),
+            Role::HandedOver => Some("HANDED OVER"),
+            Role::Fenced => Some("FENCED"),
+        },
+    }
+}
+
+/// What is told of a dataset beside its row.
+pub(super) fn line(dataset: &DatasetName, standing: &Standing, now_seconds: i64) -> Option<String> {
+    let age = words::span(now_seconds.saturating_sub(standing.since_seconds).max(0));
+    let epoch = standing.epoch;
+    let what = match standing.role {
+        Role::Spare => return None,
+        Role::Main => {
+            let at = standing.snapshot.map_or(String::new(), |at| {
+                format!(" with snapshot {} of epoch {}", at.number, at.epoch)
+            });
+            format!(
+                "this host was promoted {age} ago{at} and is its main, in epoch {epoch}: whoever was the main before is refused"
+            )
+        }
+        Role::HandedOver => format!(
+            "this host was its main and has handed it over {age} ago, in epoch {epoch}: nobody is the main until the other host is promoted"
+        ),
+        Role::Fenced => format!(
+            "this host was its main until another one took over, which it was told {age} ago"
+        ),
+    };
+    Some(format!("{dataset}: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spare_is_nothing_to_speak_of_and_everything_else_is() {
+        let name = DatasetName::fit(b"site");
+        let spare = Standing::first(Role::Spare);
+        assert_eq!(state(Some(&Some(spare))), None);
+        assert_eq!(line(&name, &spare, 100), None);
+        assert_eq!(state(Some(&None)), Some("ROLE UNKNOWN"));
+        assert_eq!(state(None), None);
+        for role in [Role::Main, Role::HandedOver, Role::Fenced] {
+            let standing = Standing {
+                role,
+                since_seconds: 40,
+                ..spare
+            };
+            assert!(state(Some(&Some(standing))).is_some());
+            let told = line(&name, &standing, 100).expect("news");
+            assert!(told.contains("1 min"), "{told}");
+        }
+        assert_eq!(value(&spare)["since"], Value::Null);
+    }
+}
