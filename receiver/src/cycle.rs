@@ -8,7 +8,7 @@ use understudy_protocol::message::Timing;
 use understudy_tree::attributes::set_attributes;
 use understudy_tree::{Lacking, TreeError, crash_point, node};
 
-use crate::apply::{self, Contents, Transformation};
+use crate::apply::{self, Contents, Transformation, Trust};
 use crate::catalog::{Catalog, Recorded};
 use crate::dataset::{Dataset, Locked, now_seconds};
 use crate::error::ReceiverError;
@@ -50,8 +50,27 @@ impl Stopwatch {
 pub(crate) fn catch_up(
     dataset: &Dataset,
     catalog: &Catalog,
-    _locked: &Locked,
+    locked: &Locked,
     stop: &Stop,
+) -> Result<(), ReceiverError> {
+    catch_up_from(dataset, catalog, locked, (Trust::Live, stop))
+}
+
+/// As [`catch_up`], where somebody may have changed the live tree: what only the shadow still has moves into history as well.
+pub(crate) fn catch_up_doubting(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    locked: &Locked,
+) -> Result<(), ReceiverError> {
+    let stop = Stop::default();
+    catch_up_from(dataset, catalog, locked, (Trust::Nothing, &stop))
+}
+
+fn catch_up_from(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    _locked: &Locked,
+    (trust, stop): (Trust, &Stop),
 ) -> Result<(), ReceiverError> {
     let Some(head) = catalog.head()? else {
         return start_over(dataset);
@@ -71,13 +90,13 @@ pub(crate) fn catch_up(
         }
     };
     Applying::new(from, to).write(&dataset.control)?;
-    match transform(dataset, catalog, &head, from, Contents::Live, stop) {
+    match transform(dataset, catalog, &head, from, (Contents::Live, trust), stop) {
         // What leaves for history has left: the rest is where the live tree has it.
         Err(error) if from > 0 && is_torn(&error) && has_limbo(dataset)? => {
             tracing::warn!(dataset = %dataset.name, "the other tree is not what it should be, and is made anew: {error}");
             start_over(dataset)?;
             Applying::new(0, to).write(&dataset.control)?;
-            transform(dataset, catalog, &head, 0, Contents::Live, stop)?;
+            transform(dataset, catalog, &head, 0, (Contents::Live, trust), stop)?;
         }
         transformed => drop(transformed?),
     }
@@ -130,7 +149,7 @@ fn transform(
     catalog: &Catalog,
     target: &Recorded,
     from: u64,
-    contents: Contents,
+    (contents, trust): (Contents, Trust),
     stop: &Stop,
 ) -> Result<Lacking, ReceiverError> {
     let shadow = dataset.shadow()?;
@@ -147,6 +166,7 @@ fn transform(
         target: &target.snapshot,
         first_entry: target.first_entry,
         contents,
+        trust,
         stop,
     };
     transformation.run()
@@ -217,7 +237,7 @@ fn build(
         catalog,
         pending,
         to - 1,
-        Contents::Staged,
+        (Contents::Staged, Trust::Live),
         &Stop::default(),
     )
 }

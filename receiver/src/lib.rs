@@ -7,6 +7,7 @@
 #[cfg(test)]
 extern crate self as understudy_receiver;
 
+mod absorb;
 mod access;
 pub mod alert;
 mod apply;
@@ -14,10 +15,12 @@ mod arriving;
 mod browse;
 mod catalog;
 mod committing;
+mod comparison;
 mod crowd;
 mod cycle;
 mod dataset;
 mod differing;
+pub mod drift;
 mod error;
 mod filling;
 mod findings;

@@ -48,6 +48,8 @@ names! {
     LINK = "link";
     FILES = "files";
     KEPT = "kept";
+    DATABASES = "databases";
+    LOOKED = "looked";
     REPAIRED = "repaired";
     REPAIRED_LINK = "repaired.link";
     VERIFIED = "verified";

@@ -67,6 +67,10 @@ pub(crate) fn recover(
             tracing::warn!(dataset = %dataset.name, "dropping a cycle that is held: the file that says why is gone; the main sends it again");
             guard::drop_held(dataset, catalog)?;
         }
+        Some(pending) if is(&head) && catalog.is_pending_absorbed()? => {
+            tracing::info!(dataset = %dataset.name, "forgetting what was found in the live tree before an interruption: it is looked at again");
+            catalog.roll_back(&pending)?;
+        }
         Some(pending) if is(&head) => roll(dataset, catalog, locked, &pending)?,
         None if is(&head) => leftovers::keep(dataset, locked)?,
         _ => return Err(disagreement(head.as_ref(), live)),

@@ -5,6 +5,7 @@
 //! that go or move leave for the limbo, deepest first; everything new comes in, parents first. The limbo's
 //! name tells in which phase an interrupted run was. [`leaves`] places everything that is no directory.
 
+mod doubts;
 mod leaves;
 mod patched;
 
@@ -23,6 +24,7 @@ use crate::marker;
 use crate::names;
 use crate::resolve::{Changing, Handles};
 use crate::shelves::Shelves;
+use doubts::Doubts;
 
 /// Where the inodes of new leaves come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,15 @@ pub(crate) enum Contents {
     Live,
     /// The target is the pending snapshot: new files are in staging, kept ones in the live twin.
     Staged,
+}
+
+/// What the live twin is believed to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// What its snapshot says.
+    Live,
+    /// Nothing: somebody has changed it.
+    Nothing,
 }
 
 /// One transformation of the shadow.
@@ -48,6 +59,7 @@ pub(crate) struct Transformation<'a> {
     /// First row of snapshot `to`.
     pub(crate) first_entry: u64,
     pub(crate) contents: Contents,
+    pub(crate) trust: Trust,
     pub(crate) stop: &'a Stop,
 }
 
@@ -82,6 +94,7 @@ impl Transformation<'_> {
     fn displace(&self) -> Result<(), ReceiverError> {
         let objects = Objects::open(&self.dataset.control)?;
         let mut old = Handles::new(self.shadow, self.catalog, self.from);
+        let mut doubts = Doubts::new(self)?;
         self.catalog.leaves_gone(self.to, |leaf| {
             let Some(row) = self.catalog.row_by_id(leaf.id)? else {
                 return Ok(());
@@ -89,7 +102,8 @@ impl Transformation<'_> {
             let Some((_, hash)) = row.entry.content() else {
                 return Ok(());
             };
-            if !self.catalog.rows_with(hash, self.to)?.is_empty() {
+            let present = self.catalog.rows_with(hash, self.to)?;
+            if !present.is_empty() && !doubts.is_only_here(&mut old, &row, &present)? {
                 return Ok(());
             }
             crash_point!("apply.step");
@@ -98,6 +112,7 @@ impl Transformation<'_> {
                 Err(ReceiverError::Tree(error)) if error.is_gone() => {
                     // Somebody removed it, and what was in it. `verify` reports what is missing from history then.
                     tracing::warn!(dataset = %self.dataset.name, "`{:?}` is missing from the other tree", leaf.place);
+                    doubts.miss(&row);
                     return Ok(());
                 }
                 directory => directory?,
@@ -105,8 +120,12 @@ impl Transformation<'_> {
             if self.keep_way_back(&objects, directory, &row, hash)? {
                 return Ok(());
             }
-            objects.take(hash, directory, &leaf)
-        })
+            if doubts.let_pass(directory, &row)? {
+                objects.take(hash, directory, &leaf)?;
+            }
+            Ok(())
+        })?;
+        doubts.tell(&objects)
     }
 
     fn writable<'h>(

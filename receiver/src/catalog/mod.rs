@@ -4,6 +4,7 @@
 //! An entry row is valid for the snapshots `since <= N < until`. The rows of the next snapshot are written
 //! with its number before it exists; they are the intent. Committing it moves the head, nothing more.
 
+mod absorbed;
 mod browse;
 mod digests;
 mod full;
@@ -27,6 +28,7 @@ use understudy_protocol::{Fingerprint, Position, Snapshot, StateDigest};
 
 use crate::error::ReceiverError;
 
+pub(crate) use absorbed::Nature;
 pub(crate) use browse::{Between, TWINS};
 pub(crate) use fuzzy::{FuzzyRange, Telling};
 pub(crate) use harmed::Ended;
@@ -128,7 +130,8 @@ impl Catalog {
         catalog.run(|connection| {
             owners::make(connection)?;
             connection.execute_batch(used::TABLE)?;
-            connection.execute_batch(statement::TABLE)
+            connection.execute_batch(statement::TABLE)?;
+            connection.execute_batch(absorbed::TABLE)
         })?;
         Ok(catalog)
     }
@@ -246,12 +249,17 @@ impl Catalog {
 
     /// The snapshot whose intent is complete but which is not committed.
     pub(crate) fn pending(&self) -> Result<Option<Recorded>, ReceiverError> {
-        self.recorded("committed IN (0, 2)")
+        self.recorded("committed IN (0, 2, 3)")
     }
 
     /// Whether the pending intent was sealed to be [held](Fate::Held).
     pub(crate) fn is_pending_held(&self) -> Result<bool, ReceiverError> {
         Ok(self.recorded("committed = 2")?.is_some())
+    }
+
+    /// Whether the pending intent was sealed to be [absorbed](Fate::Absorbed).
+    pub(crate) fn is_pending_absorbed(&self) -> Result<bool, ReceiverError> {
+        Ok(self.recorded("committed = 3")?.is_some())
     }
 
     /// The newest snapshot row for which `condition` holds.
@@ -380,9 +388,12 @@ impl Catalog {
             connection.execute("DELETE FROM owner WHERE since = ?1", [number])?;
             statement::forget(connection, pending.snapshot.position.number)?;
             used::drop_waiting(connection)?;
+            absorbed::forget(connection, pending.snapshot.position.number)?;
+            // Only with an absorbed one a pin comes before the commit.
+            connection.execute("DELETE FROM pin WHERE snapshot = ?1", [number])?;
             connection
                 .execute(
-                    "DELETE FROM snapshot WHERE number = ?1 AND committed IN (0, 2)",
+                    "DELETE FROM snapshot WHERE number = ?1 AND committed IN (0, 2, 3)",
                     [number],
                 )
                 .map(drop)

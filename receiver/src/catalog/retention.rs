@@ -4,7 +4,7 @@
 use rusqlite::{OptionalExtension, params};
 use understudy_protocol::ContentHash;
 
-use super::{Catalog, FORMAT_RETENTION, count, statement, used};
+use super::{Catalog, FORMAT_RETENTION, absorbed, count, statement, used};
 use crate::error::ReceiverError;
 use crate::retention::Moment;
 
@@ -203,6 +203,7 @@ impl Catalog {
                 let removed = connection.prepare_cached(sql)?.execute([number as i64])?;
                 if removed > 0 {
                     statement::forget(connection, number)?;
+                    absorbed::forget(connection, number)?;
                 }
             }
             if !change.remove.is_empty() {

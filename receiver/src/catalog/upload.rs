@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use rusqlite::{OptionalExtension, params};
-use understudy_protocol::{DirectoryId, Entry, Node, Place, StateDigest, limits};
+use understudy_protocol::{DirectoryId, Entry, Fingerprint, Node, Place, StateDigest, limits};
 
 use super::prove::Siblings;
 use super::read::DIRECTORY;
@@ -62,6 +62,19 @@ pub(crate) enum Fate {
     Applied,
     /// It waits for somebody's word, and is never applied without.
     Held,
+    /// The live tree is what it says already, and only the marker is missing: without that it is dropped.
+    Absorbed,
+}
+
+impl Fate {
+    /// As it is written of a snapshot that is not committed.
+    fn code(self) -> i64 {
+        match self {
+            Self::Applied => 0,
+            Self::Held => 2,
+            Self::Absorbed => 3,
+        }
+    }
 }
 
 /// One entry to put.
@@ -145,6 +158,18 @@ impl Upload<'_> {
     /// The number the next snapshot will have.
     pub(crate) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Gives the first snapshot of a dataset a number that is at least this one.
+    pub(crate) fn begin_at(&mut self, number: u64) {
+        if self.base.is_none() {
+            self.number = self.number.max(number);
+        }
+    }
+
+    /// The fingerprint of the state that the changes so far lead to, as far as their digests were given.
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        self.digest.fingerprint()
     }
 
     /// The snapshot this one starts from.
@@ -272,10 +297,7 @@ impl Upload<'_> {
                     snapshot.entries as i64,
                     snapshot.bytes as i64,
                     self.first_entry as i64,
-                    match fate {
-                        Fate::Applied => 0,
-                        Fate::Held => 2,
-                    },
+                    fate.code(),
                 ],
             )?;
             self.note_used()?;

@@ -1,0 +1,110 @@
+//! Drift: changes of the live tree that understudy did not make. Nothing that somebody wrote is overwritten: it becomes a snapshot of its own,
+//! a drift point, before anything else is done with the dataset. What is in the live tree of a main belongs to the application, and is
+//! no drift.
+
+mod look;
+mod looked;
+
+use understudy_protocol::{DatasetName, Role, Snapshot};
+
+use crate::absorb::{AbsorbOptions, Absorption, AsOf, absorb};
+use crate::access::existing;
+use crate::catalog::{Catalog, Nature};
+use crate::cycle;
+use crate::dataset::{Dataset, Locked};
+use crate::error::ReceiverError;
+use crate::housekeeping::Stop;
+use crate::recover;
+use crate::store::Store;
+use look::{Verdict, look};
+use looked::Looked;
+
+/// What the reason of a drift point's pin begins with.
+const PIN: &str = "drift";
+
+/// A drift point that was just made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Point {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// Entries that have another content or other attributes, that are new, and that are gone.
+    pub changed: u64,
+    /// See `changed`.
+    pub added: u64,
+    /// See `changed`.
+    pub removed: u64,
+    /// What could not become part of it, with the reasons: the first ones.
+    pub lost: Vec<(String, String)>,
+    /// One line for people.
+    pub text: String,
+}
+
+impl Point {
+    fn of(absorption: Absorption) -> Self {
+        let Absorption { recorded, tally } = absorption;
+        let lost = tally.losses.iter();
+        Self {
+            snapshot: recorded.snapshot,
+            changed: tally.changed,
+            added: tally.added,
+            removed: tally.removed,
+            lost: lost
+                .map(|(path, why)| (path.to_string(), why.clone()))
+                .collect(),
+            text: tally.text(),
+        }
+    }
+}
+
+/// Compares a live tree with its newest snapshot, and makes a drift point of what differs. `None` if nothing does, or if this host is not the
+/// spare of the dataset.
+pub fn seek(store: &Store, name: &DatasetName) -> Result<Option<Point>, ReceiverError> {
+    let dataset = existing(store, name)?;
+    store.housekeeping.interrupt(name);
+    // Declared before the lock, so that it ends after the lock is released.
+    let _tidying;
+    let locked = dataset.lock_patiently()?;
+    _tidying = store.housekeeping.begin(name);
+    let catalog = dataset.catalog(&locked)?;
+    recover::recover(&dataset, &catalog, &locked)?;
+    heed(&dataset, &catalog, &locked)
+}
+
+/// The same of a dataset that is locked and recovered.
+pub(crate) fn heed(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    locked: &Locked,
+) -> Result<Option<Point>, ReceiverError> {
+    let standing = dataset.standing()?;
+    let Some(head) = catalog.head()?.filter(|_| standing.role == Role::Spare) else {
+        return Ok(None);
+    };
+    let begun = looked::now(&dataset.control)?;
+    let known = Looked::read(dataset, head.snapshot.position)?;
+    let sound_until = known.map(|known| known.sound_until());
+    if look(dataset, catalog, &head, sound_until)? == Verdict::Same {
+        Looked::new(head.snapshot.position, begun).write(dataset)?;
+        return Ok(None);
+    }
+    let options = AbsorbOptions {
+        epoch: standing.epoch,
+        nature: Nature::Drift,
+        pin: Some(PIN.to_owned()),
+        as_of: AsOf::Before,
+        least_number: 1,
+        sound_until,
+    };
+    let Some(absorption) = absorb(dataset, catalog, locked, &options)? else {
+        return Ok(None);
+    };
+    let point = Point::of(absorption);
+    tracing::warn!(dataset = %dataset.name, "somebody changed the live tree: {}; it is kept as snapshot {}", point.text, point.snapshot.position.number);
+    for (path, why) in &point.lost {
+        tracing::warn!(dataset = %dataset.name, "`{path}` of the live tree {why}");
+    }
+    Looked::new(point.snapshot.position, begun).write(dataset)?;
+    // What only the other twin has is safe from now on, and what nothing has is asked for at once.
+    cycle::catch_up(dataset, catalog, locked, &Stop::default())?;
+    Ok(Some(point))
+}
