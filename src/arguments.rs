@@ -5,6 +5,7 @@ mod daemons;
 mod on_spare;
 mod pair;
 mod past;
+mod promote;
 mod restore;
 mod ssh;
 
@@ -23,6 +24,7 @@ pub(crate) use daemons::{Agent, Messenger, Receiver};
 pub(crate) use on_spare::{Accept, Acknowledge, Decide, Held, OnSpare, Pin, Prune, Unpin};
 pub(crate) use pair::Pair;
 pub(crate) use past::{Cat, Diff, Find, Ls, Point, Selection};
+pub(crate) use promote::{Promote, When};
 pub(crate) use restore::{Drill, Order, Owners, Restore, Trusting};
 pub(crate) use ssh::AuthorizedKey;
 
@@ -162,6 +164,7 @@ Examples:
     Unpin(Unpin),
     Accept(Accept),
     Check(Check),
+    Promote(Promote),
     Pair(Box<Pair>),
     AuthorizedKey(AuthorizedKey),
 }

@@ -11,6 +11,7 @@ mod commands;
 mod confinement;
 mod drills;
 mod exit;
+mod hooks;
 mod interrupt;
 mod listing;
 mod logging;

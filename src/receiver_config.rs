@@ -22,17 +22,20 @@ use understudy_receiver::specials::Rules;
 use crate::exit::CommandError;
 
 mod guard;
+mod promotion;
 mod quota;
 mod retention;
 mod scrub;
 mod specials;
 
 use guard::{RawGuards, guards};
+use promotion::{RawDataset as RawOfDataset, promotions};
 use quota::{RawQuotas, quotas};
 use retention::{RawRetention, policies};
 use scrub::RawScrub;
 use specials::Word;
 
+pub(crate) use promotion::Promotions;
 pub(crate) use scrub::parse_rate;
 
 /// Where it is unless something else is said.
@@ -41,7 +44,11 @@ pub(crate) const DEFAULT: &str = "/etc/understudy/receiver.toml";
 /// How often the receiver's own heartbeat is fetched.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
-const KEYS: [&str; 39] = [
+const KEYS: [&str; 43] = [
+    "promote_after",
+    "on_promote",
+    "hook_limit",
+    "served",
     "specials",
     "reserve_percent",
     "bytes_least",
@@ -104,6 +111,8 @@ pub(crate) struct ReceiverConfig {
     pub(crate) quotas: Quotas,
     /// What becomes of what gives rights.
     pub(crate) specials: Rules,
+    /// How this host becomes the main.
+    pub(crate) promotions: Promotions,
 }
 
 /// The part `[alerts]`.
@@ -157,7 +166,11 @@ struct RawConfig {
     quota: RawQuotas,
     specials: Option<Word>,
     #[serde(default)]
-    dataset: BTreeMap<Spanned<String>, specials::RawDataset>,
+    dataset: BTreeMap<Spanned<String>, RawOfDataset>,
+    promote_after: Option<Spanned<String>>,
+    on_promote: Option<Vec<Spanned<Vec<String>>>>,
+    hook_limit: Option<Spanned<String>>,
+    served: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -235,16 +248,36 @@ impl ReceiverConfig {
             );
             return Err(file.refuse(Some(store.span()), &why));
         }
+        let mut alerts = file.alerts(raw.alerts)?;
+        if let Some(after) = &raw.promote_after {
+            alerts.policy.promote_after = file.duration(after)?;
+        }
+        for (key, dataset) in &raw.dataset {
+            let name = DatasetName::new(key.get_ref().as_str())
+                .map_err(|error| file.refuse(Some(key.span()), &error))?;
+            if let Some(after) = &dataset.promote_after {
+                let after = file.duration(after)?;
+                alerts.policy.promote_after_of.insert(name, after);
+            }
+        }
+        let raw_promotions = promotion::Raw {
+            on_promote: raw.on_promote,
+            limit: raw.hook_limit,
+            served: raw.served,
+        };
+        let promotions = promotions(&file, raw_promotions, &raw.dataset)?;
+        alerts.policy.served.clone_from(&promotions.served);
         Ok(Self {
             store: raw.store.map(Spanned::into_inner),
             listen: raw.listen,
-            alerts: file.alerts(raw.alerts)?,
+            alerts,
             guards: guards(&file, raw.guard)?,
             reserve: file.reserve(raw.reserve_percent.as_ref())?,
             retention: policies(&file, raw.retention)?,
             scrub: scrub::plan(&file, &raw.scrub)?,
             quotas: quotas(&file, raw.quota)?,
-            specials: specials::rules(&file, raw.specials, raw.dataset)?,
+            specials: specials::rules(&file, raw.specials, &raw.dataset)?,
+            promotions,
         })
     }
 }

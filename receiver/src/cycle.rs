@@ -53,6 +53,7 @@ pub(crate) fn catch_up(
     locked: &Locked,
     stop: &Stop,
 ) -> Result<(), ReceiverError> {
+    dataset.must_not_be_frozen()?;
     catch_up_from(dataset, catalog, locked, (Trust::Live, stop))
 }
 
@@ -268,6 +269,7 @@ pub(crate) fn give_up_shadow(dataset: &Dataset, pending: &Recorded) -> Result<()
 /// The instant at which readers see the new snapshot. Durable when it returns; until then nobody may touch the
 /// retired twin, which is still the live one on disk.
 pub(crate) fn switch(dataset: &Dataset) -> Result<(), ReceiverError> {
+    dataset.must_not_be_frozen()?;
     let (control, directory) = (&dataset.control, &dataset.directory);
     match control.exchange(&names::SHADOW, directory, &names::LIVE) {
         // The first snapshot: there is nothing to exchange with.

@@ -47,8 +47,8 @@ impl Library {
         let head = catalog
             .head()?
             .map_or(0, |head| head.snapshot.position.number);
-        let mut live = dataset.live()?.ok_or_else(gone)?;
-        // The retired twin still holds what the last commit superseded.
+        let mut live = dataset.newest()?.ok_or_else(gone)?;
+        // The retired twin still holds what the last commit superseded; beside a tree that an application changes there is none.
         let mut shadow = dataset.shadow()?;
         let shows = |twin: &Directory, number: u64| -> Result<bool, ReceiverError> {
             Ok(marker::read(twin)?.is_some_and(|position| position.number == number))

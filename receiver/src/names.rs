@@ -61,6 +61,12 @@ names! {
     ASIDE = "held.staged";
     SOURCE = "source";
     ROLE = "role";
+    PROMOTING = "promoting";
+    PROMOTION = "promotion";
+    PRESERVING = "preserving";
+    PRESERVED = "preserved";
+    HEARD = "heard";
+    HOOKS_LOG = "hooks.log";
     RESTORES = "restores";
     RESTORE = "restore";
     SPECIALS = "specials";

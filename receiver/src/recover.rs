@@ -24,12 +24,15 @@ pub(crate) fn at_start(dataset: &Dataset) -> Result<(), ReceiverError> {
 }
 
 /// Leaves the dataset with a live tree that is the newest recorded snapshot, and nothing pending but what is held, which
-/// is returned.
+/// is returned. Of a dataset of which this host is not the spare nothing is pending, and the live tree may be anything.
 pub(crate) fn recover(
     dataset: &Dataset,
     catalog: &Catalog,
     locked: &Locked,
 ) -> Result<Option<Held>, ReceiverError> {
+    if !dataset.is_spare()? {
+        return frozen(dataset, catalog).map(|()| None);
+    }
     let head = catalog.head()?;
     let pending = catalog.pending()?;
     let held = guard::standing(dataset, pending.as_ref())?;
@@ -78,6 +81,27 @@ pub(crate) fn recover(
     guard::aside::drop_all(dataset)?;
     tidy(dataset, catalog)?;
     Ok(None)
+}
+
+/// An application writes into the live tree, and removes its marker or leaves it as it likes: only the frozen tree tells.
+fn frozen(dataset: &Dataset, catalog: &Catalog) -> Result<(), ReceiverError> {
+    let shows = match dataset.newest()? {
+        Some(newest) => marker::read(&newest)?,
+        None => None,
+    };
+    let head = catalog.head()?.map(|head| head.snapshot.position);
+    if head.is_none() || shows != head {
+        let number = head.map_or(0, |head| head.number);
+        return Err(ReceiverError::Damaged(format!(
+            "the tree that keeps what dataset `{}` was when this host was promoted does not show snapshot {number}, with which the \
+             catalog ends. The live tree is the application's and is as it was",
+            dataset.name
+        )));
+    }
+    if catalog.pending()?.is_none() {
+        tidy(dataset, catalog)?;
+    }
+    Ok(())
 }
 
 fn tidy(dataset: &Dataset, catalog: &Catalog) -> Result<(), ReceiverError> {

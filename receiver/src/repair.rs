@@ -33,6 +33,7 @@ const BATCH: usize = 1024;
 pub(crate) struct Repairer<'a> {
     dataset: &'a Dataset,
     library: Library,
+    /// After a promotion an application writes into `live`: then both are the frozen tree.
     live: Directory,
     shadow: Directory,
     at: u64,
@@ -83,8 +84,10 @@ impl<'a> Repairer<'a> {
             return Ok(None);
         };
         catalog.index_contents()?;
-        cycle::catch_up(dataset, catalog, locked, &Stop::default())?;
-        let Some(live) = dataset.live()? else {
+        if dataset.is_spare()? {
+            cycle::catch_up(dataset, catalog, locked, &Stop::default())?;
+        }
+        let Some(live) = dataset.newest()? else {
             return Ok(None);
         };
         Ok(Some(Self {

@@ -124,7 +124,7 @@ impl Store {
 }
 
 /// Somebody comes who was the main before this host, or another one, was promoted.
-fn fenced(name: &DatasetName, standing: &Standing, claimed: u64) -> ReceiverError {
+pub(crate) fn fenced(name: &DatasetName, standing: &Standing, claimed: u64) -> ReceiverError {
     let epoch = standing.epoch;
     ReceiverError::Fenced(match standing.role {
         Role::Main | Role::HandedOver | Role::Fenced => format!(

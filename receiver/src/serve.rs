@@ -15,6 +15,7 @@ use crate::error::ReceiverError;
 use crate::give::Purpose;
 use crate::guard::{self, Guards};
 use crate::peer::Peer;
+use crate::promote::heard;
 use crate::quota::Quotas;
 use crate::space::Reserve;
 use crate::store::Store;
@@ -138,7 +139,7 @@ fn converse(
                 return served;
             }
             (Message::Trouble(trouble), Scope::Made(permission)) => {
-                permission.ensure(store)?;
+                heard::note(&*permission.ensure(store)?);
                 store.cycles.failed(permission.name(), &trouble.reason);
                 outgoing.send_message(&Message::Noted(Noted {}))?;
             }

@@ -15,7 +15,7 @@ use understudy_tree::{Directory, Specials, node};
 
 use crate::catalog::{Catalog, Row};
 use crate::cycle;
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, Locked};
 use crate::error::ReceiverError;
 use crate::housekeeping::Stop;
 use crate::names;
@@ -163,6 +163,10 @@ fn change(mut dataset: Dataset, wanted: Specials) -> Result<(), ReceiverError> {
     if standing.specials == wanted && !standing.is_changing {
         return Ok(());
     }
+    if !dataset.is_spare()? {
+        tracing::info!(dataset = %dataset.name, "specials are not treated as the configuration says (`{}`): an application writes into the live tree; it is done once this host is the spare again", word(wanted));
+        return Ok(());
+    }
     let locked = dataset.lock()?;
     let catalog = dataset.catalog(&locked)?;
     if recover::recover(&dataset, &catalog, &locked)?.is_some() {
@@ -171,15 +175,39 @@ fn change(mut dataset: Dataset, wanted: Specials) -> Result<(), ReceiverError> {
     }
     // What is staged or left over has been made as it was wanted before.
     crate::leftovers::drop_all(&dataset, &locked)?;
-    cycle::catch_up(&dataset, &catalog, &locked, &Stop::default())?;
+    let changed = turn(&mut dataset, &catalog, &locked, wanted)?;
+    tracing::info!(dataset = %dataset.name, changed, "specials are treated like this now: {}", word(wanted));
+    Ok(())
+}
+
+/// Makes in both twins of a dataset that was recovered what was only recorded; how many there are of it. An application is to use it.
+pub(crate) fn materialise(
+    dataset: &mut Dataset,
+    catalog: &Catalog,
+    locked: &Locked,
+) -> Result<u64, ReceiverError> {
+    let standing = standing(&dataset.control)?;
+    if standing.specials == Specials::Materialise && !standing.is_changing {
+        return Ok(0);
+    }
+    turn(dataset, catalog, locked, Specials::Materialise)
+}
+
+fn turn(
+    dataset: &mut Dataset,
+    catalog: &Catalog,
+    locked: &Locked,
+    wanted: Specials,
+) -> Result<u64, ReceiverError> {
+    cycle::catch_up(dataset, catalog, locked, &Stop::default())?;
     write(&dataset.control, &format!("{} {CHANGING}\n", word(wanted)))?;
     dataset.privileges = understudy_tree::Privileges::current().with(wanted);
     let changed = match (dataset.live()?, catalog.head()?) {
         (Some(live), Some(head)) => {
             let at = head.snapshot.position.number;
             let twins = Twins {
-                dataset: &dataset,
-                catalog: &catalog,
+                dataset,
+                catalog,
                 at,
             };
             twins.change(&live, &dataset.shadow()?)?
@@ -188,8 +216,7 @@ fn change(mut dataset: Dataset, wanted: Specials) -> Result<(), ReceiverError> {
     };
     dataset.sync()?;
     note(&dataset.control, wanted)?;
-    tracing::info!(dataset = %dataset.name, changed, "specials are treated like this now: {}", word(wanted));
-    Ok(())
+    Ok(changed)
 }
 
 /// Both twins, each of which shows the newest snapshot.

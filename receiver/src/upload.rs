@@ -19,6 +19,8 @@ use crate::guard::root::Root;
 use crate::guard::{self, Held};
 use crate::housekeeping::Tidying;
 use crate::leftovers::{self, Leftovers};
+use crate::promote::fence::{self, Lookout};
+use crate::promote::heard;
 use crate::quota::Budget;
 use crate::returned::Lost;
 use crate::routing;
@@ -39,8 +41,10 @@ pub(crate) fn serve(
     let observed = store.cycles.begin(permission.name());
     let opened = permission.ensure(store);
     let result = opened.and_then(|dataset| {
+        heard::note(&dataset);
         let session = (store, &dataset, &observed);
-        converse(session, (spoken, epoch), incoming, outgoing, options)
+        let result = converse(session, (spoken, epoch), incoming, outgoing, options);
+        result.map_err(|error| fence::outcome(&dataset, epoch, error))
     });
     observed.end(&result);
     if let Err(error) = &result {
@@ -61,6 +65,7 @@ fn converse(
     let mut tidying = None;
     let locked = dataset.lock_patiently()?;
     observed.runs();
+    fence::look(dataset)?;
     let catalog = dataset.catalog(&locked)?;
     let epoch = dataset.admit(claimed, catalog.head()?.is_none(), &locked)?;
     let mut held = recover::recover(dataset, &catalog, &locked)?;
@@ -79,10 +84,11 @@ fn converse(
     let who = (store, &options.peer, &*options.quotas);
     let budget = Budget::of(who, (dataset, &catalog), leftovers.as_ref())?;
     crash_point!("receiver.begun");
+    let mut lookout = Lookout::new(dataset);
     loop {
-        let frame = match incoming.receive() {
+        let frame = match lookout.receive(incoming) {
             // The agent has what it wanted.
-            Err(ProtocolError::Cut) => return Ok(()),
+            Err(ReceiverError::Protocol(ProtocolError::Cut)) => return Ok(()),
             frame => frame?,
         };
         let session = Session {
@@ -295,6 +301,8 @@ impl<'s> Session<'s, '_> {
             as_of_seconds: as_of(now, commit.elapsed_milliseconds),
             first_entry: 0,
         };
+        // Once the intent is written, a promotion waits for what comes of it.
+        fence::look(dataset)?;
         let held = self.hold(verdict, position)?;
         crash_point!("receiver.held");
         let fate = match held {

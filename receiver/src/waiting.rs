@@ -6,6 +6,10 @@ use understudy_protocol::message::Waited;
 use understudy_protocol::transport::{Incoming, Outgoing};
 use understudy_protocol::{Frame, Message, ProtocolError};
 
+use crate::dataset::Dataset;
+use crate::error::ReceiverError;
+use crate::promote::fence::Lookout;
+
 /// How often it is told.
 const EVERY: Duration = Duration::from_millis(500);
 
@@ -13,6 +17,7 @@ const EVERY: Duration = Duration::from_millis(500);
 pub(crate) struct Waiting<'a> {
     incoming: &'a mut Incoming,
     outgoing: &'a Outgoing,
+    lookout: Lookout<'a>,
     told: Instant,
     /// What `incoming` had waited then.
     waited: Duration,
@@ -20,8 +25,13 @@ pub(crate) struct Waiting<'a> {
 
 impl<'a> Waiting<'a> {
     /// Counts from here.
-    pub(crate) fn new(incoming: &'a mut Incoming, outgoing: &'a Outgoing) -> Self {
+    pub(crate) fn new(
+        dataset: &'a Dataset,
+        incoming: &'a mut Incoming,
+        outgoing: &'a Outgoing,
+    ) -> Self {
         Self {
+            lookout: Lookout::new(dataset),
             waited: incoming.waited(),
             incoming,
             outgoing,
@@ -29,9 +39,9 @@ impl<'a> Waiting<'a> {
         }
     }
 
-    /// The next frame; blocks.
-    pub(crate) fn receive(&mut self) -> Result<Frame, ProtocolError> {
-        let frame = self.incoming.receive()?;
+    /// The next frame; blocks. Fails once the dataset is being promoted.
+    pub(crate) fn receive(&mut self) -> Result<Frame, ReceiverError> {
+        let frame = self.lookout.receive(self.incoming)?;
         let passed = self.told.elapsed();
         // Without lanes there is no level that the agent could change.
         if passed >= EVERY && self.outgoing.lanes().is_some() {

@@ -58,7 +58,7 @@ pub(crate) fn stage(
     let numbers = Numbers::new(upload.first_entry());
     let spoken = ground.spoken;
     let room = (ground.reserve, ground.budget);
-    let mut waiting = Waiting::new(incoming, ground.outgoing);
+    let mut waiting = Waiting::new(ground.dataset, incoming, ground.outgoing);
     let (dataset, locked) = (ground.dataset, ground.locked);
     let live = dataset.live()?;
     let base = upload.base().map(|base| base.snapshot.position.number);

@@ -79,6 +79,13 @@ A configuration:
   store = \"/srv/spare\"
   listen = \"[::]:7433\"
   specials = \"materialise\"              # or \"record\": set-user-id bits and devices stay recorded
+  promote_after = \"2h\"                  # a main that is silent for so long is an alert
+  on_promote = [[\"/usr/local/bin/move\"]] # run for each dataset that is promoted
+  hook_limit = \"10m\"                    # for each of them
+  served = \"/srv/served\"                # it is an alert if a dataset can be written to there
+
+  [dataset.photos]                      # specials, promote_after, on_promote of one dataset
+  on_promote = [[\"/usr/bin/systemctl\", \"start\", \"photos\"]]
 
   [alerts]                              # each line may be left out
   lag = \"1h\"                            # a dataset that is further behind is an alert

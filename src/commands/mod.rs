@@ -18,6 +18,7 @@ mod pair;
 mod past;
 mod pin;
 mod policies;
+mod promote;
 mod prune;
 mod quotas;
 pub(crate) mod receiver;
@@ -101,6 +102,7 @@ pub(crate) fn run(
         Command::Unpin(arguments) => pin::unpin(arguments, session),
         Command::Check(arguments) => check::run(arguments, session),
         Command::Accept(arguments) => accept::run(arguments, session),
+        Command::Promote(arguments) => promote::run(&arguments, session),
         Command::Pair(arguments) => pair::run(&arguments, session),
         Command::AuthorizedKey(arguments) => authorized_key::run(&arguments),
     }

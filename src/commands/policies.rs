@@ -25,7 +25,8 @@ pub(super) fn quotas(store: &Store) -> Result<Quotas, CommandError> {
     Ok(configuration(store, None)?.map_or_else(Quotas::default, |found| found.quotas))
 }
 
-fn configuration(
+/// The configuration that was given, or the usual one if it is that of this store.
+pub(super) fn configuration(
     store: &Store,
     config: Option<&Path>,
 ) -> Result<Option<ReceiverConfig>, CommandError> {

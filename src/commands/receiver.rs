@@ -12,6 +12,7 @@ use understudy_protocol::transport::Channel;
 use understudy_protocol::transport::tls::{Arrival, Credentials, Doorkeeper, Listener};
 use understudy_protocol::{DatasetName, Failure, FailureCode, Message, ProtocolError};
 use understudy_receiver::guard::Guards;
+use understudy_receiver::promote;
 use understudy_receiver::quota::Quotas;
 use understudy_receiver::retention::{self, Compressed, Expired, Policies, Pruned};
 use understudy_receiver::scrub::{self, Plan};
@@ -144,6 +145,8 @@ pub(crate) fn run(prepared: Prepared, session: &Session) -> Result<Report, Comma
         let scrubbed = Arc::clone(&store);
         // It ends with the process: what it was at is begun again.
         std::thread::spawn(move || scrub::forever(scrubbed, scrub));
+        let preserved = Arc::clone(&store);
+        std::thread::spawn(move || promote::preserve::forever(preserved, reserve));
         service::ready();
         tracing::info!("the store is `{}`", store.path().display());
         let rules = (&options, &policies);

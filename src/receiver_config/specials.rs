@@ -9,6 +9,7 @@ use understudy_receiver::specials::Rules;
 use understudy_tree::Specials;
 
 use super::File;
+use super::promotion::RawDataset;
 use crate::exit::CommandError;
 
 /// What becomes of set-user-id bits, file capabilities and device nodes.
@@ -17,12 +18,6 @@ use crate::exit::CommandError;
 pub(super) enum Word {
     Materialise,
     Record,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawDataset {
-    specials: Word,
 }
 
 fn specials(word: Word) -> Specials {
@@ -36,13 +31,15 @@ fn specials(word: Word) -> Specials {
 pub(super) fn rules(
     file: &File<'_>,
     common: Option<Word>,
-    raw: BTreeMap<Spanned<String>, RawDataset>,
+    raw: &BTreeMap<Spanned<String>, RawDataset>,
 ) -> Result<Rules, CommandError> {
     let mut datasets = BTreeMap::new();
     for (key, dataset) in raw {
         let name = DatasetName::new(key.get_ref().as_str())
             .map_err(|error| file.refuse(Some(key.span()), &error))?;
-        datasets.insert(name, specials(dataset.specials));
+        if let Some(word) = dataset.specials {
+            datasets.insert(name, specials(word));
+        }
     }
     Ok(Rules {
         common: common.map(specials).unwrap_or_default(),

@@ -37,6 +37,7 @@ mod least;
 mod mounts;
 mod ordinary_user;
 mod other_names;
+mod promote;
 mod proved;
 mod readers;
 mod real_trees;

@@ -15,11 +15,19 @@ fn systemd_takes_the_units() {
     needs!("the check of the units": "systemd-analyze");
     let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd");
     let directory = tempfile::tempdir().unwrap();
-    for name in ["understudy-receiver.service", "understudy-agent.service"] {
+    for name in [
+        "understudy-receiver.service",
+        "understudy-agent.service",
+        "understudy-served@.service",
+    ] {
         let text = std::fs::read_to_string(units.join(name)).unwrap();
         // The command need not be installed for the check.
         let text = text.replace("/usr/bin/understudy", binary().to_str().unwrap());
-        assert!(text.contains("Type=notify\n"), "{name}");
+        let kind = match name.contains('@') {
+            true => "Type=oneshot\n",
+            false => "Type=notify\n",
+        };
+        assert!(text.contains(kind), "{name}");
         let unit = directory.path().join(name);
         std::fs::write(&unit, text).unwrap();
         // What it does not know it tells, and takes all the same.

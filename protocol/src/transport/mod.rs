@@ -129,17 +129,39 @@ impl Incoming {
         &mut self,
         limit: Duration,
     ) -> Result<Option<Message>, ProtocolError> {
+        match self.comes_within(limit)? {
+            true => self.receive_message().map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// As [`Self::receive`], but waits for at most `limit`; `None` if nothing came.
+    pub fn receive_within(&mut self, limit: Duration) -> Result<Option<Frame>, ProtocolError> {
+        match self.comes_within(limit)? {
+            true => self.receive().map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Whether a frame comes at most `limit` from now.
+    fn comes_within(&mut self, limit: Duration) -> Result<bool, ProtocolError> {
         if self.at_hand.is_empty() {
             let began = Instant::now();
             let next = recv_within(&mut self.frames, limit);
             self.waited += began.elapsed();
             match next {
-                None => return Ok(None),
+                None => return Ok(false),
                 Some(None) => return Err(ProtocolError::Cut),
                 Some(Some(frame)) => self.at_hand.push(frame),
             }
+            while self.at_hand.len() < FRAMES
+                && let Ok(frame) = self.frames.try_recv()
+            {
+                self.at_hand.push(frame);
+            }
+            self.at_hand.reverse();
         }
-        self.receive_message().map(Some)
+        Ok(true)
     }
 
     /// Whether the next frame has come already: [`Incoming::receive`] does not block then.

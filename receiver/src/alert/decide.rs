@@ -22,6 +22,10 @@ pub(super) struct Facts {
     pub(super) soundness: Soundness,
     /// What verifications and scrubs found, where nobody has accepted it.
     pub(super) damage: Option<String>,
+    /// Whether this host is the spare.
+    pub(super) is_spare: bool,
+    /// When the main last came, whatever came of it; `None` if it never did.
+    pub(super) heard_seconds: Option<i64>,
 }
 
 /// Whether a dataset can be used.
@@ -119,6 +123,8 @@ pub(super) struct Bench<'a> {
     pub(super) policy: &'a Policy,
     /// What is foreseen of each resource of the disk, and whether little of it is above the reserve.
     pub(super) rooms: [Room; 2],
+    /// What is wrong with how the live trees are served.
+    pub(super) served: Option<&'a str>,
     /// The receiver's clock.
     pub(super) now_seconds: i64,
 }
@@ -148,13 +154,23 @@ pub(super) fn decide(
             notices.extend(bench.step(&about, known, condition));
         }
     }
-    let about = About {
-        kind: Kind::Space,
-        dataset: None,
-        lag_seconds: None,
-        lag_limit_seconds: seconds(bench.policy.lag),
-    };
-    notices.extend(bench.step(&about, &mut record.store, bench.space()));
+    let served = bench.served.map(str::to_owned);
+    let of_store = [
+        (Kind::Space, bench.space()),
+        (
+            Kind::Served,
+            served.map_or(Condition::Ends, Condition::Holds),
+        ),
+    ];
+    for (kind, condition) in of_store {
+        let about = About {
+            kind,
+            dataset: None,
+            lag_seconds: None,
+            lag_limit_seconds: seconds(bench.policy.lag),
+        };
+        notices.extend(bench.step(&about, &mut record.store, condition));
+    }
     notices
 }
 
@@ -200,6 +216,8 @@ impl Bench<'_> {
 
     fn condition(&self, kind: Kind, name: &DatasetName, known: &Known, facts: &Facts) -> Condition {
         let holds = match kind {
+            // Nobody sends anything to a main.
+            Kind::Lag | Kind::Failures | Kind::Guard | Kind::Silent if !facts.is_spare => None,
             Kind::Lag if facts.soundness == Soundness::Gone => return Condition::Unknown,
             Kind::Lag => match (&facts.soundness, facts.as_of_seconds) {
                 (Soundness::Trouble(_), None) => return Condition::Unknown,
@@ -223,10 +241,24 @@ impl Bench<'_> {
             // Nobody looked.
             Kind::Damage if facts.soundness != Soundness::Sound => return Condition::Unknown,
             Kind::Damage => facts.damage.clone(),
-            // That of the store itself.
-            Kind::Space => None,
+            Kind::Silent => self.silent(name, facts),
+            // Those of the store itself.
+            Kind::Space | Kind::Served => None,
         };
         holds.map_or(Condition::Ends, Condition::Holds)
+    }
+
+    /// Whether a promotion is to be decided over.
+    fn silent(&self, name: &DatasetName, facts: &Facts) -> Option<String> {
+        let limit = self.policy.promote_after_seconds(name);
+        let silent = self.now_seconds.saturating_sub(facts.heard_seconds?);
+        (silent > limit).then(|| {
+            format!(
+                "nothing was heard of the main for more than {}, which is when a promotion is to be decided over: `understudy promote \
+                 --dry-run {name}` on the spare shows what would be lost",
+                span(limit)
+            )
+        })
     }
 
     fn behind(&self, name: &DatasetName, facts: &Facts) -> Option<String> {
@@ -321,6 +353,9 @@ impl Bench<'_> {
                     ..
                 }),
             ) => {
+                if kind == Kind::Silent {
+                    return None;
+                }
                 // A clock that was set back must not silence anybody.
                 let is_due =
                     *told > now || now.saturating_sub(*told) >= seconds(self.policy.repeat);
@@ -375,6 +410,8 @@ mod tests {
                     is_uploading: false,
                     soundness: Soundness::Sound,
                     damage: None,
+                    is_spare: true,
+                    heard_seconds: None,
                 },
                 rooms: [Room::Enough; 2],
             }
@@ -385,6 +422,7 @@ mod tests {
             let bench = Bench {
                 policy: &self.policy,
                 rooms: self.rooms,
+                served: None,
                 now_seconds,
             };
             let facts = BTreeMap::from([(name(), self.facts.clone())]);
@@ -435,6 +473,32 @@ mod tests {
         assert_eq!(scene.tell(6 * HOUR), [(Kind::Lag, Event::Over)]);
         assert_eq!(scene.tell(6 * HOUR + 1), []);
         assert!(scene.known().alerts.is_empty());
+    }
+
+    #[test]
+    fn a_promotion_is_to_be_decided_over_once() {
+        let mut scene = Scene::new();
+        scene.policy.lag = Duration::from_secs(100_000_000);
+        scene.facts.heard_seconds = Some(10);
+        assert_eq!(scene.tell(2 * HOUR + 10), []);
+        let raised = scene.judge(2 * HOUR + 11).remove(0);
+        let command = "`understudy promote --dry-run site`";
+        assert!(raised.reason.contains(command), "{}", raised.reason);
+        assert_eq!(scene.tell(2 * HOUR + 11), [(Kind::Silent, Event::Raised)]);
+        assert_eq!(scene.tell(200 * HOUR), [], "once");
+        scene.facts.is_spare = false;
+        assert_eq!(scene.tell(201 * HOUR), [(Kind::Silent, Event::Over)]);
+        scene.known().failures = 9;
+        assert_eq!(
+            scene.tell(202 * HOUR),
+            [],
+            "whoever is refused is no spare's trouble"
+        );
+        let limit = Duration::from_secs(60);
+        scene.policy.promote_after_of.insert(name(), limit);
+        (scene.facts.is_spare, scene.facts.heard_seconds) = (true, Some(300 * HOUR));
+        scene.known().failures = 0;
+        assert_eq!(scene.tell(300 * HOUR + 61), [(Kind::Silent, Event::Raised)]);
     }
 
     #[test]

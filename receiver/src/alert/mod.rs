@@ -10,6 +10,7 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ use understudy_protocol::DatasetName;
 pub(crate) use cycles::{Cycles, Observed};
 pub use record::{Acknowledged, acknowledge};
 pub use watch::{Delivery, Look, Summary, Watch};
+
+/// The threshold that is agreed on unless something else is said.
+const PROMOTE_AFTER: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// What can be wrong with a dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -35,27 +39,34 @@ pub enum Kind {
     Trouble,
     /// A verification or a scrub found something that is not as the main sent it.
     Damage,
+    /// The main has not been heard of for so long that a promotion is to be decided over. Told once.
+    Silent,
     /// The disk of the store will be full before long. No dataset has this, but the store itself.
     Space,
+    /// Where the live trees are served from, somebody could write. The store itself has this, too.
+    Served,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Lag,
         Self::Failures,
         Self::Guard,
         Self::Trouble,
         Self::Damage,
+        Self::Silent,
         Self::Space,
+        Self::Served,
     ];
     /// Those of datasets.
-    const OF_DATASETS: [Self; 5] = [
+    const OF_DATASETS: [Self; 6] = [
         Self::Lag,
         Self::Failures,
         Self::Guard,
         Self::Trouble,
         Self::Damage,
+        Self::Silent,
     ];
 
     /// The word for programs and for the command line.
@@ -66,7 +77,9 @@ impl Kind {
             Self::Guard => "guard",
             Self::Trouble => "trouble",
             Self::Damage => "damage",
+            Self::Silent => "silent",
             Self::Space => "space",
+            Self::Served => "served",
         }
     }
 }
@@ -83,7 +96,7 @@ impl FromStr for Kind {
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|kind| kind.as_str() == text);
         found.ok_or_else(|| {
-            format!("`{text}` is none of lag, failures, guard, trouble, damage and space")
+            format!("`{text}` is none of lag, failures, guard, trouble, damage, silent, space and served")
         })
     }
 }
@@ -101,6 +114,12 @@ pub struct Policy {
     pub space: Duration,
     /// Limits of single datasets.
     pub datasets: BTreeMap<DatasetName, Duration>,
+    /// Nothing was heard of the main for so long: then a promotion is to be decided over.
+    pub promote_after: Duration,
+    /// The same for single datasets.
+    pub promote_after_of: BTreeMap<DatasetName, Duration>,
+    /// Where the live trees are shown to whoever serves them; nobody may write there.
+    pub served: Option<PathBuf>,
 }
 
 impl Default for Policy {
@@ -112,11 +131,24 @@ impl Default for Policy {
             repeat: Duration::from_secs(4 * 60 * 60),
             space: Duration::from_secs(7 * 24 * 60 * 60),
             datasets: BTreeMap::new(),
+            promote_after: PROMOTE_AFTER,
+            promote_after_of: BTreeMap::new(),
+            served: None,
         }
     }
 }
 
 impl Policy {
+    /// For how long nothing must be heard of a dataset's main before a promotion is to be decided over, in seconds.
+    pub fn promote_after_seconds(&self, dataset: &DatasetName) -> i64 {
+        seconds(
+            *self
+                .promote_after_of
+                .get(dataset)
+                .unwrap_or(&self.promote_after),
+        )
+    }
+
     /// The limit of a dataset's lag in seconds.
     pub fn lag_limit_seconds(&self, dataset: &DatasetName) -> i64 {
         seconds(*self.datasets.get(dataset).unwrap_or(&self.lag))

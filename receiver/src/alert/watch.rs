@@ -13,9 +13,10 @@ use super::record::{Locked, Record};
 use super::{Kind, Notice, Policy};
 use crate::dataset::now_seconds;
 use crate::error::ReceiverError;
+use crate::promote::heard;
 use crate::space::Reserve;
 use crate::store::Store;
-use crate::{filling, health, names};
+use crate::{filling, health, names, served};
 
 /// How often all catalogs are opened: for trouble, and for what other processes did.
 const POLL: Duration = Duration::from_secs(15);
@@ -38,6 +39,8 @@ pub struct Watch {
     unreadable: Option<String>,
     /// What is foreseen of the disk, as of the last poll.
     rooms: [Room; 2],
+    /// What is wrong with how the live trees are served, as of the last poll.
+    served: Option<String>,
     held: HashMap<(Option<DatasetName>, Kind), Hold>,
 }
 
@@ -100,6 +103,7 @@ impl Watch {
             polled: None,
             unreadable: None,
             rooms: [Room::Scarce; 2],
+            served: None,
             held: HashMap::new(),
         })
     }
@@ -118,6 +122,7 @@ impl Watch {
             let polled = self.poll(&mut fresh);
             self.unreadable = polled.err().map(|error| error.to_string());
             self.rooms = self.foresee();
+            self.served = self.look_at_served(policy);
             self.polled = Some(Instant::now());
         }
         let running = self.store.cycles.running();
@@ -125,9 +130,11 @@ impl Watch {
             facts.is_uploading = running.contains(name);
         }
         self.take_over_acknowledgements();
+        let served = self.served.clone();
         let bench = Bench {
             policy,
             rooms: self.rooms,
+            served: served.as_deref(),
             now_seconds: now_seconds(),
         };
         let mut notices = decide::decide(&bench, &mut self.record, &self.facts);
@@ -231,6 +238,17 @@ impl Watch {
         }
     }
 
+    /// What is wrong with how the live trees are served. What nobody can look at stays as it was told.
+    fn look_at_served(&self, policy: &Policy) -> Option<String> {
+        match served::trouble(&self.store, policy.served.as_deref()?) {
+            Ok(trouble) => trouble.map(|text| escape(text.as_bytes())),
+            Err(error) => {
+                tracing::debug!("cannot look at what is served: {error}");
+                self.served.clone()
+            }
+        }
+    }
+
     /// Opens one catalog.
     fn observe(&mut self, name: &DatasetName) {
         let before = self.facts.get(name);
@@ -242,6 +260,8 @@ impl Watch {
             is_uploading: false,
             soundness,
             damage: None,
+            is_spare: before.is_none_or(|facts| facts.is_spare),
+            heard_seconds: before.and_then(|facts| facts.heard_seconds),
         };
         let facts = match read(&self.store, name) {
             Ok(Some(facts)) => facts,
@@ -344,7 +364,13 @@ fn read(store: &Store, name: &DatasetName) -> Result<Option<Facts>, ReceiverErro
             committed.max(catalog.confirmed_seconds()?)
         }
     };
+    let heard_seconds = match as_of_seconds {
+        Some(_) => heard::seconds(&dataset)?.max(as_of_seconds),
+        None => None,
+    };
     Ok(Some(Facts {
+        heard_seconds,
+        is_spare: dataset.is_spare()?,
         as_of_seconds,
         made_seconds: made.seconds,
         is_uploading: false,

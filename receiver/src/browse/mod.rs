@@ -25,6 +25,7 @@ use crate::catalog::{Catalog, Recorded};
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
 use crate::names;
+use crate::promote::preserve;
 use crate::serve::send;
 
 /// Answers the questions that leave a session as it was.
@@ -236,6 +237,7 @@ pub(crate) fn name_damage(
     };
     match (error, path()) {
         (ReceiverError::Damaged(why), Some(path)) => {
+            let why = preserve::why_lost(dataset, &path).unwrap_or(why);
             ReceiverError::Damaged(format!("`{path}` of snapshot {at} cannot be given: {why}"))
         }
         (error, _) => error,

@@ -224,6 +224,7 @@ pub fn release(
 ) -> Result<Held, ReceiverError> {
     let dataset = existing(store, name)?;
     let locked = dataset.lock_patiently()?;
+    dataset.must_not_be_frozen()?;
     let catalog = dataset.catalog(&locked)?;
     let held = inspected(&dataset, &catalog, &locked, digest)?;
     let Some(pending) = catalog.pending()? else {
@@ -273,6 +274,7 @@ pub fn reject(
 ) -> Result<Option<Held>, ReceiverError> {
     let dataset = existing(store, name)?;
     let locked = dataset.lock_patiently()?;
+    dataset.must_not_be_frozen()?;
     let catalog = dataset.catalog(&locked)?;
     let pending = catalog.pending()?.ok_or_else(|| nothing_held(name))?;
     let held = match said(&dataset, &pending)? {

@@ -178,6 +178,8 @@ pub(crate) fn is_interruption(error: &ReceiverError) -> bool {
 fn fate(error: &ReceiverError, leftovers: Option<&Leftovers>) -> Fate {
     match error {
         _ if is_interruption(error) => Fate::Keep,
+        // A promotion that may come to nothing.
+        ReceiverError::Crowded(_) => Fate::Keep,
         // The agent comes back at once, without what it failed for.
         ReceiverError::BadDelta { .. } | ReceiverError::NotInHistory { .. } => Fate::Keep,
         // It may have failed for what was left: the next one must not fail in the same way.

@@ -103,7 +103,7 @@ fn look(dataset: &Dataset, _locked: &Locked, damage: &Damage) -> Result<Look, Re
         return Ok(Look::Unread("the catalog has no snapshot"));
     };
     let newest = head.snapshot.position;
-    let live = match dataset.live()? {
+    let live = match dataset.newest()? {
         Some(live) if marker::read(&live)? == Some(newest) => live,
         _ => return Ok(Look::Unread("the live tree is not the newest snapshot")),
     };
@@ -113,6 +113,8 @@ fn look(dataset: &Dataset, _locked: &Locked, damage: &Damage) -> Result<Look, Re
     let shadow = dataset.shadow()?;
     let shown = marker::read(&shadow)?;
     let is_whole = match shown {
+        // After a promotion it is what was read already.
+        Some(_) if !dataset.is_spare()? => true,
         Some(shown) => {
             let is_known = catalog.snapshot(shown.number)?;
             let is_known = is_known.is_some_and(|one| one.snapshot.position == shown);

@@ -14,7 +14,7 @@ use crate::marker;
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The newest snapshot and the tree that shows it.
+/// The newest snapshot and the tree that shows it: after a promotion that is not the live one.
 pub(super) struct Ground {
     pub(super) catalog: Catalog,
     pub(super) head: Recorded,
@@ -36,7 +36,7 @@ impl Ground {
             let Some(head) = catalog.head()? else {
                 return Ok(None);
             };
-            let live = dataset.live()?;
+            let live = dataset.newest()?;
             let shows = match &live {
                 Some(live) => marker::read(live)?,
                 None => None,
@@ -66,7 +66,7 @@ impl Ground {
 
     /// Whether no commit came in between since it was opened.
     pub(super) fn stands(&self, dataset: &Dataset) -> Result<bool, ReceiverError> {
-        let live = dataset.live()?;
+        let live = dataset.newest()?;
         let shows = match &live {
             Some(live) => marker::read(live)?,
             None => None,

@@ -25,6 +25,10 @@ impl Reading<'_> {
         cursor: Cursor,
     ) -> Result<Position, ReceiverError> {
         let next = Position::Objects(None);
+        // After a promotion the other one is an application's.
+        if !self.dataset.is_spare()? {
+            return Ok(next);
+        }
         let shadow = self.dataset.shadow()?;
         // One that is being changed is made of what is read elsewhere.
         let Some(shown) = marker::read(&shadow)? else {

@@ -1,0 +1,180 @@
+//! Programs that this host's configuration names for a moment: run one after another, without a shell, bounded in time and output.
+
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
+
+/// So much of what a program prints is kept: the beginning. The rest is read and dropped.
+const OUTPUT_BYTES: usize = 64 << 10;
+/// How long its output is read once a program has ended.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How a program ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ran {
+    /// With its arguments.
+    pub(crate) command: Vec<String>,
+    /// `None` if it was killed, or never started.
+    pub(crate) code: Option<i32>,
+    /// Why it failed, for people; `None` if it did not.
+    pub(crate) failure: Option<String>,
+    /// What it printed to stdout and stderr, in the order in which it came.
+    pub(crate) output: Vec<u8>,
+    /// How long it ran.
+    pub(crate) took: Duration,
+}
+
+/// Runs all of them with these variables, and nothing else of this process's environment but PATH. Stops at the first that fails: the next
+/// may rely on it.
+pub(crate) fn run_all(
+    runtime: &Handle,
+    commands: &[Vec<String>],
+    variables: &[(&str, String)],
+    limit: Duration,
+) -> Vec<Ran> {
+    let mut all = Vec::new();
+    for command in commands {
+        let ran = runtime.block_on(run(command, variables, limit));
+        let has_failed = ran.failure.is_some();
+        all.push(ran);
+        if has_failed {
+            break;
+        }
+    }
+    all
+}
+
+async fn run(command: &[String], variables: &[(&str, String)], limit: Duration) -> Ran {
+    let started = Instant::now();
+    let mut output = Vec::new();
+    let (code, failure) = match start(command, variables) {
+        Err(error) => (None, Some(error)),
+        Ok((mut child, read)) => {
+            let whole = end(&mut child, read_some(read, &mut output));
+            match tokio::time::timeout(limit, whole).await {
+                Err(_) => {
+                    kill(&mut child).await;
+                    let text = format!("it was killed after {} s", limit.as_secs());
+                    (None, Some(text))
+                }
+                Ok(Ok(status)) if status.success() => (status.code(), None),
+                Ok(Ok(status)) => (status.code(), Some(status.to_string())),
+                Ok(Err(error)) => (None, Some(format!("cannot wait for it: {error}"))),
+            }
+        }
+    };
+    Ran {
+        command: command.to_vec(),
+        code,
+        failure,
+        output,
+        took: started.elapsed(),
+    }
+}
+
+/// Waits for a program, and a moment longer for what it has printed: whatever it has left running may hold the pipe open.
+async fn end(child: &mut Child, reading: impl Future<Output = ()>) -> std::io::Result<ExitStatus> {
+    tokio::pin!(reading);
+    tokio::select! {
+        () = &mut reading => child.wait().await,
+        status = child.wait() => {
+            let _ = tokio::time::timeout(LAST_WORDS, reading).await;
+            status
+        }
+    }
+}
+
+/// Starts a program whose stdout and stderr are one pipe.
+fn start(
+    command: &[String],
+    variables: &[(&str, String)],
+) -> Result<(Child, tokio::net::unix::pipe::Receiver), String> {
+    let (program, arguments) = command.split_first().ok_or("the command is empty")?;
+    let failed = |error: std::io::Error| format!("cannot start `{program}`: {error}");
+    let (read, write) = std::io::pipe().map_err(failed)?;
+    let read = tokio::net::unix::pipe::Receiver::from_owned_fd(read.into()).map_err(failed)?;
+    let child = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+        .envs(variables.iter().map(|(key, value)| (key, value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(write.try_clone().map_err(failed)?))
+        .stderr(Stdio::from(write))
+        .process_group(0)
+        .spawn()
+        .map_err(failed)?;
+    Ok((child, read))
+}
+
+/// Reads to the end, and keeps the beginning.
+async fn read_some(mut from: impl AsyncRead + Unpin, to: &mut Vec<u8>) {
+    let mut buffer = vec![0; 16 << 10];
+    while let Ok(got @ 1..) = from.read(&mut buffer).await {
+        let room = OUTPUT_BYTES.saturating_sub(to.len());
+        to.extend_from_slice(&buffer[..got.min(room)]);
+    }
+}
+
+/// Kills the child, which leads its group, and all that it has started and that did not leave the group.
+async fn kill(child: &mut Child) {
+    let id = child.id().and_then(|id| i32::try_from(id).ok());
+    if let Some(group) = id.and_then(Pid::from_raw) {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    let _ = child.wait().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, limit: Duration) -> Ran {
+        let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let variables = [("UNDERSTUDY_DATASET", "site".to_owned())];
+        run_all(runtime.handle(), &[command], &variables, limit).remove(0)
+    }
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_hook_gets_the_facts_and_its_output_is_kept() {
+        let ran = shell(
+            "echo $UNDERSTUDY_DATASET; echo wrong >&2; env | grep -c CARGO; true",
+            LONG,
+        );
+        assert_eq!((ran.code, ran.failure.as_deref()), (Some(0), None));
+        assert_eq!(ran.output, b"site\nwrong\n0\n");
+        let ran = shell("sleep 100 & echo left", LONG);
+        assert_eq!((ran.code, ran.output), (Some(0), b"left\n".to_vec()));
+        let ran = shell("head -c 1000000 /dev/zero; exit 7", LONG);
+        assert_eq!((ran.code, ran.output.len()), (Some(7), OUTPUT_BYTES));
+        assert!(ran.failure.expect("failed").contains('7'));
+    }
+
+    #[test]
+    fn a_hook_that_hangs_is_killed_with_what_it_started_and_the_next_does_not_run() {
+        let ran = shell("echo begun; sleep 100 & wait", Duration::from_secs(1));
+        assert_eq!(ran.code, None);
+        assert_eq!(ran.output, b"begun\n");
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let commands = [
+            vec!["/no/such/program".to_owned()],
+            vec!["/bin/true".to_owned()],
+        ];
+        let all = run_all(runtime.handle(), &commands, &[], LONG);
+        assert_eq!(all.len(), 1);
+        assert!(
+            all[0]
+                .failure
+                .as_deref()
+                .expect("failed")
+                .contains("/no/such")
+        );
+    }
+}
