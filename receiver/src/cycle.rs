@@ -11,6 +11,7 @@ use understudy_tree::{Lacking, TreeError, crash_point, node};
 use crate::apply::{self, Contents, Transformation, Trust};
 use crate::catalog::{Catalog, Recorded};
 use crate::dataset::{Dataset, Locked, now_seconds};
+use crate::drift;
 use crate::error::ReceiverError;
 use crate::housekeeping::Stop;
 use crate::marker::{self, Applying};
@@ -210,6 +211,7 @@ pub(crate) fn commit(
     Applying::finish(&dataset.control)?;
     crash_point!("receiver.synced");
     dataset.must_follow()?;
+    drift::built(dataset, pending.snapshot.position)?;
     let started = Instant::now();
     switch(dataset)?;
     stopwatch.add("switch", started.elapsed());

@@ -27,7 +27,7 @@ use crate::routing;
 use crate::serve::{AfterFirst, Deletions, SessionOptions};
 use crate::store::Store;
 use crate::workers::{self, Ground};
-use crate::{give, recover, stated};
+use crate::{drift, give, recover, stated};
 
 /// Serves a session that began with `Begin` or `Claim`, in a version of the protocol and by the main of an epoch; what becomes of it is counted for the alerts.
 pub(crate) fn serve(
@@ -71,6 +71,10 @@ fn converse(
     let mut held = recover::recover(dataset, &catalog, &locked)?;
     if options.deletions == Deletions::Accept && held.take().is_some() {
         guard::drop_held(dataset, &catalog)?;
+    }
+    // What somebody wrote into the live tree is kept before this upload undoes it.
+    if drift::heed_if_due(dataset, &catalog, &locked)?.is_some() {
+        held = None;
     }
     let position = catalog.head()?.map(|head| head.snapshot.position);
     outgoing.send_message(&Message::Ready(Ready { position }))?;

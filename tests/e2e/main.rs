@@ -26,6 +26,7 @@ mod crashes;
 mod daemon;
 mod delta;
 mod documents;
+mod drift;
 mod drill;
 mod every_kind;
 mod fuzzy;

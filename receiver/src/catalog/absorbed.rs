@@ -64,7 +64,6 @@ impl Catalog {
     }
 
     /// The newest committed snapshot up to `number` that is no drift; 0 if there is none.
-    #[allow(dead_code, reason = "for lists of drift points")]
     pub(crate) fn last_without_drift(&self, number: u64) -> Result<u64, ReceiverError> {
         self.run(|connection| {
             let drift = match is_there(connection)? {

@@ -13,6 +13,8 @@ pub(crate) struct Ended {
     pub(crate) place: Place,
     /// What stood there.
     pub(crate) former: Entry,
+    /// The first snapshot that had it there.
+    pub(crate) since: u64,
     /// What stands there then: the number of its row, and what it is.
     pub(crate) now: Option<(u64, Entry)>,
 }
@@ -34,7 +36,7 @@ impl Catalog {
         number: u64,
         visit: impl FnMut(Ended) -> Result<(), ReceiverError>,
     ) -> Result<(), ReceiverError> {
-        let sql = "SELECT former.parent, former.name, former.entry, now.id, now.entry FROM entry AS former \
+        let sql = "SELECT former.parent, former.name, former.entry, now.id, now.entry, former.since FROM entry AS former \
                    LEFT JOIN entry AS now ON now.parent = former.parent AND now.name = former.name AND now.since = ?1 \
                    WHERE former.until = ?1 AND former.kind = 0";
         let read = |row: &rusqlite::Row<'_>| {
@@ -45,6 +47,7 @@ impl Catalog {
             Ok(Ended {
                 place: place_from(row, 0)?,
                 former: decoded(row, 2)?,
+                since: row.get::<_, i64>(5)? as u64,
                 now,
             })
         };

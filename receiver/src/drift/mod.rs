@@ -5,13 +5,13 @@
 mod look;
 mod looked;
 
-use understudy_protocol::{DatasetName, Role, Snapshot};
+use understudy_protocol::{DatasetName, Position, Role, Snapshot};
 
 use crate::absorb::{AbsorbOptions, Absorption, AsOf, absorb};
 use crate::access::existing;
 use crate::catalog::{Catalog, Nature};
 use crate::cycle;
-use crate::dataset::{Dataset, Locked};
+use crate::dataset::{Dataset, Locked, now_seconds};
 use crate::error::ReceiverError;
 use crate::housekeeping::Stop;
 use crate::recover;
@@ -21,6 +21,10 @@ use looked::Looked;
 
 /// What the reason of a drift point's pin begins with.
 const PIN: &str = "drift";
+/// A dataset of up to so many entries is compared in every cycle.
+const SMALL: u64 = 10_000;
+/// How often a larger one is.
+const INTERVAL_SECONDS: i64 = 60 * 60;
 
 /// A drift point that was just made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +74,33 @@ pub fn seek(store: &Store, name: &DatasetName) -> Result<Option<Point>, Receiver
     heed(&dataset, &catalog, &locked)
 }
 
-/// The same of a dataset that is locked and recovered.
+/// The same of a dataset that is locked and recovered, before an upload, as far as that costs little: a small dataset always, a large one
+/// once in an hour.
+pub(crate) fn heed_if_due(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    locked: &Locked,
+) -> Result<Option<Point>, ReceiverError> {
+    let Some(head) = catalog.head()? else {
+        return Ok(None);
+    };
+    let known = Looked::read_any(dataset)?.and_then(|known| known.everything_seconds);
+    let is_recent = known.is_some_and(|at| (0..INTERVAL_SECONDS).contains(&(now_seconds() - at)));
+    if head.snapshot.entries > SMALL && is_recent {
+        return Ok(None);
+    }
+    heed(dataset, catalog, locked)
+}
+
+/// Notes that everything in the tree that is about to become live was built before this moment.
+pub(crate) fn built(dataset: &Dataset, position: Position) -> Result<(), ReceiverError> {
+    let known = Looked::read_any(dataset)?;
+    let mut looked = Looked::switched(position, looked::now(&dataset.control)?);
+    looked.everything_seconds = known.and_then(|known| known.everything_seconds);
+    looked.write(dataset)
+}
+
+/// The same of a dataset that is locked and recovered, whatever it costs.
 pub(crate) fn heed(
     dataset: &Dataset,
     catalog: &Catalog,

@@ -74,11 +74,19 @@ pub(super) struct Subject<'a> {
     pub(super) first_entry: u64,
 }
 
+impl Subject<'_> {
+    /// The newest snapshot that somebody meant to be there: what came later is drift, and no harm if it goes.
+    fn last_meant(&self) -> Result<u64, ReceiverError> {
+        self.catalog.last_without_drift(self.number - 1)
+    }
+}
+
 /// A bound for the harm that costs little: every file that is not there any more, or has another content.
 pub(super) fn bound(subject: &Subject<'_>) -> Result<Count, ReceiverError> {
     let mut bound = Count::default();
+    let meant = subject.last_meant()?;
     subject.catalog.files_ended(subject.number, |ended| {
-        if !is_same(&ended) {
+        if ended.since <= meant && !is_same(&ended) {
             bound.add(ended.former.size_bytes());
         }
         Ok(())
@@ -112,8 +120,9 @@ pub(super) fn count(
     let mut samples = Samples::new(subject)?;
     let mut successors = Successors::find(subject, &mut samples)?;
     let mut harm = Harm::default();
+    let meant = subject.last_meant()?;
     subject.catalog.files_ended(subject.number, |ended| {
-        if is_same(&ended) || ignored.passes(&ended)? {
+        if ended.since > meant || is_same(&ended) || ignored.passes(&ended)? {
             return Ok(());
         }
         let size = ended.former.size_bytes();

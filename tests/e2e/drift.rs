@@ -1,0 +1,125 @@
+//! What somebody writes into the live tree of a spare: kept as a snapshot, then undone by the next cycle of the main.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::support::command::tool;
+use crate::support::stage::DATASET;
+use crate::support::{Kind, Random, Run, Stage, full, judge};
+
+fn snapshots(stage: &Stage) -> Vec<Value> {
+    let listed = Run::new(["snapshots", DATASET, "--spare"])
+        .arg(&stage.store)
+        .data();
+    listed["datasets"][0]["snapshots"]
+        .as_array()
+        .unwrap()
+        .clone()
+}
+
+fn newest(stage: &Stage) -> u64 {
+    snapshots(stage).last().unwrap()["number"].as_u64().unwrap()
+}
+
+fn restore(stage: &Stage, number: u64) -> PathBuf {
+    let target = stage.path().join(format!("restored-{number}"));
+    Run::new(["restore", DATASET])
+        .arg(&target)
+        .args(["--snapshot", &number.to_string(), "--unverified", "--spare"])
+        .arg(&stage.store)
+        .arg("--state")
+        .arg(stage.path().join("other-state"))
+        .ok();
+    target
+}
+
+/// Writes somewhere in a tree; returns what it did.
+fn deed(random: &mut Random, live: &Path, number: usize) -> String {
+    let file = |number: usize| live.join(format!("d{}/f{number}", number % 5));
+    let of = file(random.index(40));
+    let text = format!("written by somebody: {number}\n");
+    match random.below(6) {
+        0 if of.exists() => fs::write(&of, text).unwrap(),
+        1 => {
+            let beside = live.join("beside");
+            fs::write(&beside, text).unwrap();
+            fs::rename(&beside, &of).unwrap();
+        }
+        2 => fs::write(live.join(format!("d{}/new{number}", number % 5)), text).unwrap(),
+        3 if of.exists() => fs::remove_file(&of).unwrap(),
+        4 if of.exists() => {
+            let mode = 0o600 + u32::try_from(number % 8).unwrap();
+            fs::set_permissions(&of, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        5 if of.exists() => {
+            fs::OpenOptions::new()
+                .append(true)
+                .open(&of)
+                .and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()))
+                .unwrap();
+        }
+        _ => return String::new(),
+    }
+    of.display().to_string()
+}
+
+/// `UNDERSTUDY_TEST_FULL=1`: 1,000 writes.
+#[test]
+fn whatever_is_written_into_live_is_kept_and_undone() {
+    let stage = Stage::new(Kind::Embedded);
+    for number in 0..40 {
+        let directory = stage.source.join(format!("d{}", number % 5));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(
+            directory.join(format!("f{number}")),
+            format!("page {number}\n"),
+        )
+        .unwrap();
+    }
+    stage.sync().ok();
+    stage.sync().ok();
+    let mut random = Random::new(7);
+    let (mut done, wanted) = (0, if full() { 1000 } else { 60 });
+    while done < wanted {
+        if random.below(3) == 0 {
+            let page = stage.source.join(format!("d{}/f{}", done % 5, done % 40));
+            fs::create_dir_all(page.parent().unwrap()).unwrap();
+            fs::write(page, format!("changed on the main {done}\n")).unwrap();
+            stage.sync().ok();
+        }
+        for _ in 0..=random.below(8) {
+            done += usize::from(!deed(&mut random, &stage.live(), done).is_empty());
+        }
+        let drifted = stage.path().join("as-it-was");
+        tool(
+            "rsync",
+            [
+                "-aHAXc",
+                "--delete",
+                &format!("{}/", stage.live().display()),
+                drifted.to_str().unwrap(),
+            ],
+        );
+        let before = newest(&stage);
+        stage.sync().ok();
+        assert_eq!(judge::rsync(&stage.source, &stage.live(), &[]), "");
+        let listed = snapshots(&stage);
+        let after = newest(&stage);
+        assert!(after >= before, "{before} {after}");
+        if after > before {
+            let point = listed
+                .iter()
+                .find(|one| one["number"] == before + 1)
+                .unwrap();
+            let pin = point["pin"]["reason"].as_str().unwrap_or_default();
+            assert!(pin.starts_with("drift"), "{point}");
+            let kept = restore(&stage, before + 1);
+            assert_eq!(judge::rsync(&drifted, &kept, &[]), "", "{pin}");
+            fs::remove_dir_all(kept).unwrap();
+        }
+        Run::new(["verify", "--spare"]).arg(&stage.store).ok();
+    }
+}
