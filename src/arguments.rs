@@ -2,6 +2,7 @@
 
 mod check;
 mod daemons;
+mod demote;
 mod on_spare;
 mod pair;
 mod past;
@@ -21,6 +22,7 @@ use crate::report;
 
 pub(crate) use check::{Check, Checked, ExpectedRole};
 pub(crate) use daemons::{Agent, Messenger, Receiver};
+pub(crate) use demote::{Demote, Resume};
 pub(crate) use on_spare::{Accept, Acknowledge, Decide, Held, OnSpare, Pin, Prune, Unpin};
 pub(crate) use pair::Pair;
 pub(crate) use past::{Cat, Diff, Find, Ls, Point, Selection};
@@ -164,6 +166,8 @@ Examples:
     Unpin(Unpin),
     Accept(Accept),
     Check(Check),
+    Demote(Demote),
+    Resume(Resume),
     Promote(Promote),
     Pair(Box<Pair>),
     AuthorizedKey(AuthorizedKey),

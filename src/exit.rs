@@ -154,7 +154,7 @@ fn told(failure: &Failure) -> CommandError {
 }
 
 /// What a host does that is not the main.
-const FENCED: &str = "`understudy status` on both hosts tells which of them is the main; a host that was the main before becomes the spare by `understudy failback`";
+const FENCED: &str = "`understudy status` on both hosts tells which of them is the main; if the promotion was a mistake, `understudy demote` there and `understudy resume` here undo it";
 
 fn hint_for(code: FailureCode) -> (Code, &'static str) {
     match code {

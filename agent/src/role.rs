@@ -126,6 +126,29 @@ pub fn standing(source: &Source, state: &Path, spare: &str) -> Result<Standing, 
     Part::load(state, &path, &source.dataset, spare).map(|part| part.standing)
 }
 
+/// Makes this host the main of a dataset again, in the epoch that its spare knows. Durable when it returns; fails for a source that is the live
+/// tree of a store, whose role is decided there.
+pub fn resume(
+    source: &Source,
+    state: &Path,
+    spare: &str,
+    epoch: u64,
+) -> Result<Standing, AgentError> {
+    let path = std::fs::canonicalize(&source.path).unwrap_or_else(|_| source.path.clone());
+    let part = Part::load(state, &path, &source.dataset, spare)?;
+    let (Kept::State(place), true) = (&part.kept, epoch >= part.standing.epoch) else {
+        return Err(part.refused(part.standing.role));
+    };
+    let standing = Standing {
+        role: Role::Main,
+        epoch,
+        since_seconds: clock::now().seconds,
+        snapshot: None,
+    };
+    write(place, &standing)?;
+    Ok(standing)
+}
+
 /// The directory with what a store keeps of a dataset, if this is the live tree of one. Whoever may not look there must not take it for
 /// an ordinary directory.
 fn control_of(source: &Path) -> Option<PathBuf> {

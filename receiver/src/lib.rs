@@ -19,6 +19,7 @@ mod comparison;
 mod crowd;
 mod cycle;
 mod dataset;
+pub mod demote;
 mod differing;
 pub mod drift;
 mod error;

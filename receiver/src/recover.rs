@@ -104,6 +104,20 @@ fn frozen(dataset: &Dataset, catalog: &Catalog) -> Result<(), ReceiverError> {
     Ok(())
 }
 
+/// Finishes or drops an absorption that was interrupted, in a dataset whose live tree may be anything.
+pub(crate) fn absorbed(dataset: &Dataset, catalog: &Catalog) -> Result<(), ReceiverError> {
+    let Some(pending) = catalog.pending()? else {
+        return Ok(());
+    };
+    match is_live(dataset, &pending)? {
+        true => {
+            dataset.sync_switch()?;
+            catalog.record(&pending)
+        }
+        false => catalog.roll_back(&pending),
+    }
+}
+
 fn tidy(dataset: &Dataset, catalog: &Catalog) -> Result<(), ReceiverError> {
     dataset.clean_patches(|id| Ok(catalog.row_by_id(id)?.is_some()))?;
     dataset.clean()

@@ -6,6 +6,7 @@ pub(crate) mod agent;
 mod authorized_key;
 mod cat;
 mod check;
+mod demote;
 mod diff;
 mod drill;
 mod find;
@@ -100,6 +101,8 @@ pub(crate) fn run(
         Command::Prune(arguments) => prune::run(&arguments, session),
         Command::Pin(arguments) => pin::pin(arguments, session),
         Command::Unpin(arguments) => pin::unpin(arguments, session),
+        Command::Demote(arguments) => demote::run(arguments, session),
+        Command::Resume(arguments) => demote::resume(&arguments, session),
         Command::Check(arguments) => check::run(arguments, session),
         Command::Accept(arguments) => accept::run(arguments, session),
         Command::Promote(arguments) => promote::run(&arguments, session),

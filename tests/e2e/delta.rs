@@ -92,7 +92,10 @@ fn a_damaged_base_is_replaced_by_the_whole_file() {
         stage.sync_and_judge();
         let live = stage.live().join("large");
         let damaged = OpenOptions::new().write(true).open(live).unwrap();
+        let modified = damaged.metadata().unwrap().modified().unwrap();
         damaged.write_all_at(b"damage", 5_000_000).unwrap();
+        // As a disk does it: with another time it would be drift.
+        damaged.set_modified(modified).unwrap();
         content[0] ^= 1;
         std::fs::write(file(&stage), &content).unwrap();
         let synced = stage.sync().data();

@@ -87,10 +87,7 @@ fn assert_restores(stage: &Stage, when: &str) {
 
 fn assert_refused(stage: &Stage) {
     let live = files(&stage.live()).len();
-    stage
-        .sync()
-        .expect(FENCED)
-        .mentions(&["epoch 2", "failback"]);
+    stage.sync().expect(FENCED).mentions(&["epoch 2", "demote"]);
     assert_eq!(files(&stage.live()).len(), live);
 }
 

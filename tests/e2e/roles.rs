@@ -2,8 +2,9 @@
 
 use std::fs;
 
+use crate::support::command::tool;
 use crate::support::stage::DATASET;
-use crate::support::{Kind, Run, Stage};
+use crate::support::{Kind, Run, Stage, judge};
 
 #[test]
 fn a_monitor_hears_from_both_hosts_what_they_are() {
@@ -53,5 +54,84 @@ fn the_live_tree_of_a_spare_is_nobodys_source() {
         .arg("--spare")
         .arg(stage.path().join("other"));
     let refused = sync.expect(5);
-    refused.mentions(&["spare", DATASET, "failback"]);
+    refused.mentions(&["spare", DATASET, "status"]);
+}
+
+/// The main is alive: somebody promotes by mistake, an application writes, and all of it is undone.
+#[test]
+fn a_promotion_by_mistake_is_undone_without_losing_what_was_written() {
+    let stage = Stage::new(Kind::Embedded);
+    for name in ["page", "other", "gone"] {
+        fs::write(stage.source.join(name), format!("{name} of the main\n")).unwrap();
+    }
+    stage.sync().ok();
+    stage.sync().ok();
+    let on_spare = |words: &[&str]| Run::new(words).arg("--store").arg(&stage.store);
+    on_spare(&["promote", DATASET, "--yes"]).ok();
+    let live = stage.live();
+    fs::write(live.join("page"), "in place, by the application\n").unwrap();
+    fs::write(live.join("new"), "by the application\n").unwrap();
+    fs::remove_file(live.join("gone")).unwrap();
+    let application = stage.path().join("application");
+    tool(
+        "cp",
+        ["-a", live.to_str().unwrap(), application.to_str().unwrap()],
+    );
+    // The main is refused, however often it comes, and nothing of what was written is touched.
+    for _ in 0..2 {
+        stage.sync().expect(5).mentions(&[DATASET, "epoch 2"]);
+    }
+    assert_eq!(judge::rsync(&application, &live, &[]), "");
+    let config = stage.path().join("agent.toml");
+    let text = format!(
+        "spare = {:?}\nstate = {:?}\n[[dataset]]\npath = {:?}\nname = \"{DATASET}\"\n",
+        stage.store, stage.state, stage.source
+    );
+    fs::write(&config, text).unwrap();
+    let resume = Run::new(["resume", DATASET, "--config"]).arg(&config);
+    resume.expect(5).mentions(&["demote", DATASET]);
+    on_spare(&["demote", DATASET])
+        .expect(2)
+        .mentions(&["--yes"]);
+    for point in [
+        "absorb.sealed",
+        "absorb.marked",
+        "absorb.recorded",
+        "demote.absorbed",
+        "demote.standing",
+    ] {
+        on_spare(&["demote", DATASET, "--yes"])
+            .failing(&format!("{point}=1*return"))
+            .outcome();
+    }
+    on_spare(&["demote", DATASET, "--yes"]).ok();
+    // Fenced once, it does not go on by itself.
+    stage.sync().expect(5);
+    resume.ok();
+    stage.sync().ok();
+    assert_eq!(judge::rsync(&stage.source, &live, &[]), "");
+    let listed = Run::new(["snapshots", DATASET, "--spare"])
+        .arg(&stage.store)
+        .data();
+    let snapshots = listed["datasets"][0]["snapshots"].as_array().unwrap();
+    let written = snapshots.iter().find(|one| {
+        one["pin"]["reason"]
+            .as_str()
+            .is_some_and(|pin| pin.starts_with("written"))
+    });
+    let number = written.unwrap()["number"].to_string();
+    assert_eq!(snapshots.last().unwrap()["epoch"], 2, "{listed}");
+    let restored = stage.path().join("restored");
+    Run::new(["restore", DATASET])
+        .arg(&restored)
+        .args(["--unverified", "--snapshot", &number, "--spare"])
+        .arg(&stage.store)
+        .arg("--state")
+        .arg(stage.path().join("other-state"))
+        .ok();
+    assert_eq!(judge::rsync(&application, &restored, &[]), "");
+    on_spare(&["check", "role", "--expect", "spare"]).ok();
+    // What it changed in place before that was kept is told, and the main has it.
+    stage.sync().ok();
+    Run::new(["verify", "--spare"]).arg(&stage.store).ok();
 }

@@ -43,7 +43,6 @@ pub(crate) struct AbsorbOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AsOf {
     /// Of now.
-    #[allow(dead_code, reason = "for trees that a main has left")]
     Now,
     /// Of that of the snapshot before: the main has nothing to do with it.
     Before,

@@ -25,12 +25,12 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// No upload of the dataset goes on as long as this lives; it ends with the process, too.
 #[derive(Debug)]
-pub(super) struct Fence {
+pub(crate) struct Fence {
     _file: File,
 }
 
 /// Keeps uploads out; `None` if somebody else does already.
-pub(super) fn raise(dataset: &Dataset) -> Result<Option<Fence>, ReceiverError> {
+pub(crate) fn raise(dataset: &Dataset) -> Result<Option<Fence>, ReceiverError> {
     let control = &dataset.control;
     let file = match control.open_file(&names::PROMOTING) {
         Err(error) if error.is_gone() => match control.create_file(&names::PROMOTING) {
