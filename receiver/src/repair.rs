@@ -4,7 +4,10 @@
 //! The shadow shows the same snapshot by then, so that both twins have the same places. It is repaired first: if the
 //! process dies in between, the damage in `live` is found again. Every step replaces one name, or nothing.
 
+mod keep;
+mod looking;
 mod places;
+mod putting;
 
 use std::cell::Cell;
 use std::collections::HashSet;
