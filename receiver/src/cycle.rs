@@ -112,8 +112,31 @@ fn catch_up_from(
     Ok(())
 }
 
+/// Makes the shadow the newest snapshot from what it is, or was before an interruption, with whatever the live tree still has. It is
+/// durable when this returns, and never thrown away for an error.
+pub(crate) fn bring_forward(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    head: &Recorded,
+    from: u64,
+) -> Result<(), ReceiverError> {
+    let to = head.snapshot.position.number;
+    if from < to {
+        Applying::new(from, to).write(&dataset.control)?;
+        let how = (Contents::Live, Trust::Nothing);
+        transform(dataset, catalog, head, from, how, &Stop::default())?;
+    }
+    apply::retire_limbo(dataset)?;
+    dataset.sync()?;
+    Applying::finish(&dataset.control)
+}
+
 /// The snapshot from which the shadow, which shows `shows`, can be brought up to snapshot `to`; `None` if it must be made anew.
-fn begin_of(dataset: &Dataset, to: u64, shows: Option<u64>) -> Result<Option<u64>, ReceiverError> {
+pub(crate) fn begin_of(
+    dataset: &Dataset,
+    to: u64,
+    shows: Option<u64>,
+) -> Result<Option<u64>, ReceiverError> {
     let applying = Applying::read(&dataset.control)?;
     Ok(match (&applying, shows) {
         (Some(applying), _) if applying.to == to && applying.is_of_this_boot() => {

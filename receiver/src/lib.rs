@@ -50,6 +50,7 @@ pub mod promote;
 pub mod quota;
 mod recall;
 mod recover;
+mod reinstate;
 mod repair;
 mod resolve;
 mod restores;

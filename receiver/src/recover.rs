@@ -8,6 +8,8 @@ use crate::error::ReceiverError;
 use crate::guard::{self, Held};
 use crate::leftovers;
 use crate::marker::{self, Applying};
+use crate::reinstate;
+use understudy_protocol::Position;
 use understudy_tree::crash_point;
 
 /// Recovers a dataset when the receiver starts, unless somebody else is working on it.
@@ -76,7 +78,7 @@ pub(crate) fn recover(
         }
         Some(pending) if is(&head) => roll(dataset, catalog, locked, &pending)?,
         None if is(&head) => leftovers::keep(dataset, locked)?,
-        _ => return Err(disagreement(head.as_ref(), live)),
+        _ => return Err(disagreement(dataset, catalog, head.as_ref(), live)?),
     }
     guard::aside::drop_all(dataset)?;
     tidy(dataset, catalog)?;
@@ -193,19 +195,45 @@ pub(crate) fn is_live(dataset: &Dataset, pending: &Recorded) -> Result<bool, Rec
     }
 }
 
+/// What is told of a live tree that is not the newest snapshot.
 fn disagreement(
+    dataset: &Dataset,
+    catalog: &Catalog,
     head: Option<&Recorded>,
-    live: Option<understudy_protocol::Position>,
-) -> ReceiverError {
-    let name = |number: Option<u64>| {
-        number.map_or("no snapshot".to_owned(), |number| {
-            format!("snapshot {number}")
+    live: Option<Position>,
+) -> Result<ReceiverError, ReceiverError> {
+    const ANEW: &str = "Move the dataset's directory aside and sync again to start a new one";
+    let name = |position: Option<&Position>| {
+        position.map_or("no snapshot".to_owned(), |position| {
+            format!("snapshot {}", position.number)
         })
     };
-    ReceiverError::Damaged(format!(
-        "the live tree is {}, the catalog ends with {}; one of them was replaced or restored from another time. The live \
-         tree is left as it is. Move the dataset's directory aside and sync again to start a new one",
-        name(live.map(|position| position.number)),
-        name(head.map(|head| head.snapshot.position.number)),
-    ))
+    let head_name = name(head.map(|head| &head.snapshot.position));
+    let text = match (head, live) {
+        (Some(head), None) => {
+            let lost = match dataset.live()? {
+                Some(_) => {
+                    "has no file SNAPSHOT any more, as if somebody had emptied or replaced it"
+                }
+                None => "is gone",
+            };
+            match reinstate::begin_of(dataset, catalog, head)? {
+                Some(_) => format!(
+                    "the live tree {lost}, and the other tree has {head_name}: `understudy verify --repair {}` puts that in its \
+                     place, and keeps what still stands there",
+                    dataset.name
+                ),
+                None => format!(
+                    "the live tree {lost}, and the other tree is not whole, so that it cannot take its place. Nothing is \
+                     changed. {ANEW}"
+                ),
+            }
+        }
+        (_, live) => format!(
+            "the live tree is {}, the catalog ends with {head_name}; one of them was replaced or restored from another time. The \
+             live tree is left as it is. {ANEW}",
+            name(live.as_ref()),
+        ),
+    };
+    Ok(ReceiverError::Damaged(text))
 }

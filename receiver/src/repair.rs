@@ -29,6 +29,8 @@ use crate::names;
 use crate::recover;
 use crate::resolve::Handles;
 
+pub(crate) use keep::room_to_keep;
+
 /// Rows of a content that are read at once.
 const BATCH: usize = 1024;
 

@@ -17,9 +17,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::time::Duration;
 
-use understudy_protocol::Message;
 use understudy_protocol::message::{Finding, Repaired, Repairing, Verified, VerifyEnd};
 use understudy_protocol::transport::Outgoing;
+use understudy_protocol::{Message, RelPath};
 
 use crate::access::Scope;
 use crate::dataset::Dataset;
@@ -102,6 +102,9 @@ fn verify(
     asked: Asked,
     outgoing: &Outgoing,
 ) -> Result<Verified, ReceiverError> {
+    if asked.mending == Mending::All {
+        reinstate(store, dataset, outgoing)?;
+    }
     // The catalog is not kept: on a full disk it is read as it stands, and keeps out whoever makes room.
     let head = match dataset.read_catalog() {
         Ok(Some(catalog)) => catalog.head().ok().flatten(),
@@ -162,6 +165,25 @@ fn verify(
         object_bytes: tally.object_bytes,
         findings: told,
     })
+}
+
+/// Puts a live tree that is none any more back, and tells of it. If that fails, the pass finds what is missing.
+fn reinstate(store: &Store, dataset: &Dataset, outgoing: &Outgoing) -> Result<(), ReceiverError> {
+    match mend::reinstate(store, dataset) {
+        Ok(None) => Ok(()),
+        Ok(Some(what)) => {
+            let repaired = Repaired {
+                dataset: dataset.name.clone(),
+                path: RelPath::root(),
+                what,
+            };
+            send(outgoing, &Message::Repaired(repaired))
+        }
+        Err(error) => {
+            tracing::error!(dataset = %dataset.name, "cannot put the live tree back: {error}");
+            Ok(())
+        }
+    }
 }
 
 /// Mends what it is to, records the rest and tells of both; returns how many count, and what is history by now.

@@ -367,6 +367,120 @@ fn what_somebody_has_put_into_the_live_tree_is_moved_away_and_kept() {
     }
 }
 
+/// A furnished spare whose newest snapshot moves a file, gives one other attributes and another a content. Its other tree shows that
+/// snapshot, too, or the one before.
+fn about_to_be_emptied(kind: Kind, newest: Newest) -> Stage {
+    let stage = furnished(kind);
+    let source = &stage.source;
+    std::fs::rename(source.join("deep/down/file-3"), source.join("moved")).unwrap();
+    std::fs::rename(source.join("below"), source.join("deep/below")).unwrap();
+    std::fs::set_permissions(
+        source.join("deep/down/file-4"),
+        PermissionsExt::from_mode(0o600),
+    )
+    .unwrap();
+    std::fs::write(source.join("turn"), "only in the live tree").unwrap();
+    stage.sync_and_judge();
+    if newest == Newest::Both {
+        let file = stage.live().join("deep/down/file-5");
+        std::fs::set_permissions(file, PermissionsExt::from_mode(0o604)).unwrap();
+        stage.ask("verify").arg("--repair").ok();
+    }
+    stage
+}
+
+/// Which trees of a spare have the newest snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Newest {
+    Live,
+    Both,
+}
+
+/// `rm -rf live/*`.
+fn empty_live(stage: &Stage) {
+    let live = stage.dataset().join("live");
+    for entry in std::fs::read_dir(&live).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => std::fs::remove_dir_all(path).unwrap(),
+            false => std::fs::remove_file(path).unwrap(),
+        }
+    }
+}
+
+/// Repairs a spare of which nothing is lost but what only the live tree had, which the main has.
+fn assert_reinstated(stage: &Stage, newest: Newest) {
+    let repaired = stage.ask("verify").args(["--repair", "--json"]).outcome();
+    let value = repaired.json();
+    let told = match value["data"].is_null() {
+        true => &value["error"]["datasets"][0],
+        false => &value["data"]["datasets"][0],
+    };
+    let found = told["findings"].as_array().unwrap();
+    assert_eq!(found.is_empty(), newest == Newest::Both, "{repaired}");
+    assert!(found.iter().all(|one| one["path"] == "turn"), "{repaired}");
+    // What is lost, the main gives back.
+    std::fs::write(stage.source.join("another"), "another").unwrap();
+    stage.sync().ok();
+    stage.ask("verify").arg("--repair").ok();
+    assert_mended(stage);
+}
+
+#[test]
+fn a_live_tree_that_somebody_emptied_comes_back_from_the_other_one() {
+    for kind in Kind::BOTH {
+        for newest in [Newest::Both, Newest::Live] {
+            for whole in [true, false] {
+                let stage = about_to_be_emptied(kind, newest);
+                match whole {
+                    true => std::fs::remove_dir_all(stage.dataset().join("live")).unwrap(),
+                    false => empty_live(&stage),
+                }
+                std::fs::write(stage.source.join("unsent"), "unsent").unwrap();
+                let refused = stage.sync().outcome();
+                assert_ne!(refused.code, Some(0), "{refused}");
+                refused.mentions(&["live tree", "understudy verify --repair"]);
+                assert_reinstated(&stage, newest);
+                assert!(!stage.dataset().join(".understudy/kept").exists());
+            }
+        }
+    }
+}
+
+#[test]
+fn what_still_stands_in_an_emptied_live_tree_is_kept() {
+    let stage = about_to_be_emptied(Kind::Embedded, Newest::Live);
+    let live = stage.dataset().join("live");
+    std::fs::remove_dir_all(live.join("files/deep")).unwrap();
+    std::fs::remove_file(live.join("SNAPSHOT")).unwrap();
+    std::fs::write(live.join("files/note"), "a note").unwrap();
+    let told = stage.ask("verify").args(["--repair", "--json"]).ok().data();
+    let what = told["datasets"][0]["repaired"][0]["what"].as_str().unwrap();
+    let kept = stage.dataset().join(what.split('`').nth(1).unwrap());
+    let note = std::fs::read_to_string(kept.join("files/note")).unwrap();
+    assert_eq!(note, "a note", "{told}");
+    assert_mended(&stage);
+}
+
+#[test]
+fn putting_an_emptied_live_tree_back_can_be_killed_at_any_step() {
+    let points = [
+        "apply.step=return",
+        "apply.step=5*off->return",
+        "apply.marked=return",
+        "receiver.reinstating=return",
+        "receiver.live-kept=return",
+        "receiver.switched=return",
+    ];
+    for point in points {
+        let stage = about_to_be_emptied(Kind::Embedded, Newest::Live);
+        empty_live(&stage);
+        let killed = stage.ask("verify").arg("--repair").failing(point).outcome();
+        assert!(killed.was_killed(), "{point}: {killed}");
+        assert_reinstated(&stage, Newest::Live);
+    }
+}
+
 #[test]
 fn a_dataset_that_is_not_there_cannot_be_verified() {
     let stage = stage(Kind::Embedded);

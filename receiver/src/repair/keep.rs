@@ -6,6 +6,7 @@ use understudy_tree::{Directory, Identity, Kind};
 
 use super::Repairer;
 use crate::catalog::Row;
+use crate::dataset::Dataset;
 use crate::error::ReceiverError;
 use crate::names;
 use crate::standing::is_written;
@@ -31,20 +32,9 @@ impl Repairer<'_> {
     }
 
     fn place_to_keep(&self, name: &Name) -> Result<(Directory, String), ReceiverError> {
-        let kept = self.dataset.control.ensure_directory(&names::KEPT)?;
-        let mut number = self.kept.get();
-        loop {
-            number += 1;
-            match kept.create_directory(&names::number(number)) {
-                Err(error) if error.errno() == Some(Errno::EXIST) => {}
-                made => break made?,
-            }
-        }
-        self.kept.set(number);
-        kept.sync()?;
-        let to = kept.open_directory(&names::number(number))?;
-        let (control, kept) = (&*names::CONTROL, &*names::KEPT);
-        Ok((to, format!("{control}/{kept}/{number}/{name}")))
+        let (to, told) = room_to_keep(self.dataset, name, self.kept.get())?;
+        self.kept.set(told.number);
+        Ok((to, told.place))
     }
 
     /// Keeps what a repair is about to replace, if somebody has written it; `kept` is what was kept last.
@@ -69,4 +59,33 @@ impl Repairer<'_> {
         tracing::warn!(dataset = %self.dataset.name, "what was written to {:?} is kept as `{place}`", row.place);
         Ok(())
     }
+}
+
+/// Where something is kept.
+pub(crate) struct Kept {
+    number: u64,
+    /// Below the dataset.
+    pub(crate) place: String,
+}
+
+/// A new directory to keep something of that name in; all numbers up to `last` are taken.
+pub(crate) fn room_to_keep(
+    dataset: &Dataset,
+    name: &Name,
+    last: u64,
+) -> Result<(Directory, Kept), ReceiverError> {
+    let kept = dataset.control.ensure_directory(&names::KEPT)?;
+    let mut number = last;
+    loop {
+        number += 1;
+        match kept.create_directory(&names::number(number)) {
+            Err(error) if error.errno() == Some(Errno::EXIST) => {}
+            made => break made?,
+        }
+    }
+    kept.sync()?;
+    let to = kept.open_directory(&names::number(number))?;
+    let (control, kept) = (&*names::CONTROL, &*names::KEPT);
+    let place = format!("{control}/{kept}/{number}/{name}");
+    Ok((to, Kept { number, place }))
 }

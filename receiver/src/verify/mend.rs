@@ -7,9 +7,10 @@ use understudy_protocol::ContentHash;
 
 use super::reading::{Found, Subject, shown};
 use crate::catalog::Row;
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, Locked};
 use crate::error::ReceiverError;
 use crate::findings::{Damage, Part};
+use crate::reinstate;
 use crate::repair::{Outcome, Repairer};
 use crate::store::Store;
 
@@ -172,12 +173,33 @@ fn unrepaired(error: &ReceiverError) -> String {
     format!("; it cannot be repaired: {error}")
 }
 
+/// Puts the other twin in the place of a live tree that is none any more, alone on the dataset; returns what is to be told, if that was so.
+pub(super) fn reinstate(store: &Store, dataset: &Dataset) -> Result<Option<String>, ReceiverError> {
+    if !reinstate::is_lost(dataset)? {
+        return Ok(None);
+    }
+    lock(store, dataset, |locked| {
+        reinstate::reinstate(dataset, locked)
+    })
+}
+
 /// Recovers the dataset, makes its twins equal, and does what can only be done alone; `None` if there is no snapshot.
 pub(crate) fn alone<T>(
     store: &Store,
     dataset: &Dataset,
     work: impl FnOnce(&mut Repairer<'_>) -> Result<T, ReceiverError>,
 ) -> Result<Option<T>, ReceiverError> {
+    lock(store, dataset, |locked| {
+        let mut repairer = Repairer::new(dataset, locked)?;
+        repairer.as_mut().map(work).transpose()
+    })
+}
+
+fn lock<T>(
+    store: &Store,
+    dataset: &Dataset,
+    work: impl FnOnce(&Locked) -> Result<T, ReceiverError>,
+) -> Result<T, ReceiverError> {
     let started = Instant::now();
     // Declared before the lock, so that it ends after the lock is released.
     let _tidying;
@@ -189,6 +211,5 @@ pub(crate) fn alone<T>(
         }
     };
     _tidying = store.housekeeping.begin(&dataset.name);
-    let mut repairer = Repairer::new(dataset, &locked)?;
-    repairer.as_mut().map(work).transpose()
+    work(&locked)
 }
