@@ -90,6 +90,8 @@ fn a_damaged_base_is_replaced_by_the_whole_file() {
         let mut content = Random::new(12).noise(SIZE);
         std::fs::write(file(&stage), &content).unwrap();
         stage.sync_and_judge();
+        // The second one finds the live tree sound.
+        stage.sync_and_judge();
         let live = stage.live().join("large");
         let damaged = OpenOptions::new().write(true).open(live).unwrap();
         let modified = damaged.metadata().unwrap().modified().unwrap();
