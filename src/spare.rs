@@ -10,7 +10,7 @@ use understudy_agent::{AgentError, Reconnect};
 use understudy_protocol::ProtocolError;
 use understudy_protocol::transport::tls::{self, Credentials};
 use understudy_protocol::transport::{self, Channel};
-use understudy_receiver::{Deletions, ReceiverError, SessionOptions, Store};
+use understudy_receiver::{Deletions, Drift, ReceiverError, SessionOptions, Store};
 
 use crate::address::Address;
 use crate::exit::CommandError;
@@ -194,6 +194,7 @@ impl Spare {
         });
         let options = SessionOptions {
             deletions: self.deletions,
+            drift: Drift::Keep,
             ..SessionOptions::default()
         };
         let (ours, theirs) = transport::in_process();

@@ -80,6 +80,6 @@ mod workers;
 
 pub use error::ReceiverError;
 pub use peer::Peer;
-pub use serve::{AfterFirst, Deletions, Lease, SessionOptions, serve};
+pub use serve::{AfterFirst, Deletions, Drift, Lease, SessionOptions, serve};
 pub use space::Reserve;
 pub use store::Store;

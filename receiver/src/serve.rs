@@ -42,6 +42,16 @@ pub enum AfterFirst {
     FillShadow,
 }
 
+/// What becomes of changes of the live tree that understudy did not make, before an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Drift {
+    /// Nobody looks for them.
+    #[default]
+    Leave,
+    /// They are looked for and kept as a snapshot; the upload undoes them.
+    Keep,
+}
+
 /// How long an agent that reads a snapshot may ask for nothing before that may be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease(pub Duration);
@@ -61,6 +71,8 @@ pub struct SessionOptions {
     pub deletions: Deletions,
     /// See [`AfterFirst`].
     pub after_first: AfterFirst,
+    /// See [`Drift`].
+    pub drift: Drift,
     /// What a cycle may harm before it is held.
     pub guards: Arc<Guards>,
     /// What uploads leave free.

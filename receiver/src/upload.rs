@@ -24,7 +24,7 @@ use crate::promote::heard;
 use crate::quota::Budget;
 use crate::returned::Lost;
 use crate::routing;
-use crate::serve::{AfterFirst, Deletions, SessionOptions};
+use crate::serve::{AfterFirst, Deletions, Drift, SessionOptions};
 use crate::store::Store;
 use crate::workers::{self, Ground};
 use crate::{drift, give, recover, stated};
@@ -73,7 +73,7 @@ fn converse(
         guard::drop_held(dataset, &catalog)?;
     }
     // What somebody wrote into the live tree is kept before this upload undoes it.
-    if drift::heed_if_due(dataset, &catalog, &locked)?.is_some() {
+    if options.drift == Drift::Keep && drift::heed_if_due(dataset, &catalog, &locked)?.is_some() {
         held = None;
     }
     let position = catalog.head()?.map(|head| head.snapshot.position);

@@ -19,7 +19,7 @@ use understudy_receiver::scrub::{self, Plan};
 use understudy_receiver::specials::Rules;
 use understudy_receiver::trust::Trust;
 use understudy_receiver::{
-    AfterFirst, Deletions, Peer, ReceiverError, Reserve, SessionOptions, Store,
+    AfterFirst, Deletions, Drift, Peer, ReceiverError, Reserve, SessionOptions, Store,
 };
 
 mod live;
@@ -164,6 +164,7 @@ pub(crate) fn run(prepared: Prepared, session: &Session) -> Result<Report, Comma
 pub(super) fn options(guards: Guards, reserve: Reserve, quotas: Quotas) -> SessionOptions {
     SessionOptions {
         deletions: Deletions::Guard,
+        drift: Drift::Keep,
         guards: Arc::new(guards),
         reserve,
         quotas: Arc::new(quotas),
