@@ -80,6 +80,8 @@ pub const OWNERS_OF_UPLOAD: u32 = 4;
 pub const RESTORES: usize = 100;
 /// Most datasets of one main: whoever looks at all of them opens a database for each.
 pub const DATASETS: usize = 1000;
+/// The highest epoch: none is reached by promotions, and none that is claimed may leave no room for the next one.
+pub const EPOCH: u64 = 1 << 40;
 /// Sessions of one main at once: a quarter of what a receiver takes in all.
 pub const SESSIONS_OF_MAIN: usize = 16;
 /// Uploads of one main at once: each has a thread for every core and some tens of megabytes.

@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Failure, ProtocolError};
 use crate::limits;
+use crate::role::FIRST_EPOCH;
 use crate::version::Hello;
 
 pub use browse::{
@@ -214,6 +215,15 @@ impl Check for Failure {
     }
 }
 
+impl Check for Claim {
+    fn check(&self) -> Result<(), ProtocolError> {
+        if (FIRST_EPOCH..=limits::EPOCH).contains(&self.epoch) {
+            return Ok(());
+        }
+        Err(ProtocolError::malformed("Claim", "there is no such epoch"))
+    }
+}
+
 impl Check for Trouble {
     fn check(&self) -> Result<(), ProtocolError> {
         bounded("a trouble", self.reason.len(), limits::TEXT_BYTES)
@@ -348,7 +358,6 @@ unlimited_by_type!(
     StreamAbort,
     StreamBase,
     Begin,
-    Claim,
     ListRoles,
     DatasetRole,
     Commit,
@@ -447,6 +456,21 @@ mod tests {
             Message::decode(6, &body(limits::RECORDS + 1)),
             Err(ProtocolError::Malformed { .. })
         ));
+    }
+
+    #[test]
+    fn an_epoch_that_nothing_can_follow_is_refused() {
+        let body = |epoch| {
+            let dataset = DatasetName::fit(b"site");
+            let message = Message::Claim(Claim { dataset, epoch });
+            message.encode_into(Vec::new()).expect("encode")
+        };
+        for epoch in [FIRST_EPOCH, 2, limits::EPOCH] {
+            assert!(Message::decode(76, &body(epoch)).is_ok(), "{epoch}");
+        }
+        for epoch in [0, limits::EPOCH + 1, u64::MAX] {
+            assert!(Message::decode(76, &body(epoch)).is_err(), "{epoch}");
+        }
     }
 
     #[test]
