@@ -17,7 +17,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use stage::{Stage, dataset, directory, file, hear, place, send};
 use understudy_protocol::message::{Change, ReadManifest, Want};
-use understudy_protocol::{ContentHash, DirectoryId, Entry, Message, Place};
+use understudy_protocol::{
+    ContentHash, DirectoryId, Entry, FailureCode, Message, Place, ProtocolError,
+};
 use understudy_receiver::drift::{self, Point};
 
 fn live(stage: &Stage, path: &str) -> PathBuf {
@@ -298,4 +300,79 @@ fn what_the_other_twin_still_has_goes_into_history_and_the_rest_is_asked_for() {
         assert_eq!(is_whole(&stage, 1), what != "in place", "{what}");
         assert_eq!(is_whole(&stage, 2), missing == 0, "{what}");
     }
+}
+
+/// A directory with this many files, `old0`, `old1` and so on.
+fn with_files(count: u32) -> Stage {
+    let mut stage = Stage::new();
+    let mut changes = vec![directory(place(0, "files"), 1), directory(place(1, "d"), 2)];
+    changes.extend((0..count).map(|number| file(place(2, &format!("old{number}")), &text(number))));
+    stage.upload(&changes, &[]);
+    stage
+}
+
+fn text(number: u32) -> String {
+    format!("text {number} ").repeat(20)
+}
+
+/// The next upload starts from what somebody has written: nothing but these names differs from what the stage knows.
+fn adopt(stage: &mut Stage, point: &Point) {
+    stage.entries = entries(stage, point.snapshot.position.number);
+    stage.position = Some(point.snapshot.position);
+}
+
+fn removals(stage: &Stage, prefix: &str) -> Vec<Change> {
+    let all = stage
+        .entries
+        .keys()
+        .filter(|place| place.name.as_bytes().starts_with(prefix.as_bytes()));
+    all.map(|place| Change::Remove {
+        place: place.clone(),
+    })
+    .collect()
+}
+
+fn is_held(stage: &Stage, changes: &[Change]) -> bool {
+    match stage.try_upload(changes, &[]) {
+        Ok(_) => false,
+        Err(ProtocolError::Failed(failure)) if failure.code == FailureCode::Refused => true,
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn drift_that_goes_is_no_harm_and_what_goes_with_it_is_no_less_of_one() {
+    // More than there was, so that everything that was is little of all.
+    let add = |stage: &Stage| {
+        for number in 0..200 {
+            fs::write(live(stage, &format!("d/new{number}")), text(1000 + number)).expect("write");
+        }
+    };
+    let mut stage = with_files(20);
+    add(&stage);
+    let point = seek(&stage).expect("found");
+    adopt(&mut stage, &point);
+    assert!(
+        !is_held(&stage, &removals(&stage, "new")),
+        "only drift goes"
+    );
+
+    let mut stage = with_files(20);
+    add(&stage);
+    let point = seek(&stage).expect("found");
+    adopt(&mut stage, &point);
+    assert!(is_held(&stage, &removals(&stage, "old")), "the rest goes");
+
+    // Each file is changed before it goes.
+    let mut stage = with_files(20);
+    for number in 0..20 {
+        let path = live(&stage, &format!("d/old{number}"));
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("mode");
+    }
+    let point = seek(&stage).expect("found");
+    adopt(&mut stage, &point);
+    assert!(
+        is_held(&stage, &removals(&stage, "old")),
+        "what was touched goes"
+    );
 }

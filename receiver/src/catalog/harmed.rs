@@ -7,14 +7,12 @@ use super::Catalog;
 use super::read::place_from;
 use crate::error::ReceiverError;
 
-/// A file of the base whose row an upload ends.
+/// A file of an earlier snapshot that one which is being uploaded does not have as it was.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) place: Place,
     /// What stood there.
     pub(crate) former: Entry,
-    /// The first snapshot that had it there.
-    pub(crate) since: u64,
     /// What stands there then: the number of its row, and what it is.
     pub(crate) now: Option<(u64, Entry)>,
 }
@@ -30,15 +28,16 @@ pub(crate) struct Added {
 }
 
 impl Catalog {
-    /// Calls `visit` for each file of the base that snapshot `number` does not have at its place as it was.
+    /// Calls `visit` for each file of snapshot `from` that `number`, which is being uploaded, does not have at its place as it was.
     pub(crate) fn files_ended(
         &self,
-        number: u64,
+        (from, number): (u64, u64),
         visit: impl FnMut(Ended) -> Result<(), ReceiverError>,
     ) -> Result<(), ReceiverError> {
-        let sql = "SELECT former.parent, former.name, former.entry, now.id, now.entry, former.since FROM entry AS former \
-                   LEFT JOIN entry AS now ON now.parent = former.parent AND now.name = former.name AND now.since = ?1 \
-                   WHERE former.until = ?1 AND former.kind = 0";
+        let sql = "SELECT former.parent, former.name, former.entry, now.id, now.entry FROM entry AS former \
+                   LEFT JOIN entry AS now ON now.parent = former.parent AND now.name = former.name \
+                   AND now.since > ?2 AND now.since <= ?1 AND (now.until IS NULL OR now.until > ?1) \
+                   WHERE former.until > ?2 AND former.until <= ?1 AND former.since <= ?2 AND former.kind = 0";
         let read = |row: &rusqlite::Row<'_>| {
             let now = match row.get::<_, Option<i64>>(3)? {
                 Some(id) => Some((id as u64, decoded(row, 4)?)),
@@ -47,11 +46,10 @@ impl Catalog {
             Ok(Ended {
                 place: place_from(row, 0)?,
                 former: decoded(row, 2)?,
-                since: row.get::<_, i64>(5)? as u64,
                 now,
             })
         };
-        self.each(sql, params![number as i64], read, visit)
+        self.each(sql, params![number as i64, from as i64], read, visit)
     }
 
     /// Calls `visit` for each file row that begins with snapshot `number`, whose rows begin at `first_entry`.
@@ -94,7 +92,7 @@ impl Catalog {
     }
 
     /// Calls `visit` with the directory and the size of each file of snapshot `at`, which may be one that is being uploaded on.
-    pub(crate) fn files_of_base(
+    pub(crate) fn files_of(
         &self,
         at: u64,
         mut visit: impl FnMut(DirectoryId, u64) -> Result<(), ReceiverError>,

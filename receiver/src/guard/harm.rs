@@ -71,22 +71,18 @@ pub(super) struct Subject<'a> {
     pub(super) live: &'a Directory,
     /// The number that it will have; the base has the one before.
     pub(super) number: u64,
+    /// The newest snapshot before it that is no drift, which mostly is the base: what somebody wrote into the live tree is neither harmed
+    /// by going, nor does it make less of what goes with it.
+    pub(super) meant: u64,
     pub(super) first_entry: u64,
-}
-
-impl Subject<'_> {
-    /// The newest snapshot that somebody meant to be there: what came later is drift, and no harm if it goes.
-    fn last_meant(&self) -> Result<u64, ReceiverError> {
-        self.catalog.last_without_drift(self.number - 1)
-    }
 }
 
 /// A bound for the harm that costs little: every file that is not there any more, or has another content.
 pub(super) fn bound(subject: &Subject<'_>) -> Result<Count, ReceiverError> {
     let mut bound = Count::default();
-    let meant = subject.last_meant()?;
-    subject.catalog.files_ended(subject.number, |ended| {
-        if ended.since <= meant && !is_same(&ended) {
+    let both = (subject.meant, subject.number);
+    subject.catalog.files_ended(both, |ended| {
+        if !is_same(&ended) {
             bound.add(ended.former.size_bytes());
         }
         Ok(())
@@ -94,21 +90,20 @@ pub(super) fn bound(subject: &Subject<'_>) -> Result<Count, ReceiverError> {
     Ok(bound)
 }
 
-/// The files of the base that count.
+/// The files that count of the snapshot that is harmed.
 pub(super) fn total(
     subject: &Subject<'_>,
     ignored: &mut Ignored<'_>,
 ) -> Result<Count, ReceiverError> {
     let mut total = Count::default();
-    let base = subject.number - 1;
     let mut add = |parent: DirectoryId, size: u64| {
         if !ignored.contains(parent)? {
             total.add(size);
         }
         Ok(())
     };
-    // The rows that this upload ends are of the base as well.
-    subject.catalog.files_of_base(base, &mut add)?;
+    // The rows that this upload ends are of it as well.
+    subject.catalog.files_of(subject.meant, &mut add)?;
     Ok(total)
 }
 
@@ -120,9 +115,9 @@ pub(super) fn count(
     let mut samples = Samples::new(subject)?;
     let mut successors = Successors::find(subject, &mut samples)?;
     let mut harm = Harm::default();
-    let meant = subject.last_meant()?;
-    subject.catalog.files_ended(subject.number, |ended| {
-        if ended.since > meant || is_same(&ended) || ignored.passes(&ended)? {
+    let both = (subject.meant, subject.number);
+    subject.catalog.files_ended(both, |ended| {
+        if is_same(&ended) || ignored.passes(&ended)? {
             return Ok(());
         }
         let size = ended.former.size_bytes();

@@ -42,11 +42,18 @@ pub(crate) fn judge(
     let Some(live) = dataset.live()? else {
         return Ok(None);
     };
+    let base_number = base.snapshot.position.number;
+    // Where nothing but drift is left of the past, that is all that can be harmed.
+    let meant = match catalog.last_without_drift(base_number)? {
+        0 => base_number,
+        meant => meant,
+    };
     let subject = Subject {
         catalog,
         control: &dataset.control,
         live: &live,
-        number: base.snapshot.position.number + 1,
+        number: base_number + 1,
+        meant,
         first_entry,
     };
     let bound = harm::bound(&subject)?;
@@ -55,10 +62,10 @@ pub(crate) fn judge(
         bound.files >= thresholds.files_least && bound.files.saturating_mul(LOOKED_AT) >= entries;
     let is_much =
         bound.bytes >= thresholds.bytes_least && bound.bytes.saturating_mul(LOOKED_AT) >= bytes;
-    if !are_many && !is_much {
+    // What somebody added to the live tree must not make little of the rest.
+    if !are_many && !is_much && meant == base_number {
         return Ok(None);
     }
-    let base_number = base.snapshot.position.number;
     let mut ignored = Ignored::new(catalog, &live, base_number, &thresholds.caches)?;
     let total = harm::total(&subject, &mut ignored)?;
     if reasons(bound, total, thresholds).is_empty() {
