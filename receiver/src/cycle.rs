@@ -233,7 +233,6 @@ pub(crate) fn commit(
     // As long as this is there, a power cut may have met a build that was not on the disk yet.
     Applying::finish(&dataset.control)?;
     crash_point!("receiver.synced");
-    dataset.must_follow()?;
     drift::built(dataset, pending.snapshot.position)?;
     let started = Instant::now();
     switch(dataset)?;

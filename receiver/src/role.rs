@@ -39,15 +39,6 @@ impl Dataset {
         Ok(standing.unwrap_or(Standing::first(Role::Spare)))
     }
 
-    /// Refuses to change the live tree of a dataset of which this host is not the spare.
-    pub(crate) fn must_follow(&self) -> Result<(), ReceiverError> {
-        let standing = self.standing()?;
-        match standing.role {
-            Role::Spare => Ok(()),
-            _ => Err(fenced(&self.name, &standing, standing.epoch)),
-        }
-    }
-
     /// Writes down which part this host plays from now on. Durable when it returns.
     pub(crate) fn stand(&self, standing: &Standing, _locked: &Locked) -> Result<(), ReceiverError> {
         let text = standing.to_string();

@@ -86,30 +86,6 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Meets what one directory of the snapshot holds, and all of what is new below it.
-    #[allow(dead_code, reason = "for looks at large trees")]
-    pub(crate) fn only(
-        &mut self,
-        id: DirectoryId,
-        path: RelPath,
-        visit: Visit<'_>,
-    ) -> Result<(), ReceiverError> {
-        let depth = path.as_bytes().split(|&byte| byte == b'/').count();
-        let mut pending = Vec::new();
-        let directory = Pending {
-            id,
-            path,
-            depth,
-            is_known: true,
-        };
-        self.directory(directory, &mut pending, visit)?;
-        pending.retain(|directory| !directory.is_known);
-        while let Some(directory) = pending.pop() {
-            self.directory(directory, &mut pending, visit)?;
-        }
-        Ok(())
-    }
-
     /// The directories `files` and `databases`; nothing else belongs beside them.
     fn roots(&mut self, visit: Visit<'_>) -> Result<Vec<Pending>, ReceiverError> {
         let live = Arc::new(self.live.try_clone()?);

@@ -27,7 +27,7 @@ pub(super) struct Doubts<'a> {
 impl<'a> Doubts<'a> {
     pub(super) fn new(of: &'a Transformation<'a>) -> Result<Self, ReceiverError> {
         let live = of.live.filter(|_| of.trust == Trust::Nothing);
-        let is_absorbed = of.catalog.absorbed_at(of.to)?.is_some();
+        let is_absorbed = of.catalog.is_absorbed(of.to)?;
         Ok(Self {
             of,
             are_files_doubted: is_absorbed || of.trust == Trust::Nothing,

@@ -10,7 +10,7 @@ use crate::error::ReceiverError;
 /// Made where it is missing: in catalogs of this format that are older nothing was absorbed.
 pub(super) const TABLE: &str = "
     CREATE TABLE IF NOT EXISTS absorbed (
-        snapshot INTEGER PRIMARY KEY, nature INTEGER NOT NULL, accepted INTEGER NOT NULL);
+        snapshot INTEGER PRIMARY KEY, nature INTEGER NOT NULL);
 ";
 
 const DRIFT: i64 = 1;
@@ -25,41 +25,16 @@ pub(crate) enum Nature {
     Written,
 }
 
-/// A snapshot that was absorbed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Absorbed {
-    pub(crate) number: u64,
-    pub(crate) nature: Nature,
-    /// Whether somebody on the spare knows of it.
-    pub(crate) is_accepted: bool,
-}
-
 impl Catalog {
-    /// All of them that are committed, oldest first.
-    #[allow(dead_code, reason = "for lists of drift points")]
-    pub(crate) fn absorbed(&self) -> Result<Vec<Absorbed>, ReceiverError> {
-        self.run(|connection| {
-            if !is_there(connection)? {
-                return Ok(Vec::new());
-            }
-            let sql = "SELECT snapshot, nature, accepted FROM absorbed WHERE snapshot IN \
-                       (SELECT number FROM snapshot WHERE committed = 1) ORDER BY snapshot";
-            let mut statement = connection.prepare_cached(sql)?;
-            statement.query_map([], absorbed_from)?.collect()
-        })
-    }
-
     /// Whether this snapshot was absorbed.
-    pub(crate) fn absorbed_at(&self, number: u64) -> Result<Option<Absorbed>, ReceiverError> {
+    pub(crate) fn is_absorbed(&self, number: u64) -> Result<bool, ReceiverError> {
         self.run(|connection| {
             if !is_there(connection)? {
-                return Ok(None);
+                return Ok(false);
             }
-            let sql = "SELECT snapshot, nature, accepted FROM absorbed WHERE snapshot = ?1";
+            let sql = "SELECT EXISTS (SELECT 1 FROM absorbed WHERE snapshot = ?1)";
             let mut statement = connection.prepare_cached(sql)?;
-            statement
-                .query_row([number as i64], absorbed_from)
-                .optional()
+            statement.query_row([number as i64], |row| row.get(0))
         })
     }
 
@@ -74,15 +49,6 @@ impl Catalog {
                 "SELECT coalesce(max(number), 0) FROM snapshot WHERE committed = 1 AND number <= ?1 AND number NOT IN ({drift})"
             );
             connection.query_row(&sql, [number as i64], |row| count(row, 0))
-        })
-    }
-
-    /// Notes that somebody knows of all drift that there is; returns how much that was news.
-    #[allow(dead_code, reason = "for lists of drift points")]
-    pub(crate) fn accept_drift(&self) -> Result<usize, ReceiverError> {
-        self.run(|connection| {
-            let sql = "UPDATE absorbed SET accepted = 1 WHERE nature = ?1 AND accepted = 0";
-            connection.execute(sql, [DRIFT])
         })
     }
 
@@ -121,7 +87,7 @@ impl Upload<'_> {
     ) -> Result<(), ReceiverError> {
         let number = self.number as i64;
         self.catalog.run(|connection| {
-            let sql = "INSERT OR REPLACE INTO absorbed VALUES (?1, ?2, 0)";
+            let sql = "INSERT OR REPLACE INTO absorbed VALUES (?1, ?2)";
             let nature = match nature {
                 Nature::Drift => DRIFT,
                 Nature::Written => WRITTEN,
@@ -146,15 +112,4 @@ fn is_there(connection: &Connection) -> rusqlite::Result<bool> {
     let sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'absorbed'";
     let found: Option<i64> = connection.query_row(sql, [], |row| row.get(0)).optional()?;
     Ok(found.is_some())
-}
-
-fn absorbed_from(row: &rusqlite::Row<'_>) -> rusqlite::Result<Absorbed> {
-    Ok(Absorbed {
-        number: count(row, 0)?,
-        nature: match row.get(1)? {
-            DRIFT => Nature::Drift,
-            _ => Nature::Written,
-        },
-        is_accepted: row.get::<_, i64>(2)? != 0,
-    })
 }
