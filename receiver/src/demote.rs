@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use understudy_protocol::{DatasetName, Role, Snapshot, Standing};
+use understudy_protocol::{DatasetName, Role, Snapshot, Standing, limits};
 use understudy_tree::crash_point;
 
 use crate::absorb::{AbsorbOptions, AsOf, absorb};
@@ -13,9 +13,9 @@ use crate::dataset::now_seconds;
 use crate::error::ReceiverError;
 use crate::promote::fence;
 use crate::promote::preserve::{Preserved, preserve};
+use crate::recover;
 use crate::space::Reserve;
 use crate::store::Store;
-use crate::{recover, role};
 
 /// How long somebody else may work on the dataset.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,8 +66,8 @@ pub fn demote(
                 preserved: None,
             });
         }
-        Role::Main | Role::HandedOver if next >= standing.epoch => {}
-        _ => return Err(role::fenced(name, &standing, next)),
+        Role::Main | Role::HandedOver if (standing.epoch..=limits::EPOCH).contains(&next) => {}
+        _ => return Err(impossible(name, &standing, next)),
     }
     let preserved = keep(store, name, reserve)?;
     let locked = dataset.lock_patiently()?;
@@ -109,6 +109,14 @@ pub fn demote(
         written,
         preserved,
     })
+}
+
+fn impossible(name: &DatasetName, standing: &Standing, next: u64) -> ReceiverError {
+    let Standing { role, epoch, .. } = standing;
+    ReceiverError::Fenced(format!(
+        "this host is `{role}` of dataset `{name}`, in epoch {epoch}, and cannot become its spare in epoch {next}: the epoch is the one that \
+         `understudy status` tells on the other host"
+    ))
 }
 
 /// Finishes what keeps the promoted snapshot apart, as far as there is room, before the trees may change.

@@ -15,23 +15,21 @@ impl Dataset {
     }
 
     /// The tree that shows the newest snapshot; `None` if there is none. Every reader of that snapshot's files takes it from here.
+    ///
+    /// Of a dataset of which this host is not the spare that is the shadow, unless `live` shows a later one: then it was absorbed, and only the
+    /// role is still to be written. If nobody can tell which part this host plays, the shadow cannot be wrong where both show the same.
     pub(crate) fn newest(&self) -> Result<Option<Directory>, ReceiverError> {
-        match self.standing() {
-            Ok(standing) if standing.role == Role::Spare => self.live(),
-            Ok(_) => self.shadow_if_present(),
-            // Nobody can tell whether somebody writes into `live`: where both show the same, the other one cannot be wrong.
-            Err(ReceiverError::Damaged(_)) => self.least_doubtful(),
-            Err(error) => Err(error),
+        match self.is_spare() {
+            Ok(true) => return self.live(),
+            Ok(false) | Err(ReceiverError::Damaged(_)) => {}
+            Err(error) => return Err(error),
         }
-    }
-
-    fn least_doubtful(&self) -> Result<Option<Directory>, ReceiverError> {
         let shows = |tree: &Option<Directory>| -> Result<Option<u64>, ReceiverError> {
             let position = tree.as_ref().map(marker::read).transpose()?.flatten();
             Ok(position.map(|position| position.number))
         };
         let (live, shadow) = (self.live()?, self.shadow_if_present()?);
-        let is_shadow = shows(&shadow)?.is_some() && shows(&shadow)? >= shows(&live)?;
+        let is_shadow = shows(&shadow)? >= shows(&live)?;
         Ok(if is_shadow { shadow } else { live })
     }
 

@@ -87,6 +87,7 @@ pub(crate) fn recover(
 
 /// An application writes into the live tree, and removes its marker or leaves it as it likes: only the frozen tree tells.
 fn frozen(dataset: &Dataset, catalog: &Catalog) -> Result<(), ReceiverError> {
+    absorbed(dataset, catalog)?;
     let shows = match dataset.newest()? {
         Some(newest) => marker::read(&newest)?,
         None => None,
@@ -108,15 +109,16 @@ fn frozen(dataset: &Dataset, catalog: &Catalog) -> Result<(), ReceiverError> {
 
 /// Finishes or drops an absorption that was interrupted, in a dataset whose live tree may be anything.
 pub(crate) fn absorbed(dataset: &Dataset, catalog: &Catalog) -> Result<(), ReceiverError> {
-    let Some(pending) = catalog.pending()? else {
+    if !catalog.is_pending_absorbed()? {
         return Ok(());
-    };
-    match is_live(dataset, &pending)? {
-        true => {
+    }
+    match catalog.pending()? {
+        Some(pending) if is_live(dataset, &pending)? => {
             dataset.sync_switch()?;
             catalog.record(&pending)
         }
-        false => catalog.roll_back(&pending),
+        Some(pending) => catalog.roll_back(&pending),
+        None => Ok(()),
     }
 }
 

@@ -1,6 +1,9 @@
 //! Which part a host plays, as each of both hosts tells it.
 
 use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
 
 use crate::support::command::tool;
 use crate::support::stage::DATASET;
@@ -57,81 +60,128 @@ fn the_live_tree_of_a_spare_is_nobodys_source() {
     refused.mentions(&["spare", DATASET, "status"]);
 }
 
-/// The main is alive: somebody promotes by mistake, an application writes, and all of it is undone.
-#[test]
-fn a_promotion_by_mistake_is_undone_without_losing_what_was_written() {
+/// A store with two snapshots of a main that lives, and the configuration of that main's agent.
+fn with_main() -> (Stage, PathBuf) {
     let stage = Stage::new(Kind::Embedded);
     for name in ["page", "other", "gone"] {
         fs::write(stage.source.join(name), format!("{name} of the main\n")).unwrap();
     }
     stage.sync().ok();
     stage.sync().ok();
-    let on_spare = |words: &[&str]| Run::new(words).arg("--store").arg(&stage.store);
-    on_spare(&["promote", DATASET, "--yes"]).ok();
-    let live = stage.live();
-    fs::write(live.join("page"), "in place, by the application\n").unwrap();
-    fs::write(live.join("new"), "by the application\n").unwrap();
-    fs::remove_file(live.join("gone")).unwrap();
-    let application = stage.path().join("application");
-    tool(
-        "cp",
-        ["-a", live.to_str().unwrap(), application.to_str().unwrap()],
-    );
-    // The main is refused, however often it comes, and nothing of what was written is touched.
-    for _ in 0..2 {
-        stage.sync().expect(5).mentions(&[DATASET, "epoch 2"]);
-    }
-    assert_eq!(judge::rsync(&application, &live, &[]), "");
     let config = stage.path().join("agent.toml");
     let text = format!(
         "spare = {:?}\nstate = {:?}\n[[dataset]]\npath = {:?}\nname = \"{DATASET}\"\n",
         stage.store, stage.state, stage.source
     );
     fs::write(&config, text).unwrap();
-    let resume = Run::new(["resume", DATASET, "--config"]).arg(&config);
-    resume.expect(5).mentions(&["demote", DATASET]);
-    on_spare(&["demote", DATASET])
-        .expect(2)
-        .mentions(&["--yes"]);
-    for point in [
-        "absorb.sealed",
-        "absorb.marked",
-        "absorb.recorded",
-        "demote.absorbed",
-        "demote.standing",
-    ] {
-        on_spare(&["demote", DATASET, "--yes"])
-            .failing(&format!("{point}=1*return"))
-            .outcome();
+    (stage, config)
+}
+
+fn on_spare(stage: &Stage, words: &[&str]) -> Run {
+    Run::new(words).arg("--store").arg(&stage.store)
+}
+
+/// What an application does that takes the spare for the main; returns a copy of what it left.
+fn write_by_application(stage: &Stage) -> PathBuf {
+    let live = stage.live();
+    fs::write(live.join("page"), "in place, by the application\n").unwrap();
+    fs::write(live.join("new"), "by the application\n").unwrap();
+    fs::remove_file(live.join("gone")).unwrap();
+    let copy = stage.path().join("application");
+    let (from, to) = (live.to_str().unwrap(), copy.to_str().unwrap());
+    tool("cp", ["-a", from, to]);
+    copy
+}
+
+/// Restores a snapshot, or the newest one.
+fn restore(stage: &Stage, number: Option<u64>) -> PathBuf {
+    let name = number.map_or("newest".to_owned(), |number| number.to_string());
+    let target = stage.path().join(format!("restored-{name}"));
+    let run = Run::new(["restore", DATASET])
+        .arg(&target)
+        .args(["--unverified", "--spare"])
+        .arg(&stage.store)
+        .arg("--state")
+        .arg(stage.path().join("other-state"));
+    match number {
+        Some(number) => run.args(["--snapshot", &number.to_string()]),
+        None => run,
     }
-    on_spare(&["demote", DATASET, "--yes"]).ok();
-    // Fenced once, it does not go on by itself.
+    .ok();
+    target
+}
+
+/// Has the spare demoted and the main go on; what the application left must be a snapshot, and the spare like the main again.
+fn assert_undone(stage: &Stage, config: &Path, application: &Path) {
+    on_spare(stage, &["demote", DATASET, "--yes"]).ok();
+    // Told once, it does not go on by itself.
     stage.sync().expect(5);
-    resume.ok();
+    Run::new(["resume", DATASET, "--config"]).arg(config).ok();
     stage.sync().ok();
-    assert_eq!(judge::rsync(&stage.source, &live, &[]), "");
+    assert_eq!(judge::rsync(&stage.source, &stage.live(), &[]), "");
     let listed = Run::new(["snapshots", DATASET, "--spare"])
         .arg(&stage.store)
         .data();
     let snapshots = listed["datasets"][0]["snapshots"].as_array().unwrap();
-    let written = snapshots.iter().find(|one| {
-        one["pin"]["reason"]
-            .as_str()
-            .is_some_and(|pin| pin.starts_with("written"))
-    });
-    let number = written.unwrap()["number"].to_string();
+    let is_written = |one: &&Value| {
+        let pin = one["pin"]["reason"].as_str();
+        pin.is_some_and(|pin| pin.starts_with("written"))
+    };
+    let written: Vec<_> = snapshots.iter().filter(is_written).collect();
+    assert_eq!(written.len(), 1, "{listed}");
     assert_eq!(snapshots.last().unwrap()["epoch"], 2, "{listed}");
-    let restored = stage.path().join("restored");
-    Run::new(["restore", DATASET])
-        .arg(&restored)
-        .args(["--unverified", "--snapshot", &number, "--spare"])
-        .arg(&stage.store)
-        .arg("--state")
-        .arg(stage.path().join("other-state"))
-        .ok();
-    assert_eq!(judge::rsync(&application, &restored, &[]), "");
-    on_spare(&["check", "role", "--expect", "spare"]).ok();
-    // What it changed in place before that was kept is told, and the main has it.
+    let restored = restore(stage, written[0]["number"].as_u64());
+    assert_eq!(judge::rsync(application, &restored, &[]), "");
+    on_spare(stage, &["check", "role", "--expect", "spare"]).ok();
+    // What the application changed in place before it was kept the main has given back.
     stage.sync().ok();
     Run::new(["verify", "--spare"]).arg(&stage.store).ok();
+}
+
+#[test]
+fn a_promotion_by_mistake_is_undone_without_losing_what_was_written() {
+    let (stage, config) = with_main();
+    on_spare(&stage, &["promote", DATASET, "--yes"]).ok();
+    let application = write_by_application(&stage);
+    // The main is refused, however often it comes, and nothing of what was written is touched.
+    for _ in 0..2 {
+        stage.sync().expect(5).mentions(&[DATASET, "epoch 2"]);
+    }
+    assert_eq!(judge::rsync(&application, &stage.live(), &[]), "");
+    let resume = Run::new(["resume", DATASET, "--config"]).arg(&config);
+    resume.expect(5).mentions(&["demote", DATASET]);
+    let asked = on_spare(&stage, &["demote", DATASET]).expect(2);
+    asked.mentions(&["--yes"]);
+    for epoch in ["1", "99999999999999"] {
+        let told = on_spare(&stage, &["demote", DATASET, "--yes", "--epoch", epoch]).expect(5);
+        told.mentions(&["epoch 2", "status"]);
+    }
+    assert_undone(&stage, &config, &application);
+}
+
+#[test]
+fn undoing_a_promotion_can_be_killed_at_any_step() {
+    for point in [
+        "absorb.sealed",
+        "absorb.marked",
+        "absorb.synced",
+        "absorb.recorded",
+        "demote.absorbed",
+        "demote.standing",
+    ] {
+        let (stage, config) = with_main();
+        on_spare(&stage, &["promote", DATASET, "--yes"]).ok();
+        let application = write_by_application(&stage);
+        stage.sync().expect(5);
+        let killed = on_spare(&stage, &["demote", DATASET, "--yes"])
+            .failing(&format!("{point}=1*return"))
+            .outcome();
+        assert!(killed.was_killed(), "{point}");
+        assert_eq!(judge::rsync(&application, &stage.live(), &[]), "");
+        if ["absorb.recorded", "demote.absorbed", "demote.standing"].contains(&point) {
+            let newest = restore(&stage, None);
+            assert_eq!(judge::rsync(&application, &newest, &[]), "", "{point}");
+        }
+        assert_undone(&stage, &config, &application);
+    }
 }
