@@ -46,24 +46,30 @@ pub fn problem(
     }))
 }
 
+/// What it means that nothing of the store is served below a place; `None` if anything is, or the store is empty.
+pub fn absence(store: &Store, served: &Path) -> Result<Option<String>, ReceiverError> {
+    let names = store.dataset_names()?;
+    let is_there = |name: &DatasetName| served.join(name.as_str()).exists();
+    Ok((!names.is_empty() && !names.iter().any(is_there)).then(|| {
+        format!(
+            "nothing of the store is mounted below `{}`, where it is to be served from",
+            served.display()
+        )
+    }))
+}
+
 /// What is wrong with any dataset of the store: the first, with how many there are.
 pub fn trouble(store: &Store, served: &Path) -> Result<Option<String>, ReceiverError> {
+    if let Some(absence) = absence(store, served)? {
+        return Ok(Some(absence));
+    }
     let (mut first, mut others) = (None, 0);
-    let (mut known, mut seen) = (0, 0);
     for name in store.dataset_names()? {
-        known += 1;
-        seen += u64::from(served.join(name.as_str()).exists());
         match problem(store, &name, served)? {
             Some(found) if first.is_none() => first = Some(found),
             Some(_) => others += 1,
             None => {}
         }
-    }
-    if known > 0 && seen == 0 {
-        return Ok(Some(format!(
-            "nothing of the store is mounted below `{}`, where it is to be served from",
-            served.display()
-        )));
     }
     Ok(first.map(|first| match others {
         0 => first,

@@ -14,7 +14,7 @@ use super::OnSpare;
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-  understudy check role --expect spare --store /srv/spare --served /srv/www
+  understudy check role --expect spare --store /srv/spare --served /srv/served
   understudy check role --expect main --agent /etc/understudy/agent.toml
   understudy check role --expect main photos --store /srv/spare      after `promote photos`")]
 pub(crate) struct Check {
@@ -26,8 +26,8 @@ pub(crate) struct Check {
     pub(crate) expect: ExpectedRole,
     /// Only these datasets [default: all]
     pub(crate) datasets: Vec<DatasetName>,
-    /// The directory from which files are served: on a spare nobody may be able to write there
-    #[arg(long, value_name = "PATH")]
+    /// The directory below which the datasets are served, each by its name: on a spare nobody may be able to write there
+    #[arg(long, value_name = "PATH", conflicts_with = "agent")]
     pub(crate) served: Option<PathBuf>,
     /// The agent's configuration: this host is asked as the main of what that names
     #[arg(long, value_name = "FILE", conflicts_with_all = ["store", "config"])]

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use understudy_agent::config::Config;
 use understudy_protocol::{DatasetName, Role, Standing, escape};
+use understudy_receiver::served;
 
 use super::{Session, roles};
 use crate::address::Address;
@@ -31,9 +32,9 @@ pub(crate) fn run(arguments: Check, session: &Session) -> Result<Report, Command
         agent,
         on_spare,
     } = arguments;
-    let mut found = match &agent {
-        Some(config) => of_agent(config, session)?,
-        None => of_store(on_spare, session)?,
+    let (mut found, absence) = match &agent {
+        Some(config) => (of_agent(config, session)?, None),
+        None => of_store(on_spare, served.as_deref(), session)?,
     };
     if let Some(unknown) = datasets
         .iter()
@@ -45,26 +46,45 @@ pub(crate) fn run(arguments: Check, session: &Session) -> Result<Report, Command
     }
     found.retain(|one| datasets.is_empty() || datasets.contains(&one.dataset));
     for one in &mut found {
-        if one.wrong.is_none() {
-            one.wrong = unlike(expect, &one.standing);
-        }
+        one.wrong = unlike(expect, &one.standing).or(one.wrong.take());
     }
-    let served = served.and_then(|path| served_wrongly(&path, expect));
-    Ok(report(&found, served.as_deref(), expect))
+    Ok(report(&found, absence.as_deref(), expect))
 }
 
-fn of_store(on_spare: OnSpare, session: &Session) -> Result<Vec<Found>, CommandError> {
+/// With what is wrong with how each is served, and with the place where all of them should be.
+fn of_store(
+    on_spare: OnSpare,
+    place: Option<&Path>,
+    session: &Session,
+) -> Result<(Vec<Found>, Option<String>), CommandError> {
     let store = session.store_on_this_host(on_spare)?;
     let mut found = Vec::new();
     for dataset in store.dataset_names()? {
         let standing = store.standing(&dataset)?;
+        let wrong = match place {
+            Some(place) if standing.role == Role::Main => {
+                kept_from_writing(&place.join(dataset.as_str()))
+            }
+            Some(place) => served::problem(&store, &dataset, place)?,
+            None => None,
+        };
         found.push(Found {
             dataset,
             standing,
-            wrong: None,
+            wrong,
         });
     }
-    Ok(found)
+    let absence = match place {
+        Some(place) => served::absence(&store, place)?,
+        None => None,
+    };
+    Ok((found, absence))
+}
+
+/// An application of a main must be able to write where it is served.
+fn kept_from_writing(path: &Path) -> Option<String> {
+    let is_read_only = read_only(path)?;
+    is_read_only.then(|| format!("`{}` is mounted read-only", shown(path)))
 }
 
 /// Of the main's side also, whether its sources are there and may be written to: who serves from them writes.
@@ -108,19 +128,6 @@ fn unlike(expected: ExpectedRole, standing: &Standing) -> Option<String> {
             format!("this host was its main, and another one took over after epoch {epoch}")
         }
     })
-}
-
-/// What is wrong with the place from which files are served: on a spare nobody may write there, on a main somebody must.
-fn served_wrongly(path: &Path, expected: ExpectedRole) -> Option<String> {
-    let shown = shown(path);
-    match (expected, read_only(path)) {
-        (_, None) => Some(format!("`{shown}` is not there")),
-        (ExpectedRole::Spare, Some(false)) => Some(format!(
-            "`{shown}` can be written to: whatever is written there is drift, and the next cycle undoes it"
-        )),
-        (ExpectedRole::Main, Some(true)) => Some(format!("`{shown}` is mounted read-only")),
-        (ExpectedRole::Spare, Some(true)) | (ExpectedRole::Main, Some(false)) => None,
-    }
 }
 
 /// Whether a directory is on a mount that cannot be written to; `None` if it is not there.

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::support::command::tool;
+use crate::support::disks::Mounted;
+use crate::support::needs::needs;
 use crate::support::stage::DATASET;
 use crate::support::{Kind, Run, Stage, judge};
 
@@ -35,14 +37,39 @@ fn a_monitor_hears_from_both_hosts_what_they_are() {
         .arg("other")
         .expect(1)
         .mentions(&["other"]);
-    // Nothing is mounted: whoever serves from there could write.
-    let served = stage.store.join(DATASET).join("live");
-    let written = on_spare("spare").arg("--served").arg(&served).expect(5);
-    written.mentions(&["written to"]);
     let gone = on_spare("spare").args(["--served", "/nowhere"]).expect(5);
-    gone.mentions(&["/nowhere", "not there"]);
+    gone.mentions(&["/nowhere", "nothing"]);
     fs::remove_dir_all(&stage.source).unwrap();
     on_main("main").expect(5).mentions(&["not there"]);
+}
+
+#[test]
+fn what_is_served_read_only_follows_the_main_and_nobody_writes_there() {
+    needs!("what_is_served_read_only_follows_the_main_and_nobody_writes_there": "root", "mount");
+    let (stage, _) = with_main();
+    let served = stage.path().join("served");
+    let place = served.join(DATASET);
+    fs::create_dir_all(&place).unwrap();
+    let check = |expected: &str| {
+        let run = on_spare(&stage, &["check", "role", "--expect", expected]);
+        run.arg("--served").arg(&served)
+    };
+    check("spare").expect(5).mentions(&["not a mount"]);
+    let _mounted = Mounted::new(&["--bind"], &stage.dataset(), &place);
+    check("spare").expect(5).mentions(&["can be written to"]);
+    tool("mount", ["-o", "remount,bind,ro", place.to_str().unwrap()]);
+    check("spare").ok();
+    let page = place.join("live/files/page");
+    assert!(fs::write(&page, "by mistake").is_err());
+    // The exchange of the trees is seen through it.
+    fs::write(stage.source.join("page"), "newer\n").unwrap();
+    stage.sync().ok();
+    assert_eq!(fs::read_to_string(&page).unwrap(), "newer\n");
+    on_spare(&stage, &["promote", DATASET, "--yes"]).ok();
+    check("main").expect(5).mentions(&["read-only"]);
+    tool("mount", ["-o", "remount,bind,rw", place.to_str().unwrap()]);
+    check("main").ok();
+    fs::write(&page, "by the application\n").unwrap();
 }
 
 #[test]
