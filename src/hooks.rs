@@ -1,5 +1,6 @@
 //! Programs that this host's configuration names for a moment: run one after another, without a shell, bounded in time and output.
 
+use std::ffi::OsStr;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -93,22 +94,39 @@ fn start(
     command: &[String],
     variables: &[(&str, String)],
 ) -> Result<(Child, tokio::net::unix::pipe::Receiver), String> {
-    let (program, arguments) = command.split_first().ok_or("the command is empty")?;
-    let failed = |error: std::io::Error| format!("cannot start `{program}`: {error}");
+    let failed = |error: std::io::Error| cannot_start(command, &error);
     let (read, write) = std::io::pipe().map_err(failed)?;
     let read = tokio::net::unix::pipe::Receiver::from_owned_fd(read.into()).map_err(failed)?;
-    let child = Command::new(program)
-        .args(arguments)
-        .env_clear()
-        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
-        .envs(variables.iter().map(|(key, value)| (key, value)))
+    let child = program(command, variables.iter().map(|(key, value)| (key, value)))?
         .stdin(Stdio::null())
         .stdout(Stdio::from(write.try_clone().map_err(failed)?))
         .stderr(Stdio::from(write))
-        .process_group(0)
         .spawn()
         .map_err(failed)?;
     Ok((child, read))
+}
+
+/// A program with its arguments, without a shell: with these variables and nothing else of this process's environment but PATH, and as
+/// the leader of a process group.
+pub(crate) fn program(
+    command: &[String],
+    variables: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
+) -> Result<Command, String> {
+    let (program, arguments) = command.split_first().ok_or("the command is empty")?;
+    let mut program = Command::new(program);
+    program
+        .args(arguments)
+        .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+        .envs(variables)
+        .process_group(0);
+    Ok(program)
+}
+
+/// What is told of a program that did not start.
+pub(crate) fn cannot_start(command: &[String], error: &std::io::Error) -> String {
+    let program = command.first().map_or("", String::as_str);
+    format!("cannot start `{program}`: {error}")
 }
 
 /// Reads to the end, and keeps the beginning.
@@ -120,11 +138,13 @@ async fn read_some(mut from: impl AsyncRead + Unpin, to: &mut Vec<u8>) {
     }
 }
 
-/// Kills the child, which leads its group, and all that it has started and that did not leave the group.
-async fn kill(child: &mut Child) {
+/// Kills a [`program`] and all that it has started and that did not leave its group.
+pub(crate) async fn kill(child: &mut Child) {
     let id = child.id().and_then(|id| i32::try_from(id).ok());
-    if let Some(group) = id.and_then(Pid::from_raw) {
-        let _ = kill_process_group(group, Signal::KILL);
+    if let Some(group) = id.and_then(Pid::from_raw)
+        && let Err(error) = kill_process_group(group, Signal::KILL)
+    {
+        tracing::warn!("cannot kill what was started, and all that it has started: {error}");
     }
     let _ = child.wait().await;
 }

@@ -4,11 +4,11 @@ use std::os::fd::AsFd;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use super::document::Document;
+use crate::hooks;
 
 /// Runs `command` without a shell, with the facts as variables and on its standard input, and nothing else of this
 /// process's environment but PATH. What it prints goes to the log. Killed with its process group after `limit`.
@@ -19,27 +19,20 @@ pub(super) async fn run(
     document: &Document,
     limit: Duration,
 ) -> Result<(), String> {
-    let Some((program, arguments)) = command.split_first() else {
-        return Err("the command is empty".to_owned());
-    };
     let log = || {
         std::io::stderr()
             .as_fd()
             .try_clone_to_owned()
             .map(Stdio::from)
     };
-    let mut child = Command::new(program)
-        .args(arguments)
-        .env_clear()
-        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
-        .envs(document.variables())
+    let mut child = hooks::program(command, document.variables())?
         .stdin(Stdio::piped())
         .stdout(log().unwrap_or_else(|_| Stdio::null()))
-        .process_group(0)
         .spawn()
-        .map_err(|error| format!("cannot start `{program}`: {error}"))?;
+        .map_err(|error| hooks::cannot_start(command, &error))?;
+    let program = command.first().map_or("", String::as_str);
     let Ok(status) = tokio::time::timeout(limit, feed(&mut child, document.json())).await else {
-        kill(&mut child).await;
+        hooks::kill(&mut child).await;
         return Err(format!(
             "`{program}` was killed after {} s",
             limit.as_secs()
@@ -62,19 +55,6 @@ async fn feed(child: &mut Child, input: Vec<u8>) -> std::io::Result<ExitStatus> 
         }
     };
     tokio::join!(write, child.wait()).1
-}
-
-/// Kills the child, which leads its group, and all that it has started and that did not leave the group.
-async fn kill(child: &mut Child) {
-    let group = child
-        .id()
-        .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-    if let Some(group) = group
-        && let Err(error) = kill_process_group(group, Signal::KILL)
-    {
-        tracing::warn!("cannot kill the processes of an alert's command: {error}");
-    }
-    let _ = child.wait().await;
 }
 
 #[cfg(test)]
