@@ -68,51 +68,34 @@ fn converse(
     fence::look(dataset)?;
     let catalog = dataset.catalog(&locked)?;
     let epoch = dataset.admit(claimed, catalog.head()?.is_none(), &locked)?;
-    let mut held = recover::recover(dataset, &catalog, &locked)?;
-    if options.deletions == Deletions::Accept && held.take().is_some() {
-        guard::drop_held(dataset, &catalog)?;
-    }
-    // What somebody wrote into the live tree is kept before this upload undoes it.
-    if options.drift == Drift::Keep && drift::heed_if_due(dataset, &catalog, &locked)?.is_some() {
-        held = None;
-    }
-    let position = catalog.head()?.map(|head| head.snapshot.position);
-    outgoing.send_message(&Message::Ready(Ready { position }))?;
-    if let Some(position) = position.filter(|_| spoken >= version::STATEMENTS) {
-        stated::tell(&catalog, position.number, outgoing)?;
-    }
+    let held = settle(dataset, &catalog, &locked, options)?;
+    tell_position(&catalog, spoken, outgoing)?;
     let reserve = options.reserve;
     let mut lost = Lost::ask((dataset, &catalog, &locked), reserve, spoken, outgoing)?;
-    let (mut root, mut adoptions) = (None, 0);
     let leftovers = tell_leftovers(dataset, &catalog, &locked, spoken, outgoing)?;
     let who = (store, &options.peer, &*options.quotas);
     let budget = Budget::of(who, (dataset, &catalog), leftovers.as_ref())?;
     crash_point!("receiver.begun");
-    let mut lookout = Lookout::new(dataset);
-    loop {
-        let frame = match lookout.receive(incoming) {
-            // The agent has what it wanted.
-            Err(ReceiverError::Protocol(ProtocolError::Cut)) => return Ok(()),
-            frame => frame?,
-        };
-        let session = Session {
-            store,
-            ground: Ground {
-                dataset,
-                catalog: &catalog,
-                locked: &locked,
-                leftovers: leftovers.as_ref(),
-                reserve,
-                budget: budget.as_ref(),
-                spoken,
-                outgoing,
-            },
-            options,
-            observed,
-            held: held.as_ref(),
-            root,
-            epoch,
-        };
+    let mut session = Session {
+        store,
+        ground: Ground {
+            dataset,
+            catalog: &catalog,
+            locked: &locked,
+            leftovers: leftovers.as_ref(),
+            reserve,
+            budget: budget.as_ref(),
+            spoken,
+            outgoing,
+        },
+        options,
+        observed,
+        held: held.as_ref(),
+        root: None,
+        epoch,
+    };
+    let (mut lookout, mut adoptions) = (Lookout::new(dataset), 0);
+    while let Some(frame) = next(&mut lookout, incoming)? {
         if routing::is_change(&frame, spoken) {
             let committed = session.receive(frame, incoming)?;
             return session.acknowledge(committed, outgoing, &mut tidying);
@@ -126,8 +109,10 @@ fn converse(
                 dataset.must_be(&request.dataset)?;
                 give::manifest(dataset, &request, spoken, outgoing).map(drop)?;
             }
-            Message::SourceRoot(told) if spoken >= version::SOURCE_ROOT && root.is_none() => {
-                root = Some(told.into());
+            Message::SourceRoot(told)
+                if spoken >= version::SOURCE_ROOT && session.root.is_none() =>
+            {
+                session.root = Some(told.into());
             }
             Message::Confirm(confirm) => return session.confirm(&confirm, outgoing, &mut tidying),
             Message::Commit(commit) => {
@@ -137,6 +122,47 @@ fn converse(
             Message::Failure(failure) => return Err(ProtocolError::Failed(failure).into()),
             other => return Err(misplaced(&other)),
         }
+    }
+    Ok(())
+}
+
+/// The next frame; `None` once the agent has what it wanted.
+fn next(
+    lookout: &mut Lookout<'_>,
+    incoming: &mut Incoming,
+) -> Result<Option<Frame>, ReceiverError> {
+    match lookout.receive(incoming) {
+        Err(ReceiverError::Protocol(ProtocolError::Cut)) => Ok(None),
+        frame => frame.map(Some),
+    }
+}
+
+/// Finishes what was under way, and keeps what somebody wrote into the live tree before this upload undoes it; returns what is held.
+fn settle(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    locked: &Locked,
+    options: &SessionOptions,
+) -> Result<Option<Held>, ReceiverError> {
+    let mut held = recover::recover(dataset, catalog, locked)?;
+    if options.deletions == Deletions::Accept && held.take().is_some() {
+        guard::drop_held(dataset, catalog)?;
+    }
+    if options.drift == Drift::Keep && drift::heed_if_due(dataset, catalog, locked)?.is_some() {
+        held = None;
+    }
+    Ok(held)
+}
+
+/// Answers where the dataset stands, with what the main has said of that.
+fn tell_position(catalog: &Catalog, spoken: u32, outgoing: &Outgoing) -> Result<(), ReceiverError> {
+    let position = catalog.head()?.map(|head| head.snapshot.position);
+    outgoing.send_message(&Message::Ready(Ready { position }))?;
+    match position {
+        Some(position) if spoken >= version::STATEMENTS => {
+            stated::tell(catalog, position.number, outgoing)
+        }
+        _ => Ok(()),
     }
 }
 
