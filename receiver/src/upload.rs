@@ -1,10 +1,11 @@
 //! One upload: frames in, staged files and an intent out, then the commit.
 
 mod guarded;
+mod opening;
 
 use std::time::Instant;
 
-use understudy_protocol::message::{Commit, Committed, Confirm, Confirmed, Ready};
+use understudy_protocol::message::{Commit, Committed, Confirm, Confirmed};
 use understudy_protocol::transport::{Incoming, Outgoing};
 use understudy_protocol::{Frame, Message, Position, ProtocolError, Snapshot, limits, version};
 use understudy_tree::crash_point;
@@ -13,7 +14,7 @@ use crate::access::{Permission, Permitted};
 use crate::alert::Observed;
 use crate::catalog::{Catalog, Fate, Recorded, Telling, Upload};
 use crate::cycle::{self, Stopwatch};
-use crate::dataset::{Dataset, Locked, now_seconds};
+use crate::dataset::now_seconds;
 use crate::error::ReceiverError;
 use crate::guard::root::Root;
 use crate::guard::{self, Held};
@@ -24,10 +25,11 @@ use crate::promote::heard;
 use crate::quota::Budget;
 use crate::returned::Lost;
 use crate::routing;
-use crate::serve::{AfterFirst, Deletions, Drift, SessionOptions};
+use crate::serve::{AfterFirst, SessionOptions};
 use crate::store::Store;
 use crate::workers::{self, Ground};
-use crate::{drift, give, recover, stated};
+use crate::{give, recover};
+use opening::{next, settle, tell_leftovers, tell_position};
 
 /// Serves a session that began with `Begin` or `Claim`, in a version of the protocol and by the main of an epoch; what becomes of it is counted for the alerts.
 pub(crate) fn serve(
@@ -65,13 +67,12 @@ fn converse(
     let mut tidying = None;
     let locked = dataset.lock_patiently()?;
     observed.runs();
-    fence::look(dataset)?;
     let catalog = dataset.catalog(&locked)?;
     let epoch = dataset.admit(claimed, catalog.head()?.is_none(), &locked)?;
-    let held = settle(dataset, &catalog, &locked, options)?;
+    let ground = (&**dataset, &catalog, &locked);
+    let held = settle(ground, options)?;
     tell_position(&catalog, spoken, outgoing)?;
-    let reserve = options.reserve;
-    let mut lost = Lost::ask((dataset, &catalog, &locked), reserve, spoken, outgoing)?;
+    let mut lost = Lost::ask(ground, options.reserve, spoken, outgoing)?;
     let leftovers = tell_leftovers(dataset, &catalog, &locked, spoken, outgoing)?;
     let who = (store, &options.peer, &*options.quotas);
     let budget = Budget::of(who, (dataset, &catalog), leftovers.as_ref())?;
@@ -83,7 +84,7 @@ fn converse(
             catalog: &catalog,
             locked: &locked,
             leftovers: leftovers.as_ref(),
-            reserve,
+            reserve: options.reserve,
             budget: budget.as_ref(),
             spoken,
             outgoing,
@@ -109,9 +110,7 @@ fn converse(
                 dataset.must_be(&request.dataset)?;
                 give::manifest(dataset, &request, spoken, outgoing).map(drop)?;
             }
-            Message::SourceRoot(told)
-                if spoken >= version::SOURCE_ROOT && session.root.is_none() =>
-            {
+            Message::SourceRoot(told) if session.lacks_root() => {
                 session.root = Some(told.into());
             }
             Message::Confirm(confirm) => return session.confirm(&confirm, outgoing, &mut tidying),
@@ -126,69 +125,9 @@ fn converse(
     Ok(())
 }
 
-/// The next frame; `None` once the agent has what it wanted.
-fn next(
-    lookout: &mut Lookout<'_>,
-    incoming: &mut Incoming,
-) -> Result<Option<Frame>, ReceiverError> {
-    match lookout.receive(incoming) {
-        Err(ReceiverError::Protocol(ProtocolError::Cut)) => Ok(None),
-        frame => frame.map(Some),
-    }
-}
-
-/// Finishes what was under way, and keeps what somebody wrote into the live tree before this upload undoes it; returns what is held.
-fn settle(
-    dataset: &Dataset,
-    catalog: &Catalog,
-    locked: &Locked,
-    options: &SessionOptions,
-) -> Result<Option<Held>, ReceiverError> {
-    let mut held = recover::recover(dataset, catalog, locked)?;
-    if options.deletions == Deletions::Accept && held.take().is_some() {
-        guard::drop_held(dataset, catalog)?;
-    }
-    if options.drift == Drift::Keep && drift::heed_if_due(dataset, catalog, locked)?.is_some() {
-        held = None;
-    }
-    Ok(held)
-}
-
-/// Answers where the dataset stands, with what the main has said of that.
-fn tell_position(catalog: &Catalog, spoken: u32, outgoing: &Outgoing) -> Result<(), ReceiverError> {
-    let position = catalog.head()?.map(|head| head.snapshot.position);
-    outgoing.send_message(&Message::Ready(Ready { position }))?;
-    match position {
-        Some(position) if spoken >= version::STATEMENTS => {
-            stated::tell(catalog, position.number, outgoing)
-        }
-        _ => Ok(()),
-    }
-}
-
 fn misplaced(message: &Message) -> ReceiverError {
     let (got, wanted) = (message.name(), "Changes, Commit or Confirm");
     ProtocolError::Unexpected { got, wanted }.into()
-}
-
-/// What interrupted uploads left, once an agent that can go on with it was told.
-fn tell_leftovers(
-    dataset: &Dataset,
-    catalog: &Catalog,
-    locked: &Locked,
-    spoken: u32,
-    outgoing: &Outgoing,
-) -> Result<Option<Leftovers>, ReceiverError> {
-    if spoken < version::RESUME {
-        return Ok(None);
-    }
-    let aside = match catalog.pending()? {
-        Some(pending) => guard::aside::directory(dataset, &pending)?,
-        None => None,
-    };
-    let leftovers = leftovers::load(dataset, locked, aside)?;
-    leftovers.tell(outgoing)?;
-    Ok(Some(leftovers))
 }
 
 fn confirm_newest(
@@ -231,6 +170,11 @@ struct Session<'s, 'a> {
 }
 
 impl<'s> Session<'s, '_> {
+    /// Whether the agent may still tell which directory the source is.
+    fn lacks_root(&self) -> bool {
+        self.ground.spoken >= version::SOURCE_ROOT && self.root.is_none()
+    }
+
     /// Receives a change set that begins with `first`, and commits it.
     fn receive(&self, first: Frame, incoming: &mut Incoming) -> Result<Committed, ReceiverError> {
         let received = self.receive_and_commit(first, incoming).inspect_err(|error| {
