@@ -143,7 +143,12 @@ impl SetUp<'_> {
         let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let memory = Memory::watch(&child);
         let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{command:?}: {}", output.status);
+        assert!(
+            output.status.success(),
+            "{command:?}: {}, {}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout)
+        );
         if !matches!(self.peer, Peer::Embedded | Peer::Tcp) {
             finish(Command::new("sync").arg("-f").arg(&self.destination));
         }
