@@ -1,5 +1,6 @@
 //! The command line: what it takes, and the help that teaches it.
 
+mod adopt;
 mod check;
 mod daemons;
 mod demote;
@@ -20,6 +21,7 @@ use understudy_protocol::DatasetName;
 use crate::exit::{Code, CommandError};
 use crate::report;
 
+pub(crate) use adopt::{Adopt, Failback};
 pub(crate) use check::{Check, Checked, ExpectedRole};
 pub(crate) use daemons::{Agent, Messenger, Receiver};
 pub(crate) use demote::{Demote, Resume};
@@ -167,6 +169,8 @@ Examples:
     Accept(Accept),
     Check(Check),
     Demote(Demote),
+    Adopt(Adopt),
+    Failback(Failback),
     Resume(Resume),
     Promote(Promote),
     Pair(Box<Pair>),

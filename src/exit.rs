@@ -386,6 +386,11 @@ impl From<ReceiverError> for CommandError {
                 message,
                 "install the newer version of understudy on this host",
             ),
+            ReceiverError::Adoption(_) => Self::new(
+                Code::Failed,
+                message,
+                "nothing was changed; once it is right, the same command can be run again",
+            ),
             error => {
                 let (code, hint) = hint_for(error.failure_code());
                 Self::new(code, message, hint)

@@ -9,6 +9,7 @@ mod alert;
 mod arguments;
 mod commands;
 mod confinement;
+mod confirm;
 mod drills;
 mod exit;
 mod hooks;

@@ -64,7 +64,7 @@ pub use restore::{
     compare, restore,
 };
 pub use retention::{RetentionOf, retention};
-pub use role::{resume, standing};
+pub use role::{resume, standing, store_of};
 pub use scan::Trust;
 pub use sync::{Again, LookedAt, Problem, SyncReport, again, sync, sync_again};
 pub use wishes::Cancel;

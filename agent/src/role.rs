@@ -149,6 +149,15 @@ pub fn resume(
     Ok(standing)
 }
 
+/// The store on this host, and the dataset in it, whose live tree a source is; `None` of any other source.
+pub fn store_of(source: &Path) -> Option<(PathBuf, DatasetName)> {
+    let path = std::fs::canonicalize(source).unwrap_or_else(|_| source.to_owned());
+    let control = control_of(&path)?;
+    let dataset = control.parent()?;
+    let name = DatasetName::new(dataset.file_name()?.to_str()?).ok()?;
+    Some((dataset.parent()?.to_owned(), name))
+}
+
 /// The directory with what a store keeps of a dataset, if this is the live tree of one. Whoever may not look there must not take it for
 /// an ordinary directory.
 fn control_of(source: &Path) -> Option<PathBuf> {

@@ -12,6 +12,7 @@ use understudy_tree::{Directory, Privileges, TreeError, remove};
 use crate::catalog::Catalog;
 use crate::error::ReceiverError;
 use crate::specials;
+use crate::store::Store;
 use crate::syncs::Syncs;
 use crate::{names, space};
 
@@ -63,7 +64,7 @@ impl Dataset {
             Ok((directory, control))
         });
         match opened {
-            Ok(opened) => Self::of(path, name, opened, syncs).map(Some),
+            Ok(opened) => Self::of((path, &own), name, opened, syncs).map(Some),
             Err(error) if error.is_gone() => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -82,16 +83,32 @@ impl Dataset {
             directory.set_mode(DATASET_MODE)?;
         }
         let control = furnish_control(&directory)?;
-        Self::of(path, name, (directory, control), syncs)
+        Self::of((path, &own), name, (directory, control), syncs)
+    }
+
+    /// Opens what is to become a dataset, and has another name in the store until then.
+    pub(crate) fn aside(
+        store: &Store,
+        own: &Name,
+        name: &DatasetName,
+    ) -> Result<Self, ReceiverError> {
+        let directory = store.directory().open_directory(own)?;
+        let control = directory.open_directory(&names::CONTROL)?;
+        Self::of(
+            (store.path(), own),
+            name,
+            (directory, control),
+            &store.syncs,
+        )
     }
 
     fn of(
-        path: &Path,
+        (path, own): (&Path, &Name),
         name: &DatasetName,
         (directory, control): (Directory, Directory),
         syncs: &Arc<Syncs>,
     ) -> Result<Self, ReceiverError> {
-        let control_path = path.join(name.as_str()).join(names::CONTROL.as_os_str());
+        let control_path = path.join(own.as_os_str()).join(names::CONTROL.as_os_str());
         let catalog = control_path.join(names::CATALOG.as_os_str());
         Ok(Self {
             name: name.clone(),

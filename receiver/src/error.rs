@@ -65,6 +65,9 @@ pub enum ReceiverError {
     /// A guard refused the change set.
     #[error("{0}")]
     Refused(String),
+    /// A tree cannot become a dataset.
+    #[error("{0}")]
+    Adoption(String),
     /// The peer did what the protocol forbids.
     #[error("the other side broke the protocol: {0}")]
     Misbehaved(String),
@@ -146,6 +149,7 @@ impl ReceiverError {
             Self::NotInHistory { .. } => FailureCode::NotInHistory,
             Self::Store { .. }
             | Self::Trust { .. }
+            | Self::Adoption(_)
             | Self::Tree(_)
             | Self::Catalog { .. }
             | Self::Worker

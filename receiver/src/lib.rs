@@ -9,6 +9,7 @@ extern crate self as understudy_receiver;
 
 mod absorb;
 mod access;
+pub mod adopt;
 pub mod alert;
 mod apply;
 mod arriving;

@@ -67,6 +67,7 @@ names! {
     PRESERVED = "preserved";
     HEARD = "heard";
     HOOKS_LOG = "hooks.log";
+    ADOPTED = "adopted";
     RESTORES = "restores";
     RESTORE = "restore";
     SPECIALS = "specials";

@@ -71,7 +71,7 @@ fn read(control: &Directory, name: &DatasetName) -> Result<Owner, ReceiverError>
 }
 
 /// Writes down whom a dataset belongs to. Durable when it returns.
-fn write(control: &Directory, main: &MainName) -> Result<(), TreeError> {
+pub(crate) fn write(control: &Directory, main: &MainName) -> Result<(), TreeError> {
     let text = format!("{main}\n");
     durable::replace(control, &names::MAIN, text.as_bytes(), Durability::Now)
 }

@@ -1,8 +1,5 @@
 //! `understudy demote` and `resume`: a promotion is undone, and whoever was the main before goes on.
 
-use std::ffi::OsStr;
-use std::io::{BufRead, IsTerminal, Write};
-
 use serde_json::json;
 use understudy_agent::config::Config;
 use understudy_protocol::{DatasetName, Role};
@@ -10,12 +7,10 @@ use understudy_receiver::demote;
 
 use super::policies::configuration;
 use super::{Session, roles};
-use crate::address::Address;
 use crate::arguments::{Demote, Resume};
+use crate::confirm::{self, Question};
 use crate::exit::{Code, CommandError};
-use crate::paths;
 use crate::report::Report;
-use crate::spare::Absent;
 
 /// Makes this host the spare.
 pub(crate) fn run(arguments: Demote, session: &Session) -> Result<Report, CommandError> {
@@ -30,7 +25,7 @@ pub(crate) fn run(arguments: Demote, session: &Session) -> Result<Report, Comman
     let standing = store.standing(&dataset)?;
     let next = epoch.unwrap_or(standing.epoch);
     if standing.role != Role::Spare && !yes {
-        ask(&dataset)?;
+        ask(&dataset, session)?;
     }
     let demotion = demote::demote(&store, &dataset, next, config.reserve)?;
     let mut lines = Vec::new();
@@ -79,62 +74,26 @@ pub(crate) fn run(arguments: Demote, session: &Session) -> Result<Report, Comman
     Ok(Report::done(data, lines))
 }
 
-fn ask(dataset: &DatasetName) -> Result<(), CommandError> {
-    if !std::io::stdin().is_terminal() {
-        return Err(CommandError::usage(
-            "nobody is there to confirm that the application was stopped: there is no terminal",
-            "stop what writes into the live tree, then add --yes",
-        ));
-    }
-    let mut stderr = std::io::stderr();
-    // Who does not see the question can answer it all the same.
-    let _ = write!(
-        stderr,
-        "Has everything been stopped that writes into the live tree of {dataset}? Type the name of the dataset: "
-    );
-    let _ = stderr.flush();
-    let mut answer = String::new();
-    let heard = std::io::stdin().lock().read_line(&mut answer);
-    match heard {
-        Ok(_) if answer.trim() == dataset.as_str() => Ok(()),
-        _ => Err(CommandError::usage(
-            "that is another name: nothing was changed",
-            format!("run it again and type `{dataset}`"),
-        )),
-    }
+fn ask(dataset: &DatasetName, session: &Session) -> Result<(), CommandError> {
+    let question = Question {
+        text: &format!(
+            "Has everything been stopped that writes into the live tree of {dataset}? Type the name of the dataset"
+        ),
+        wanted: dataset.as_str(),
+        subject: "that the application was stopped",
+        hint: "stop what writes into the live tree, then add --yes",
+    };
+    confirm::ask(&question, &session.cancel)
 }
 
 /// Makes this host the main again.
 pub(crate) fn resume(arguments: &Resume, session: &Session) -> Result<Report, CommandError> {
     let config = Config::load(&arguments.config)?;
     let dataset = &arguments.dataset;
-    let scheduled = config.sources().into_iter().flatten();
-    let source = scheduled
-        .map(|one| one.source)
-        .find(|one| one.dataset == *dataset);
-    let Some(source) = source else {
-        let file = arguments.config.display();
-        return Err(CommandError::usage(
-            format!("the configuration `{file}` has no dataset `{dataset}`"),
-            "check the name, or name another file with --config",
-        ));
-    };
-    let given = session
-        .places
-        .spare
-        .as_deref()
-        .or(config.spare.as_deref().map(OsStr::new));
-    let spare = session.spare(Address::given(given)?, Absent::Refuse, Some(&config))?;
-    let state = paths::state(session.places.state.as_deref().or(config.state.as_deref()))?;
-    let known = spare.talk(|channel| understudy_agent::roles(channel, Some(dataset.clone())))?;
-    let standing = known
-        .and_then(|mut roles| roles.pop())
-        .and_then(|role| role.standing);
-    let Some(standing) = standing else {
-        return Err(CommandError::failed(format!(
-            "the spare cannot tell which part it plays in dataset `{dataset}`"
-        )));
-    };
+    let source = roles::source_of(&config, dataset, &arguments.config)?;
+    let spare = session.spare_of(&config)?;
+    let state = session.state_of(&config)?;
+    let standing = roles::standing_of(&spare, dataset)?;
     if standing.role != Role::Spare {
         return Err(CommandError::new(
             Code::Fenced,

@@ -2,6 +2,7 @@
 
 mod accept;
 mod acknowledge;
+mod adopt;
 pub(crate) mod agent;
 mod authorized_key;
 mod cat;
@@ -9,6 +10,7 @@ mod check;
 mod demote;
 mod diff;
 mod drill;
+mod failback;
 mod find;
 mod footing;
 mod health;
@@ -35,7 +37,7 @@ mod trust;
 mod verify;
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
@@ -103,6 +105,8 @@ pub(crate) fn run(
         Command::Unpin(arguments) => pin::unpin(arguments, session),
         Command::Demote(arguments) => demote::run(arguments, session),
         Command::Resume(arguments) => demote::resume(&arguments, session),
+        Command::Adopt(arguments) => adopt::run(arguments, session),
+        Command::Failback(arguments) => failback::run(&arguments, session),
         Command::Check(arguments) => check::run(arguments, session),
         Command::Accept(arguments) => accept::run(arguments, session),
         Command::Promote(arguments) => promote::run(&arguments, session),
@@ -119,6 +123,11 @@ impl Session {
 
     /// The store, which must be on this host: what is decided there is nothing that a main may decide.
     fn store_on_this_host(&self, given: OnSpare) -> Result<Store, CommandError> {
+        Ok(Store::open_existing(&self.place_of_store(given)?)?)
+    }
+
+    /// Where that is.
+    fn place_of_store(&self, given: OnSpare) -> Result<PathBuf, CommandError> {
         let OnSpare { store, config } = given;
         let spare = self.places.spare.as_deref().map(OsStr::new);
         let path = match (store, spare.filter(|_| config.is_none())) {
@@ -134,13 +143,9 @@ impl Session {
                     ));
                 }
             },
-            (None, None) => receiver_config::chosen(config.as_deref(), None)
-                .map(|path| ReceiverConfig::load(&path))
-                .transpose()?
-                .and_then(|config| config.store)
-                .ok_or_else(receiver_config::no_store)?,
+            (None, None) => configured_store(config.as_deref())?,
         };
-        Ok(Store::open_existing(&path)?)
+        Ok(path)
     }
 
     /// The spare that was given, whose store must exist already.
@@ -166,6 +171,18 @@ impl Session {
         Ok(Spare::new(address, self.runtime.clone(), absent)
             .through(ssh)
             .known_from(identity))
+    }
+
+    /// The spare that was given, or else that of an agent's configuration, which must exist already.
+    fn spare_of(&self, config: &Config) -> Result<Spare, CommandError> {
+        let given = self.places.spare.as_deref();
+        let given = given.or(config.spare.as_deref().map(OsStr::new));
+        self.spare(Address::given(given)?, Absent::Refuse, Some(config))
+    }
+
+    /// The state directory that was given, or else that of an agent's configuration.
+    fn state_of(&self, config: &Config) -> Result<PathBuf, CommandError> {
+        paths::state(self.places.state.as_deref().or(config.state.as_deref()))
     }
 
     fn context(&self, state: PathBuf, spare: &Spare) -> Context {
@@ -209,4 +226,13 @@ impl Session {
             _ => Ok(survey),
         }
     }
+}
+
+/// The store that the receiver's configuration names.
+fn configured_store(config: Option<&Path>) -> Result<PathBuf, CommandError> {
+    receiver_config::chosen(config, None)
+        .map(|path| ReceiverConfig::load(&path))
+        .transpose()?
+        .and_then(|config| config.store)
+        .ok_or_else(receiver_config::no_store)
 }

@@ -3,7 +3,6 @@
 mod facts;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, IsTerminal, Write};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +20,7 @@ use understudy_tree::crash_point;
 use super::Session;
 use super::policies::configuration;
 use crate::arguments::{Output, Promote, When};
+use crate::confirm::{self, Question};
 use crate::exit::{Code, CommandError};
 use crate::hooks::{self, Ran};
 use crate::receiver_config::Promotions;
@@ -126,32 +126,17 @@ fn ask(
         [one] => one.dataset.to_string(),
         several => several.len().to_string(),
     };
-    if !std::io::stdin().is_terminal() {
-        return Err(CommandError::usage(
-            "nobody is there to confirm this: there is no terminal",
-            "look at `understudy promote --dry-run`, then add --yes",
-        ));
-    }
     let what = match spares.len() {
         1 => "the name of the dataset",
         _ => "the number of datasets that are promoted",
     };
-    let mut stderr = std::io::stderr();
-    // Who does not see the question can answer it all the same.
-    let _ = write!(
-        stderr,
-        "The main is refused from then on. To promote, type {what} ({wanted}): "
-    );
-    let _ = stderr.flush();
-    let mut typed = String::new();
-    let read = std::io::stdin().lock().read_line(&mut typed);
-    if session.cancel.is_cancelled() {
-        return Err(CommandError::interrupted());
-    }
-    match read {
-        Ok(_) if typed.trim() == wanted => Ok(()),
-        _ => Err(CommandError::failed("not confirmed: nothing was changed")),
-    }
+    let question = Question {
+        text: &format!("The main is refused from then on. To promote, type {what} ({wanted})"),
+        wanted: &wanted,
+        subject: "this",
+        hint: "look at `understudy promote --dry-run`, then add --yes",
+    };
+    confirm::ask(&question, &session.cancel)
 }
 
 fn promote_all(

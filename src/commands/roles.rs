@@ -1,12 +1,16 @@
-//! Which part the spare plays in each dataset: for `status`.
+//! Which part the other host plays in a dataset: for `status`, and for commands that change it.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use serde_json::{Value, json};
+use understudy_agent::Source;
+use understudy_agent::config::Config;
 use understudy_protocol::{DatasetName, Role, Standing};
 
 use super::Session;
 use crate::exit::CommandError;
+use crate::spare::Spare;
 use crate::words;
 
 /// What is known of the roles: nothing of a dataset whose note is damaged, and `None` if the spare is too old.
@@ -21,6 +25,40 @@ pub(super) fn ask(session: &Session) -> Result<Roles, CommandError> {
         let roles = roles.into_iter().map(|role| (role.dataset, role.standing));
         roles.collect()
     }))
+}
+
+/// What the agent's configuration says of a dataset.
+pub(super) fn source_of(
+    config: &Config,
+    dataset: &DatasetName,
+    file: &Path,
+) -> Result<Source, CommandError> {
+    let scheduled = config.sources().into_iter().flatten();
+    let source = scheduled
+        .map(|one| one.source)
+        .find(|one| one.dataset == *dataset);
+    source.ok_or_else(|| {
+        CommandError::usage(
+            format!(
+                "the configuration `{}` has no dataset `{dataset}`",
+                file.display()
+            ),
+            "check the name, or name another file with --config",
+        )
+    })
+}
+
+/// Which part the other host plays, as it tells.
+pub(super) fn standing_of(spare: &Spare, dataset: &DatasetName) -> Result<Standing, CommandError> {
+    let known = spare.talk(|channel| understudy_agent::roles(channel, Some(dataset.clone())))?;
+    let standing = known
+        .and_then(|mut roles| roles.pop())
+        .and_then(|role| role.standing);
+    standing.ok_or_else(|| {
+        CommandError::failed(format!(
+            "the other host cannot tell which part it plays in dataset `{dataset}`"
+        ))
+    })
 }
 
 /// For programs.

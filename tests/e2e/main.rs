@@ -29,6 +29,7 @@ mod documents;
 mod drift;
 mod drill;
 mod every_kind;
+mod failback;
 mod fuzzy;
 mod guard;
 mod history;

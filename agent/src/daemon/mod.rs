@@ -115,12 +115,19 @@ pub fn forever(
     daemon.run()
 }
 
-/// Holds the state directory against other daemons: journals and status have one writer.
-fn alone(state: &Path) -> Result<File, AgentError> {
+/// No daemon runs with the state directory as long as this lives.
+#[derive(Debug)]
+pub struct Alone {
+    _lock: File,
+}
+
+/// Holds the state directory against daemons: journals and status have one writer. Fails with [`AgentError::AgentRunning`] if one runs.
+pub fn alone(state: &Path) -> Result<Alone, AgentError> {
     db::ensure_state_directory(state)?;
-    try_lock(&state.join(LOCK))?.ok_or_else(|| AgentError::AgentRunning {
+    let lock = try_lock(&state.join(LOCK))?.ok_or_else(|| AgentError::AgentRunning {
         state: state.to_owned(),
-    })
+    })?;
+    Ok(Alone { _lock: lock })
 }
 
 struct Daemon<'a, C> {
