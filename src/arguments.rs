@@ -4,6 +4,7 @@ mod adopt;
 mod check;
 mod daemons;
 mod demote;
+mod handover;
 mod on_spare;
 mod pair;
 mod past;
@@ -25,6 +26,7 @@ pub(crate) use adopt::{Adopt, Failback};
 pub(crate) use check::{Check, Checked, ExpectedRole};
 pub(crate) use daemons::{Agent, Messenger, Receiver};
 pub(crate) use demote::{Demote, Resume};
+pub(crate) use handover::Handover;
 pub(crate) use on_spare::{Accept, Acknowledge, Decide, Held, OnSpare, Pin, Prune, Unpin};
 pub(crate) use pair::Pair;
 pub(crate) use past::{Cat, Diff, Find, Ls, Point, Selection};
@@ -171,6 +173,7 @@ Examples:
     Demote(Demote),
     Adopt(Adopt),
     Failback(Failback),
+    Handover(Handover),
     Resume(Resume),
     Promote(Promote),
     Pair(Box<Pair>),

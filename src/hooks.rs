@@ -5,9 +5,13 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
+use understudy_protocol::DatasetName;
+
+use crate::report::Report;
 
 /// So much of what a program prints is kept: the beginning. The rest is read and dropped.
 const OUTPUT_BYTES: usize = 64 << 10;
@@ -27,6 +31,30 @@ pub(crate) struct Ran {
     pub(crate) output: Vec<u8>,
     /// How long it ran.
     pub(crate) took: Duration,
+}
+
+impl Ran {
+    /// For programs.
+    pub(crate) fn value(&self) -> Value {
+        json!({
+            "command": self.command,
+            "code": self.code,
+            "failure": self.failure,
+            "output": String::from_utf8_lossy(&self.output),
+            "milliseconds": self.took.as_millis() as u64,
+        })
+    }
+
+    /// Tells what it printed, and how it failed, if it did.
+    pub(crate) fn note_failure(&self, dataset: &DatasetName, report: &mut Report) {
+        let Some(failure) = &self.failure else {
+            return;
+        };
+        let output = String::from_utf8_lossy(&self.output);
+        let heading = format!("{dataset}: `{}`: {failure}", self.command.join(" "));
+        let lines: Vec<String> = output.lines().map(str::to_owned).collect();
+        report.note_all(&heading, lines.into_iter());
+    }
 }
 
 /// Runs all of them with these variables, and nothing else of this process's environment but PATH. Stops at the first that fails: the next

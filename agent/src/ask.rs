@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use understudy_protocol::message::{
-    DatasetRole, Datasets, Finding, FuzzyFile, Inspect, ListFuzzy, ListRoles, Oversee, Overseen,
-    Repair, Repaired, Repairing, Trouble, Verified, Verify,
+    DatasetRole, Datasets, Finding, FuzzyFile, HandOver, Inspect, ListFuzzy, ListRoles, Oversee,
+    Overseen, Repair, Repaired, Repairing, Trouble, Verified, Verify,
 };
 use understudy_protocol::transport::Channel;
-use understudy_protocol::{DatasetName, Message, RelPath, version};
+use understudy_protocol::{DatasetName, Message, Position, RelPath, version};
 
 use crate::Cancel;
 use crate::conversation::{Conversation, told, unexpected};
@@ -133,6 +133,36 @@ pub fn roles(
         }
     };
     ask().map_err(|error| conversation.explain(error))
+}
+
+/// Tells the spare that this host, the main of an epoch, has handed a dataset over, with this as its last snapshot; or, without one, that it
+/// goes on. The spare refuses that if it is not as told.
+pub fn hand_over(
+    channel: Channel,
+    dataset: DatasetName,
+    epoch: u64,
+    position: Option<Position>,
+) -> Result<(), AgentError> {
+    let conversation = Conversation::open(channel, &Cancel::default())?;
+    if conversation.version < version::EPOCHS {
+        return Err(AgentError::SpareTooOld {
+            what: "handing over",
+            spoken: conversation.version,
+            needed: version::EPOCHS,
+        });
+    }
+    let tell = || {
+        conversation.tell(&Message::HandOver(HandOver {
+            dataset,
+            epoch,
+            position,
+        }))?;
+        match conversation.hear()? {
+            Message::Noted(_) => Ok(()),
+            other => Err(unexpected(&other, "Noted")),
+        }
+    };
+    tell().map_err(|error| conversation.explain(error))
 }
 
 /// How the spare is to verify.

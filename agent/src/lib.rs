@@ -47,7 +47,7 @@ use serde::Deserialize;
 use understudy_protocol::{DatasetName, SecretKey};
 use understudy_tree::{Excludes, Mounts};
 
-pub use ask::{FuzzyOf, Survey, Verification, oversee, roles, survey, verify};
+pub use ask::{FuzzyOf, Survey, Verification, hand_over, oversee, roles, survey, verify};
 pub use chain::{
     Evidence, Freshness, Known, Leniency, Proven, Trusted, known_datasets, newest_known,
 };
@@ -64,7 +64,7 @@ pub use restore::{
     compare, restore,
 };
 pub use retention::{RetentionOf, retention};
-pub use role::{resume, standing, store_of};
+pub use role::{resume, retire, standing, store_of};
 pub use scan::Trust;
 pub use sync::{Again, LookedAt, Problem, SyncReport, again, sync, sync_again};
 pub use wishes::Cancel;

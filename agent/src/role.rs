@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use understudy_protocol::role::STANDING_BYTES;
-use understudy_protocol::{DatasetName, Name, Role, Standing};
+use understudy_protocol::{DatasetName, Name, Position, Role, Standing};
 use understudy_tree::durable::{self, Durability};
 use understudy_tree::{Directory, Mounts};
 
@@ -144,6 +144,29 @@ pub fn resume(
         epoch,
         since_seconds: clock::now().seconds,
         snapshot: None,
+    };
+    write(place, &standing)?;
+    Ok(standing)
+}
+
+/// Writes down that this host, the main, has handed a dataset over, with this as its last snapshot. Durable when it returns; fails for a
+/// source that is the live tree of a store, whose role is decided there.
+pub fn retire(
+    source: &Source,
+    state: &Path,
+    spare: &str,
+    last: Position,
+) -> Result<Standing, AgentError> {
+    let path = std::fs::canonicalize(&source.path).unwrap_or_else(|_| source.path.clone());
+    let part = Part::load(state, &path, &source.dataset, spare)?;
+    let (Kept::State(place), Role::Main) = (&part.kept, part.standing.role) else {
+        return Err(part.refused(part.standing.role));
+    };
+    let standing = Standing {
+        role: Role::HandedOver,
+        epoch: part.standing.epoch,
+        since_seconds: clock::now().seconds,
+        snapshot: Some(last),
     };
     write(place, &standing)?;
     Ok(standing)

@@ -76,6 +76,7 @@ pub(crate) fn subject(message: &Message) -> Option<(u32, Subject<'_>)> {
         Message::ListSnapshots(request) => (version::LISTING, Existing(&request.dataset)),
         Message::Oversee(_) => (version::OVERSEE, All),
         Message::ListRoles(request) => (version::EPOCHS, all_or(request.dataset.as_ref())),
+        Message::HandOver(request) => (version::EPOCHS, Existing(&request.dataset)),
         // Within an upload or a restore: about the dataset that this began with.
         Message::Changes(_)
         | Message::Commit(_)

@@ -33,6 +33,7 @@ pub mod fuzzing;
 mod fuzzy;
 mod give;
 pub mod guard;
+pub mod handover;
 pub mod health;
 mod history;
 mod housekeeping;

@@ -68,6 +68,7 @@ names! {
     HEARD = "heard";
     HOOKS_LOG = "hooks.log";
     ADOPTED = "adopted";
+    HANDED = "handed";
     RESTORES = "restores";
     RESTORE = "restore";
     SPECIALS = "specials";

@@ -20,7 +20,7 @@ use crate::quota::Quotas;
 use crate::space::Reserve;
 use crate::store::Store;
 use crate::verify::Asked;
-use crate::{browse, filling, fuzzy, give, retention, role, upload, verify};
+use crate::{browse, filling, fuzzy, give, handover, retention, role, upload, verify};
 
 /// What the receiver does with a change set that removes everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -163,6 +163,10 @@ fn converse(
             (Message::Oversee(_), Scope::All(own)) => {
                 let overseen = filling::oversee(access, &own, options)?;
                 outgoing.send_message(&Message::Overseen(overseen))?;
+            }
+            (Message::HandOver(told), Scope::One(dataset)) => {
+                handover::note(&dataset, &told)?;
+                outgoing.send_message(&Message::Noted(Noted {}))?;
             }
             (message, Scope::One(dataset)) => {
                 let how = (spoken, options.lease);

@@ -7,9 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use understudy_protocol::message::{
-    Begin, Change, Changes, Claim, Commit, Compare, Confirm, Content, Depth, Find, Inspect, List,
-    ListFuzzy, ListRetention, ListRoles, ListSnapshots, ListTree, Locate, Oversee, Owners,
-    ReadManifest, Repair, Repairing, RestorePhase, Restoring, Returned, SourceRoot, Stated,
+    Begin, Change, Changes, Claim, Commit, Compare, Confirm, Content, Depth, Find, HandOver,
+    Inspect, List, ListFuzzy, ListRetention, ListRoles, ListSnapshots, ListTree, Locate, Oversee,
+    Owners, ReadManifest, Repair, Repairing, RestorePhase, Restoring, Returned, SourceRoot, Stated,
     StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume, Summarise, TABLE,
     Trouble, Verify, Want, WantRest,
 };
@@ -169,6 +169,11 @@ fn every(of: &DatasetName) -> Vec<Message> {
         Message::ListRoles(ListRoles {
             dataset: one.clone(),
         }),
+        Message::HandOver(HandOver {
+            dataset: dataset.clone(),
+            epoch: 1,
+            position: Some(position),
+        }),
         Message::Verify(Verify {
             dataset: one.clone(),
         }),
@@ -314,9 +319,11 @@ fn effect(message: &Message) -> Effect {
         | Message::StreamCopy(_)
         | Message::StreamResume(_) => NewSnapshot,
         // A confirmation drops what is held, as a harmless upload does: the source is whole again.
-        Message::Confirm(_) | Message::Trouble(_) | Message::Verify(_) | Message::Restoring(_) => {
-            Note
-        }
+        Message::Confirm(_)
+        | Message::Trouble(_)
+        | Message::Verify(_)
+        | Message::HandOver(_)
+        | Message::Restoring(_) => Note,
         Message::Repair(_) | Message::Inspect(_) | Message::Returned(_) => Mending,
         Message::Ready(_)
         | Message::Committed(_)

@@ -3,7 +3,8 @@
 use serde_json::json;
 use understudy_agent::config::Config;
 use understudy_protocol::{DatasetName, Role};
-use understudy_receiver::demote;
+use understudy_receiver::handover::{self, Turn};
+use understudy_receiver::{Store, demote};
 
 use super::policies::configuration;
 use super::{Session, roles};
@@ -106,7 +107,17 @@ pub(crate) fn resume(arguments: &Resume, session: &Session) -> Result<Report, Co
             ),
         ));
     }
-    let resumed = understudy_agent::resume(&source, &state, &spare.name(), standing.epoch)?;
+    let resumed = match understudy_agent::store_of(&source.path) {
+        Some((store, name)) => {
+            let store = Store::open_existing(&store)?;
+            handover::turn(&store, &name, standing.epoch, Turn::TakeBack)?
+        }
+        None => understudy_agent::resume(&source, &state, &spare.name(), standing.epoch)?,
+    };
+    // Whoever promotes there later must not be told that nothing is lost.
+    spare.talk(|channel| {
+        understudy_agent::hand_over(channel, dataset.clone(), standing.epoch, None)
+    })?;
     let line = format!(
         "{dataset}: this host is its main, in epoch {}; the next cycle compares everything",
         resumed.epoch

@@ -4,8 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use understudy_agent::Source;
 use understudy_agent::config::Config;
-use understudy_agent::{FuzzyOf, Source, daemon};
 use understudy_protocol::{DatasetName, Name, Role, Snapshot, Standing, escape};
 use understudy_receiver::Store;
 use understudy_receiver::adopt::{self, Adopted, Adoption, Origin, Stage};
@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &Failback, session: &Session) -> Result<Report, Com
         return already(&store, &name, arguments);
     }
     // Nobody ships the source while it is moved.
-    let _alone = daemon::alone(&state).map_err(|error| stop_first(error.into()))?;
+    let _alone = roles::stopped(&state)?;
     let facts = ask(&source, &state, &config, session)?;
     if arguments.dry_run && !is_there(arguments.store.as_deref()) {
         let mut lines = told(&facts);
@@ -123,14 +123,6 @@ fn already(
     Ok(Report::done(data, lines))
 }
 
-fn stop_first(error: CommandError) -> CommandError {
-    CommandError {
-        hint: "stop the agent on this host (systemctl stop understudy-agent), then run it again"
-            .to_owned(),
-        ..error
-    }
-}
-
 /// Asks the other host, which must have taken over.
 fn ask(
     source: &Source,
@@ -143,12 +135,7 @@ fn ask(
     let own = understudy_agent::standing(source, state, &spare.name())?;
     let other = roles::standing_of(&spare, &dataset)?;
     check(&dataset, &own, &other)?;
-    let survey = spare.talk(|channel| {
-        understudy_agent::survey(channel, Some(dataset.clone()), FuzzyOf::Newest)
-    })?;
-    let listed = survey.listed.datasets.into_iter();
-    let mut listed = listed.filter(|one| one.name == dataset);
-    let newest = listed.next().and_then(|one| one.snapshots.last().cloned());
+    let newest = roles::newest_of(&spare, &dataset)?;
     Ok(Facts {
         directory: place(&source.path),
         dataset,

@@ -13,6 +13,7 @@ mod drill;
 mod failback;
 mod find;
 mod footing;
+mod handover;
 mod health;
 mod held;
 mod ls;
@@ -106,6 +107,7 @@ pub(crate) fn run(
         Command::Demote(arguments) => demote::run(arguments, session),
         Command::Resume(arguments) => demote::resume(&arguments, session),
         Command::Adopt(arguments) => adopt::run(arguments, session),
+        Command::Handover(arguments) => handover::run(&arguments, session),
         Command::Failback(arguments) => failback::run(&arguments, session),
         Command::Check(arguments) => check::run(arguments, session),
         Command::Accept(arguments) => accept::run(arguments, session),

@@ -318,18 +318,8 @@ fn finish(done: &[Done], facts: &[Value]) -> Report {
     let data = json!({ "dry_run": false, "facts": facts, "datasets": values });
     let mut report = Report::done(data, done.iter().map(line).collect());
     for one in done {
-        for ran in one.ran.iter().filter(|ran| ran.failure.is_some()) {
-            let failure = ran.failure.as_deref().unwrap_or_default();
-            let output = String::from_utf8_lossy(&ran.output);
-            let heading = format!("{}: `{}`: {failure}", one.dataset, ran.command.join(" "));
-            report.note_all(
-                &heading,
-                output
-                    .lines()
-                    .map(str::to_owned)
-                    .collect::<Vec<_>>()
-                    .into_iter(),
-            );
+        for ran in &one.ran {
+            ran.note_failure(&one.dataset, &mut report);
         }
         report.notes.extend(one.note.as_ref().map(|error| {
             format!(
@@ -385,19 +375,7 @@ fn refused(name: &DatasetName, error: &ReceiverError) -> CommandError {
 }
 
 fn value(done: &Done) -> Value {
-    let hooks: Vec<Value> = done
-        .ran
-        .iter()
-        .map(|one| {
-            json!({
-                "command": one.command,
-                "code": one.code,
-                "failure": one.failure,
-                "output": String::from_utf8_lossy(&one.output),
-                "milliseconds": one.took.as_millis() as u64,
-            })
-        })
-        .collect();
+    let hooks: Vec<Value> = done.ran.iter().map(Ran::value).collect();
     let name = done.dataset.as_str();
     match &done.result {
         Err(error) => json!({ "name": name, "promoted": false, "error": error.to_string() }),

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use understudy_agent::Source;
 use understudy_agent::config::Config;
-use understudy_protocol::{DatasetName, Role, Standing};
+use understudy_agent::{FuzzyOf, Source, daemon};
+use understudy_protocol::{DatasetName, Role, Snapshot, Standing};
 
 use super::Session;
 use crate::exit::CommandError;
@@ -46,6 +46,29 @@ pub(super) fn source_of(
             "check the name, or name another file with --config",
         )
     })
+}
+
+/// Waits for nobody: no agent may work with the state directory as long as this lives.
+pub(super) fn stopped(state: &Path) -> Result<daemon::Alone, CommandError> {
+    daemon::alone(state).map_err(|error| {
+        let error = CommandError::from(error);
+        let hint =
+            "stop the agent on this host (systemctl stop understudy-agent), then run it again";
+        CommandError::new(error.code, error.message, hint)
+    })
+}
+
+/// The newest snapshot that the other host has of a dataset.
+pub(super) fn newest_of(
+    spare: &Spare,
+    dataset: &DatasetName,
+) -> Result<Option<Snapshot>, CommandError> {
+    let survey = spare.talk(|channel| {
+        understudy_agent::survey(channel, Some(dataset.clone()), FuzzyOf::Newest)
+    })?;
+    let listed = survey.listed.datasets.into_iter();
+    let mut listed = listed.filter(|one| one.name == *dataset);
+    Ok(listed.next().and_then(|one| one.snapshots.last().cloned()))
 }
 
 /// Which part the other host plays, as it tells.

@@ -17,7 +17,7 @@ use crate::arguments::Sync;
 use crate::exit::{Code, CommandError};
 use crate::progress::Line;
 use crate::report::{self, Report};
-use crate::spare::Absent;
+use crate::spare::{Absent, Spare};
 use crate::{paths, words};
 
 /// Brings the spare up to date with the source.
@@ -42,18 +42,7 @@ pub(crate) fn run(arguments: &Sync, session: &Session) -> Result<Report, Command
         signer: trust::signer(&state)?,
         ..session.context(state, &spare)
     };
-    let progress = Line::show(&context.progress, session.output);
-    let again = Cell::new(None);
-    let mut result = spare.talk(|channel| {
-        let result = understudy_agent::sync(channel, &source, &context);
-        again.set(result.as_ref().err().and_then(understudy_agent::again));
-        result
-    });
-    if let Some(again) = again.get() {
-        result = spare.talk(|channel| sync_again(channel, &source, &context, again));
-    }
-    drop(progress);
-    let synced = result?;
+    let synced = once(&spare, &source, &context, session)?;
     let lines = if report::summarises(session.output) {
         vec![summary(&synced)]
     } else {
@@ -62,6 +51,27 @@ pub(crate) fn run(arguments: &Sync, session: &Session) -> Result<Report, Command
     let mut report = Report::done(value(&synced), lines);
     note_problems(&mut report, &synced);
     Ok(report)
+}
+
+/// A cycle that looks at everything, shown as it goes, and once more if the spare asks for another one.
+pub(super) fn once(
+    spare: &Spare,
+    source: &Source,
+    context: &Context,
+    session: &Session,
+) -> Result<SyncReport, CommandError> {
+    let progress = Line::show(&context.progress, session.output);
+    let again = Cell::new(None);
+    let mut result = spare.talk(|channel| {
+        let result = understudy_agent::sync(channel, source, context);
+        again.set(result.as_ref().err().and_then(understudy_agent::again));
+        result
+    });
+    if let Some(again) = again.get() {
+        result = spare.talk(|channel| sync_again(channel, source, context, again));
+    }
+    drop(progress);
+    result
 }
 
 fn source(arguments: &Sync, path: PathBuf) -> Result<Source, CommandError> {

@@ -32,6 +32,7 @@ mod every_kind;
 mod failback;
 mod fuzzy;
 mod guard;
+mod handover;
 mod history;
 mod hostile_names;
 mod journal;

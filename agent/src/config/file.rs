@@ -33,6 +33,8 @@ struct RawConfig {
     #[serde(default)]
     unsettled: Unsettled,
     #[serde(default)]
+    on_stop: Vec<Spanned<Vec<String>>>,
+    #[serde(default)]
     watch: Watch,
     #[serde(default)]
     pace: RawPace,
@@ -77,6 +79,7 @@ struct RawDataset {
     interval: Option<Spanned<String>>,
     sweep: Option<Spanned<String>>,
     unsettled: Option<Unsettled>,
+    on_stop: Option<Vec<Spanned<Vec<String>>>>,
     #[serde(default)]
     cross_mounts: bool,
 }
@@ -86,6 +89,7 @@ struct Defaults {
     interval: Duration,
     sweep: Duration,
     unsettled: Unsettled,
+    on_stop: Vec<Vec<String>>,
 }
 
 /// Checks the text of the file at `path`.
@@ -97,6 +101,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, AgentError> {
         interval: file.interval_or(raw.interval.as_ref(), DEFAULT_INTERVAL)?,
         sweep: file.interval_or(raw.sweep.as_ref(), Source::SWEEP)?,
         unsettled: raw.unsettled,
+        on_stop: file.commands(&raw.on_stop)?,
     };
     let state = raw
         .state
@@ -164,6 +169,10 @@ impl File<'_> {
             sweep: self.interval_or(raw.sweep.as_ref(), defaults.sweep)?,
             mounts,
             unsettled: raw.unsettled.unwrap_or(defaults.unsettled),
+            on_stop: match &raw.on_stop {
+                Some(own) => self.commands(own)?,
+                None => defaults.on_stop.clone(),
+            },
         })
     }
 
@@ -298,6 +307,19 @@ impl File<'_> {
             Some(_) => return Ok(words.into_inner()),
         };
         Err(self.refuse(Some(words.span()), &why))
+    }
+
+    fn commands(&self, all: &[Spanned<Vec<String>>]) -> Result<Vec<Vec<String>>, AgentError> {
+        let check = |command: &Spanned<Vec<String>>| {
+            let words = command.get_ref();
+            let is_program = words.first().is_some_and(|program| !program.is_empty());
+            if is_program && !words.iter().any(|word| word.contains('\0')) {
+                return Ok(words.clone());
+            }
+            let why = "`on_stop` is a list of programs, each with its arguments: [[\"systemctl\", \"stop\", \"site\"]]";
+            Err(self.refuse(Some(command.span()), &why))
+        };
+        all.iter().map(check).collect()
     }
 
     fn absolute(&self, path: &Spanned<PathBuf>) -> Result<PathBuf, AgentError> {

@@ -64,6 +64,8 @@ pub struct Dataset {
     pub mounts: Mounts,
     /// What happens with files that never stand still.
     pub unsettled: Unsettled,
+    /// The programs that stop the application before the dataset is handed over, each with its arguments; never empty ones.
+    pub on_stop: Vec<Vec<String>>,
 }
 
 /// Which directories a `[[dataset]]` means.
@@ -82,6 +84,8 @@ pub struct Scheduled {
     pub source: Source,
     /// How often.
     pub interval: Duration,
+    /// The programs that stop the application, each with its arguments.
+    pub on_stop: Vec<Vec<String>>,
 }
 
 impl Config {
@@ -168,6 +172,7 @@ impl Dataset {
         Scheduled {
             source,
             interval: self.interval,
+            on_stop: self.on_stop.clone(),
         }
     }
 }

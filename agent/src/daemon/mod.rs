@@ -254,7 +254,9 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
     }
 
     fn cycle(&mut self, scheduled: &Scheduled, sources: &[Scheduled]) -> Result<(), AgentError> {
-        let Scheduled { source, interval } = scheduled;
+        let Scheduled {
+            source, interval, ..
+        } = scheduled;
         let status = self.status(sources);
         let began = Moment::now();
         self.context.pace.begin_cycle();

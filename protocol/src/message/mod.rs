@@ -36,8 +36,8 @@ pub use leftover::{Leftover, LeftoverEnd};
 pub use oversee::{Filling, Oversee, Overseen, RestorePhase, Restoring, RunningRestore};
 pub use owners::{Owners, Stated};
 pub use report::{
-    DatasetRole, DatasetStatus, Datasets, Finding, List, ListRoles, ListSnapshots, Noted, Repair,
-    Repaired, Snapshots, Trouble, Verified, Verify, VerifyEnd,
+    DatasetRole, DatasetStatus, Datasets, Finding, HandOver, List, ListRoles, ListSnapshots, Noted,
+    Repair, Repaired, Snapshots, Trouble, Verified, Verify, VerifyEnd,
 };
 pub use retention::{Flag, LastVerified, ListRetention, Pin, Retained, Retention, RetentionEnd};
 pub use stream::{StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume};
@@ -139,7 +139,7 @@ messages! {
     38 Finding(Finding) from receiver: "Something that verification found wrong.";
     39 Verified(Verified) from receiver: "Verification of one dataset has ended.";
     40 VerifyEnd(VerifyEnd) from receiver: "Verification is complete.";
-    41 Noted(Noted) from receiver: "Answers `Trouble`: the receiver counts the failed cycle.";
+    41 Noted(Noted) from receiver: "Answers `Trouble` and `HandOver`.";
     42 FuzzyFiles(FuzzyFiles) from receiver: "Some files that may be mixtures of several states.";
     43 FuzzyEnd(FuzzyEnd) from receiver: "All files that were asked for are told.";
     44 Leftover(Leftover) from receiver: "Some of what interrupted uploads left.";
@@ -169,6 +169,7 @@ messages! {
     76 Claim(Claim) from agent: "As `Begin`, by the main of an epoch.";
     77 ListRoles(ListRoles) from agent: "Asks which part the receiver's host plays.";
     78 DatasetRole(DatasetRole) from receiver: "Which part it plays in a dataset.";
+    79 HandOver(HandOver) from agent: "Tells that the main has handed a dataset over, or goes on.";
 }
 
 fn decode_all<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, ProtocolError> {
@@ -360,6 +361,7 @@ unlimited_by_type!(
     Begin,
     ListRoles,
     DatasetRole,
+    HandOver,
     Commit,
     Confirm,
     ReadManifest,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::limits;
 use crate::name::DatasetName;
 use crate::place::RelPath;
-use crate::place::Snapshot;
+use crate::place::{Position, Snapshot};
 use crate::role::Standing;
 
 /// Asks for an overview.
@@ -141,6 +141,18 @@ pub struct Repaired {
 pub struct ListRoles {
     /// Only in this dataset.
     pub dataset: Option<DatasetName>,
+}
+
+/// The main has handed a dataset over: it ships nothing any more, and the receiver's newest snapshot is all that it had. Or it takes that
+/// back. It is noted for whoever promotes; no role changes by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOver {
+    /// The dataset.
+    pub dataset: DatasetName,
+    /// In which the sender is, or was, the main.
+    pub epoch: u64,
+    /// The snapshot that is all it had; `None` if it goes on as the main.
+    pub position: Option<Position>,
 }
 
 /// Which part the receiver's host plays in a dataset.

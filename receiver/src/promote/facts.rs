@@ -8,6 +8,7 @@ use crate::access::existing;
 use crate::dataset::now_seconds;
 use crate::error::ReceiverError;
 use crate::guard::{self, Held};
+use crate::handover::{self, Handed};
 use crate::store::Store;
 use crate::{findings, health};
 
@@ -24,6 +25,8 @@ pub struct Facts {
     pub as_of_seconds: Option<i64>,
     /// When the main last came, whatever came of it, by the same clock.
     pub heard_seconds: Option<i64>,
+    /// What the main has said, if it has handed over and nothing came since.
+    pub handed: Option<Handed>,
     /// The cycle that is held.
     pub held: Option<Held>,
     /// Findings of verifications and scrubs that nobody has accepted.
@@ -75,6 +78,7 @@ pub fn facts(store: &Store, name: &DatasetName) -> Result<Facts, ReceiverError> 
         newest,
         as_of_seconds,
         heard_seconds,
+        handed: handover::handed(store, name)?,
         held,
         findings: findings::read(&dataset.control)?.open(),
         damage: health::trouble(&dataset)?,

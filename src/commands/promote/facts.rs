@@ -51,7 +51,9 @@ pub(super) fn lines(told: &Told, rules: &Rules, preserve: When, store: &Store) -
         epoch + 1
     )];
     lines.extend(snapshot(facts));
-    lines.push(threshold(facts, &rules.policy));
+    if facts.handed.is_none() {
+        lines.push(threshold(facts, &rules.policy));
+    }
     if facts.is_busy {
         lines.push("  somebody is working on it just now, mostly an upload: it is finished, or ended and dropped".to_owned());
     }
@@ -92,7 +94,17 @@ fn snapshot(facts: &Facts) -> Vec<String> {
         words::counted(newest.entries, "entry"),
         shown::size(newest.bytes)
     )];
-    if let (Some(lost), Some(as_of)) = (facts.lost_seconds(), facts.as_of_seconds) {
+    if let Some(handed) = &facts.handed {
+        lines.push(format!(
+            "  nothing is lost: the main has handed over with this snapshot, {} ago",
+            words::span(
+                facts
+                    .now_seconds
+                    .saturating_sub(handed.since_seconds)
+                    .max(0)
+            )
+        ));
+    } else if let (Some(lost), Some(as_of)) = (facts.lost_seconds(), facts.as_of_seconds) {
         lines.push(format!(
             "  may be lost: what was written on the main in the last {} (since {})",
             words::span(lost),
@@ -187,6 +199,7 @@ pub(super) fn value(told: &Told, policy: &Policy) -> Value {
         "silent_seconds": facts.silent_seconds(),
         "promote_after_seconds": policy.promote_after_seconds(&facts.dataset),
         "threshold_passed": has_passed(facts, policy),
+        "handed_over": facts.handed.map(|handed| words::time(handed.since_seconds)),
         "held": facts.held.as_ref().map(|held| held.digest.to_string()),
         "findings": facts.findings,
         "damage": facts.damage,
