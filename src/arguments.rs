@@ -4,6 +4,7 @@ mod adopt;
 mod check;
 mod daemons;
 mod demote;
+mod drift;
 mod handover;
 mod on_spare;
 mod pair;
@@ -26,6 +27,7 @@ pub(crate) use adopt::{Adopt, Failback};
 pub(crate) use check::{Check, Checked, ExpectedRole};
 pub(crate) use daemons::{Agent, Messenger, Receiver};
 pub(crate) use demote::{Demote, Resume};
+pub(crate) use drift::{Drift, DriftAction};
 pub(crate) use handover::Handover;
 pub(crate) use on_spare::{Accept, Acknowledge, Decide, Held, OnSpare, Pin, Prune, Unpin};
 pub(crate) use pair::Pair;
@@ -170,6 +172,7 @@ Examples:
     Unpin(Unpin),
     Accept(Accept),
     Check(Check),
+    Drift(Drift),
     Demote(Demote),
     Adopt(Adopt),
     Failback(Failback),

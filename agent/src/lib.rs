@@ -60,7 +60,7 @@ pub use past::{Past, Which};
 pub use progress::{Phase, Progress};
 pub use recovery::{RecoveryError, RecoveryKit};
 pub use restore::{
-    Action, Existing, Lost, Manner, Order, OwnedBy, Reconnect, RestoreReport, RestoreRequest,
+    Action, Existing, Lost, Manner, Order, OwnedBy, Part, Reconnect, RestoreReport, RestoreRequest,
     compare, restore,
 };
 pub use retention::{RetentionOf, retention};

@@ -21,7 +21,7 @@ pub(crate) struct Acknowledge {
     /// The dataset
     #[arg(required_unless_present = "disk")]
     pub(crate) dataset: Option<DatasetName>,
-    /// Only this one: lag, failures, guard, trouble, damage or silent [default: all there are]
+    /// Only this one: lag, failures, guard, trouble, damage, silent or drift [default: all there are]
     pub(crate) kind: Option<Kind>,
     /// The alert that the store's disk fills
     #[arg(long, conflicts_with_all = ["dataset", "kind"])]

@@ -51,7 +51,8 @@ pub(crate) fn run(arguments: &Diff, session: &Session) -> Result<Report, Command
     }))
 }
 
-fn line(difference: &Difference) -> String {
+/// One difference, for people.
+pub(super) fn line(difference: &Difference) -> String {
     match difference {
         Difference::Added { path, entry } => format!("added       {path}{}", sized(entry)),
         Difference::Removed { path, entry } => format!("removed     {path}{}", sized(entry)),
@@ -80,7 +81,8 @@ fn sized(entry: &Entry) -> String {
     }
 }
 
-fn value(difference: &Difference) -> Value {
+/// One difference, for programs.
+pub(super) fn value(difference: &Difference) -> Value {
     let told = |change: &str, path: &RelPath| {
         let mut value = words::path_value(path);
         value["change"] = change.into();

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 use understudy_agent::{
-    Action, Context, Existing, Lost, Manner, Opened, Order, OwnedBy, RestoreReport, RestoreRequest,
+    Action, Context, Existing, Lost, Manner, Opened, Order, OwnedBy, Part, RestoreReport,
+    RestoreRequest,
 };
 use understudy_protocol::{DatasetName, Name, RelPath, escape};
 use understudy_tree::{Directory, Mounts, TreeError, remove};
@@ -61,7 +62,7 @@ fn practise(
         dataset: arguments.dataset.clone(),
         target: scratch.target.clone(),
         which: past::which(&arguments.selection)?,
-        paths: Vec::new(),
+        part: Part::Whole,
         first: Vec::new(),
         order: Order::Listed,
         existing: Existing::Refuse,

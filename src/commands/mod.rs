@@ -9,6 +9,7 @@ mod cat;
 mod check;
 mod demote;
 mod diff;
+mod drift;
 mod drill;
 mod failback;
 mod find;
@@ -107,6 +108,7 @@ pub(crate) fn run(
         Command::Demote(arguments) => demote::run(arguments, session),
         Command::Resume(arguments) => demote::resume(&arguments, session),
         Command::Adopt(arguments) => adopt::run(arguments, session),
+        Command::Drift(arguments) => drift::run(arguments, session),
         Command::Handover(arguments) => handover::run(&arguments, session),
         Command::Failback(arguments) => failback::run(&arguments, session),
         Command::Check(arguments) => check::run(arguments, session),

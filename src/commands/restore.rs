@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use understudy_agent::{
-    Action, Context, Existing, Lost, Manner, Order, OwnedBy, RestoreReport, RestoreRequest,
+    Action, Context, Existing, Lost, Manner, Order, OwnedBy, Part, RestoreReport, RestoreRequest,
 };
 use understudy_protocol::{DatasetName, escape};
 use understudy_tree::Lacking;
@@ -72,7 +72,10 @@ pub(super) fn request(
         dataset,
         target,
         which: past::which(&arguments.selection)?,
-        paths: arguments.path.clone(),
+        part: match arguments.path.is_empty() {
+            true => Part::Whole,
+            false => Part::Matching(arguments.path.clone()),
+        },
         first: arguments.first.clone(),
         order: match arguments.order {
             arguments::Order::Newest => Order::Newest,

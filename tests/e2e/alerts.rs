@@ -423,3 +423,26 @@ fn what_nobody_could_know_is_refused_before_anything_starts() {
         .expect(1)
         .mentions(&["no dataset `nobody`", DATASET]);
 }
+
+#[test]
+fn what_somebody_writes_into_live_is_told_until_it_is_dealt_with() {
+    let scene = Scene::start("");
+    let stage = &scene.stage;
+    stage.sync().ok();
+    std::fs::write(stage.live().join("file"), "by somebody").unwrap();
+    std::fs::write(stage.source.join("other"), "by the main").unwrap();
+    stage.sync().ok();
+    scene.await_told(DATASET, "drift", "raised", 1);
+    let told = scene.told();
+    let reason = told[0]["reason"].as_str().unwrap();
+    assert!(reason.contains("drift show"), "{reason}");
+    // The next one is news.
+    std::fs::write(stage.live().join("file"), "once more").unwrap();
+    stage.sync().ok();
+    scene.await_told(DATASET, "drift", "raised", 2);
+    for number in ["2", "4"] {
+        let unpin = Run::new(["unpin", DATASET, number, "--store"]);
+        unpin.arg(&stage.store).ok();
+    }
+    scene.await_told(DATASET, "drift", "over", 1);
+}

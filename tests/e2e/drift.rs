@@ -123,3 +123,57 @@ fn whatever_is_written_into_live_is_kept_and_undone() {
         Run::new(["verify", "--spare"]).arg(&stage.store).ok();
     }
 }
+
+fn drift(stage: &Stage, words: &[&str]) -> Run {
+    Run::new(["drift"])
+        .args(words)
+        .arg("--store")
+        .arg(&stage.store)
+}
+
+#[test]
+fn drift_points_are_listed_shown_and_restored() {
+    let stage = Stage::new(Kind::Embedded);
+    for name in ["page", "other", "gone", "mode"] {
+        fs::write(stage.source.join(name), format!("{name} of the main\n")).unwrap();
+    }
+    stage.sync().ok();
+    stage.sync().ok();
+    let looked = drift(&stage, &["list"]).ok();
+    looked.mentions(&["no drift points"]);
+    let live = stage.live();
+    fs::write(live.join("page"), "in place, by somebody\n").unwrap();
+    fs::create_dir(live.join("[new]")).unwrap();
+    fs::write(live.join("[new]/file*"), "by somebody\n").unwrap();
+    fs::remove_file(live.join("gone")).unwrap();
+    stage.sync().ok();
+    let listed = drift(&stage, &["list", DATASET]).data();
+    let points = listed["points"].as_array().unwrap();
+    let [point] = points.as_slice() else {
+        panic!("{listed}");
+    };
+    let number = point["snapshot"]["number"].to_string();
+    assert_eq!(point["before"].as_u64(), Some(1), "{point}");
+    assert_eq!(point["after"].as_u64(), Some(3), "{point}");
+    drift(&stage, &["list"])
+        .ok()
+        .mentions(&[DATASET, "drift: "]);
+    let shown = drift(&stage, &["show", DATASET, &number]).ok();
+    shown.mentions(&["page", "[new]/file*", "removed     gone", "of user"]);
+    let target = stage.path().join("brought-back");
+    let to = target.to_str().unwrap();
+    drift(&stage, &["restore", DATASET, &number, to]).ok();
+    let found = |name: &str| fs::read_to_string(target.join(name)).ok();
+    assert_eq!(found("page").as_deref(), Some("in place, by somebody\n"));
+    assert_eq!(found("[new]/file*").as_deref(), Some("by somebody\n"));
+    assert_eq!(fs::read_dir(&target).unwrap().count(), 2, "nothing else");
+    // Again into the same place, and what is no drift point.
+    drift(&stage, &["restore", DATASET, &number, to]).expect(2);
+    let wrong = drift(&stage, &["show", DATASET, "1"]).expect(1);
+    wrong.mentions(&["no drift point", "drift list"]);
+    // What is only removed cannot be brought back.
+    fs::remove_file(live.join("other")).unwrap();
+    stage.sync().ok();
+    let removed = drift(&stage, &["restore", DATASET, "4", "nowhere"]).expect(1);
+    removed.mentions(&["nothing was added or changed"]);
+}

@@ -56,8 +56,8 @@ pub struct RestoreRequest {
     pub target: PathBuf,
     /// Which snapshot.
     pub which: Which,
-    /// What of it; everything if empty.
-    pub paths: Vec<Glob>,
+    /// What of it.
+    pub part: Part,
     /// Files that come first, in this order.
     pub first: Vec<Glob>,
     /// How the others come.
@@ -83,6 +83,17 @@ pub struct RestoreRequest {
 impl RestoreRequest {
     /// What a stranger may make this host take: about 600,000 entries.
     pub const ROOM_BYTES: u64 = 160 << 20;
+}
+
+/// What of a snapshot is wanted.
+#[derive(Debug, Clone)]
+pub enum Part {
+    /// Everything.
+    Whole,
+    /// What one of the globs matches, with what is below it.
+    Matching(Vec<Glob>),
+    /// What is at these paths, with what is below it.
+    At(HashSet<RelPath>),
 }
 
 /// What to do with a target that is not empty.
@@ -202,7 +213,7 @@ fn bring_back(
         let plan = Plan::prove(conversation, request, number)?;
         Ok((plan, lost))
     })?;
-    pick::restrict(&mut plan, &request.paths)?;
+    pick::restrict(&mut plan, &request.part)?;
     let left_out = lost::leave_out(&mut plan, &lost);
     let unknown_owners = match request.owners {
         OwnedBy::Number => Vec::new(),

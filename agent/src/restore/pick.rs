@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use understudy_protocol::{Node, RelPath, limits};
 use understudy_tree::{Glob, Kind};
 
+use super::Part;
 use super::plan::{Leaf, Plan};
 use crate::error::AgentError;
 
@@ -26,12 +27,16 @@ pub enum Order {
     Smallest,
 }
 
-/// Leaves in the plan only what a glob matches, what is below that, and the directories on the way there.
-pub(super) fn restrict(plan: &mut Plan, globs: &[Glob]) -> Result<(), AgentError> {
-    if globs.is_empty() {
+/// Leaves in the plan only the part, and the directories on the way there.
+pub(super) fn restrict(plan: &mut Plan, part: &Part) -> Result<(), AgentError> {
+    let is_match = |path: &RelPath, kind: Kind| match part {
+        Part::Whole => true,
+        Part::Matching(globs) => globs.iter().any(|glob| glob.matches(path, kind)),
+        Part::At(paths) => paths.contains(path),
+    };
+    if matches!(part, Part::Whole) {
         return Ok(());
     }
-    let is_match = |path: &RelPath, kind: Kind| globs.iter().any(|glob| glob.matches(path, kind));
     let mut is_whole = vec![false; plan.branches.len()];
     for (number, branch) in plan.branches.iter().enumerate().skip(1) {
         is_whole[number] =

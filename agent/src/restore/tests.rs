@@ -45,7 +45,7 @@ fn request(stage: &Stage, target: &Path) -> RestoreRequest {
         dataset: stage.source.dataset.clone(),
         target: target.to_owned(),
         which: Which::Newest,
-        paths: Vec::new(),
+        part: Part::Whole,
         first: Vec::new(),
         order: Order::Listed,
         existing: Existing::Refuse,

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use understudy_agent::{
     Action, AgentError, Cancel, Context, Emptied, Existing, Leniency, Lost, Manner, Order, OwnedBy,
-    Pace, Progress, RestoreReport, RestoreRequest, Source, SyncReport, Trusted, Unsettled, Which,
-    restore, sync,
+    Pace, Part, Progress, RestoreReport, RestoreRequest, Source, SyncReport, Trusted, Unsettled,
+    Which, restore, sync,
 };
 use understudy_protocol::{DatasetName, SecretKey};
 use understudy_tree::{Excludes, Mounts};
@@ -115,7 +115,7 @@ impl World {
             dataset: dataset(),
             target: self.target(),
             which: Which::Newest,
-            paths: Vec::new(),
+            part: Part::Whole,
             first: Vec::new(),
             order: Order::Listed,
             existing: Existing::Refuse,

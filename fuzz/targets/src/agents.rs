@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use understudy_agent::{
-    Action, Cancel, Context, Emptied, Existing, Lost, Manner, Order, OwnedBy, Pace, Progress,
+    Action, Cancel, Context, Emptied, Existing, Lost, Manner, Order, OwnedBy, Pace, Part, Progress,
     RestoreRequest, Source, Unsettled, Which, restore, sync,
 };
 use understudy_protocol::Message;
@@ -90,7 +90,7 @@ fn request(choices: &mut Choices<'_>, scratch: &Path) -> RestoreRequest {
         dataset: samples::dataset(),
         target: scratch.join(target),
         which: Which::Newest,
-        paths: Vec::new(),
+        part: Part::Whole,
         first: Vec::new(),
         order: Order::default(),
         existing,

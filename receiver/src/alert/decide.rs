@@ -26,6 +26,8 @@ pub(super) struct Facts {
     pub(super) is_spare: bool,
     /// When the main last came, whatever came of it; `None` if it never did.
     pub(super) heard_seconds: Option<i64>,
+    /// What is kept that no main has sent, and nobody has dealt with.
+    pub(super) drift: Option<String>,
 }
 
 /// Whether a dataset can be used.
@@ -242,6 +244,8 @@ impl Bench<'_> {
             Kind::Damage if facts.soundness != Soundness::Sound => return Condition::Unknown,
             Kind::Damage => facts.damage.clone(),
             Kind::Silent => self.silent(name, facts),
+            Kind::Drift if facts.soundness != Soundness::Sound => return Condition::Unknown,
+            Kind::Drift => facts.drift.clone(),
             // Those of the store itself.
             Kind::Space | Kind::Served => None,
         };
@@ -336,6 +340,16 @@ impl Bench<'_> {
 
     fn step(&self, about: &About<'_>, known: &mut Known, condition: Condition) -> Option<Notice> {
         let (now, kind) = (self.now_seconds, about.kind);
+        if kind == Kind::Drift
+            && let Condition::Holds(reason) = &condition
+            && known
+                .alerts
+                .get(&kind)
+                .is_some_and(|alert| alert.reason != *reason)
+        {
+            // Another one: whoever was told of the former knows nothing of it.
+            known.alerts.remove(&kind);
+        }
         let (event, reason) = match (condition, known.alerts.get(&kind)) {
             (Condition::Unknown, _) | (Condition::Ends, None) => return None,
             (Condition::Ends, Some(alert)) if alert.told_seconds.is_none() => {
@@ -353,7 +367,7 @@ impl Bench<'_> {
                     ..
                 }),
             ) => {
-                if kind == Kind::Silent {
+                if matches!(kind, Kind::Silent | Kind::Drift) {
                     return None;
                 }
                 // A clock that was set back must not silence anybody.
@@ -412,6 +426,7 @@ mod tests {
                     damage: None,
                     is_spare: true,
                     heard_seconds: None,
+                    drift: None,
                 },
                 rooms: [Room::Enough; 2],
             }
@@ -455,6 +470,20 @@ mod tests {
 
     fn name() -> DatasetName {
         DatasetName::fit(b"site")
+    }
+
+    #[test]
+    fn each_drift_point_is_told_once_until_it_is_dealt_with() {
+        let mut scene = Scene::new();
+        scene.facts.as_of_seconds = Some(100 * HOUR);
+        scene.facts.drift = Some("snapshot 2".to_owned());
+        assert_eq!(scene.tell(10), [(Kind::Drift, Event::Raised)]);
+        assert_eq!(scene.tell(40 * HOUR), []);
+        scene.facts.drift = Some("snapshot 5".to_owned());
+        assert_eq!(scene.tell(41 * HOUR), [(Kind::Drift, Event::Raised)]);
+        assert_eq!(scene.tell(42 * HOUR), []);
+        scene.facts.drift = None;
+        assert_eq!(scene.tell(43 * HOUR), [(Kind::Drift, Event::Over)]);
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub enum Kind {
     Damage,
     /// The main has not been heard of for so long that a promotion is to be decided over. Told once.
     Silent,
+    /// Somebody changed the live tree, or a former main had what it never shipped: it is kept, and nobody has dealt with it. Told once.
+    Drift,
     /// The disk of the store will be full before long. No dataset has this, but the store itself.
     Space,
     /// Where the live trees are served from, somebody could write. The store itself has this, too.
@@ -49,24 +51,26 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Lag,
         Self::Failures,
         Self::Guard,
         Self::Trouble,
         Self::Damage,
         Self::Silent,
+        Self::Drift,
         Self::Space,
         Self::Served,
     ];
     /// Those of datasets.
-    const OF_DATASETS: [Self; 6] = [
+    const OF_DATASETS: [Self; 7] = [
         Self::Lag,
         Self::Failures,
         Self::Guard,
         Self::Trouble,
         Self::Damage,
         Self::Silent,
+        Self::Drift,
     ];
 
     /// The word for programs and for the command line.
@@ -78,6 +82,7 @@ impl Kind {
             Self::Trouble => "trouble",
             Self::Damage => "damage",
             Self::Silent => "silent",
+            Self::Drift => "drift",
             Self::Space => "space",
             Self::Served => "served",
         }
@@ -96,7 +101,7 @@ impl FromStr for Kind {
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|kind| kind.as_str() == text);
         found.ok_or_else(|| {
-            format!("`{text}` is none of lag, failures, guard, trouble, damage, silent, space and served")
+            format!("`{text}` is none of lag, failures, guard, trouble, damage, silent, drift, space and served")
         })
     }
 }

@@ -12,6 +12,7 @@ use super::decide::{self, Bench, Facts, Resource, Room, Soundness};
 use super::record::{Locked, Record};
 use super::{Kind, Notice, Policy};
 use crate::dataset::now_seconds;
+use crate::drift;
 use crate::error::ReceiverError;
 use crate::promote::heard;
 use crate::space::Reserve;
@@ -262,6 +263,7 @@ impl Watch {
             damage: None,
             is_spare: before.is_none_or(|facts| facts.is_spare),
             heard_seconds: before.and_then(|facts| facts.heard_seconds),
+            drift: before.and_then(|facts| facts.drift.clone()),
         };
         let facts = match read(&self.store, name) {
             Ok(Some(facts)) => facts,
@@ -357,11 +359,12 @@ fn read(store: &Store, name: &DatasetName) -> Result<Option<Facts>, ReceiverErro
     };
     // Made with the dataset, and never written.
     let made = dataset.control.stat(&names::LOCK)?.modified;
-    let as_of_seconds = match dataset.read_catalog()? {
-        None => None,
+    let (as_of_seconds, drift) = match dataset.read_catalog()? {
+        None => (None, None),
         Some(catalog) => {
             let committed = catalog.head()?.map(|head| head.as_of_seconds);
-            committed.max(catalog.confirmed_seconds()?)
+            let as_of = committed.max(catalog.confirmed_seconds()?);
+            (as_of, drift::untouched(&dataset, &catalog)?)
         }
     };
     let heard_seconds = match as_of_seconds {
@@ -370,6 +373,7 @@ fn read(store: &Store, name: &DatasetName) -> Result<Option<Facts>, ReceiverErro
     };
     Ok(Some(Facts {
         heard_seconds,
+        drift: drift.map(|text| escape(text.as_bytes())),
         is_spare: dataset.is_spare()?,
         as_of_seconds,
         made_seconds: made.seconds,

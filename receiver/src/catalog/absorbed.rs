@@ -52,6 +52,20 @@ impl Catalog {
         })
     }
 
+    /// The drift points, oldest first.
+    pub(crate) fn drift_points(&self) -> Result<Vec<u64>, ReceiverError> {
+        self.run(|connection| {
+            if !is_there(connection)? {
+                return Ok(Vec::new());
+            }
+            let sql = "SELECT number FROM snapshot JOIN absorbed ON snapshot = number \
+                       WHERE committed = 1 AND nature = 1 ORDER BY number";
+            let mut statement = connection.prepare_cached(sql)?;
+            let numbers = statement.query_map([], |row| count(row, 0))?;
+            numbers.collect()
+        })
+    }
+
     /// A number that no directory of any snapshot has, and none after it.
     pub(crate) fn next_directory(&self) -> Result<DirectoryId, ReceiverError> {
         let last = self.run(|connection| {

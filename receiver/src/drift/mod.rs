@@ -4,6 +4,7 @@
 
 mod look;
 mod looked;
+mod points;
 
 use understudy_protocol::{DatasetName, Position, Role, Snapshot};
 
@@ -18,6 +19,9 @@ use crate::recover;
 use crate::store::Store;
 use look::{Verdict, look};
 use looked::Looked;
+
+pub(crate) use points::untouched;
+pub use points::{Kept, points};
 
 /// What the reason of a drift point's pin begins with.
 const PIN: &str = "drift";

@@ -19,7 +19,7 @@ fn only_what_matches_comes_with_its_parents() {
     let stage = filled();
     let target = stage.beside("target");
     let with = |patterns: &[&str]| RestoreRequest {
-        paths: globs(patterns),
+        part: Part::Matching(globs(patterns)),
         ..request(&stage, &target)
     };
     let report = try_restore(&stage, &with(&["d1/deep", "d0/f?", "second"])).expect("restore");
@@ -110,7 +110,7 @@ fn fuzzy_files_that_are_left_out_are_not_told() {
         .fuzzy
         .extend([named(b"f0").expect("f0"), named(b"f1").expect("f1")]);
     let request = RestoreRequest {
-        paths: globs(&["d0"]),
+        part: Part::Matching(globs(&["d0"])),
         ..request(&stage, &stage.beside("target"))
     };
     let report = try_restore(&stage, &request).expect("restore");
@@ -134,7 +134,11 @@ fn files_come_in_the_order_that_was_asked_for() {
                 Plan::read(&conversation, &stage.source.dataset, None, u64::MAX)
             })
             .expect("plan");
-        pick::restrict(&mut plan, &globs(&["d*/f*", "second", "d1/deep"])).expect("restrict");
+        pick::restrict(
+            &mut plan,
+            &Part::Matching(globs(&["d*/f*", "second", "d1/deep"])),
+        )
+        .expect("restrict");
         let mut files: Vec<usize> = (0..plan.leaves.len()).collect();
         pick::arrange(&plan, &mut files, &globs(first), order);
         let paths = files
