@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use understudy_agent::{
     Action, AgentError, Cancel, Context, Emptied, Existing, Leniency, Lost, Manner, Order, OwnedBy,
-    Pace, Progress, RestoreRequest, Source, Trusted, Unsettled, Which, again, newest_known,
+    Pace, Part, Progress, RestoreRequest, Source, Trusted, Unsettled, Which, again, newest_known,
     restore, sync, sync_again,
 };
 use understudy_protocol::transport::{Channel, in_process};
@@ -387,7 +387,7 @@ pub(crate) fn restore_once(
         dataset: name(),
         target: place.root().join(target),
         which: number.map_or(Which::Newest, Which::Number),
-        paths: Vec::new(),
+        part: Part::Whole,
         first: Vec::new(),
         order: Order::Newest,
         existing: Existing::Refuse,
