@@ -11,6 +11,7 @@ mod pair;
 mod past;
 mod promote;
 mod restore;
+mod salvage;
 mod ssh;
 
 use std::ffi::OsString;
@@ -34,6 +35,7 @@ pub(crate) use pair::Pair;
 pub(crate) use past::{Cat, Diff, Find, Ls, Point, Selection};
 pub(crate) use promote::{Promote, When};
 pub(crate) use restore::{Drill, Order, Owners, Restore, Trusting};
+pub(crate) use salvage::Salvage;
 pub(crate) use ssh::AuthorizedKey;
 
 /// Keeps a spare server minutes behind its main, ready to serve.
@@ -173,6 +175,7 @@ Examples:
     Accept(Accept),
     Check(Check),
     Drift(Drift),
+    Salvage(Salvage),
     Demote(Demote),
     Adopt(Adopt),
     Failback(Failback),

@@ -316,3 +316,68 @@ fn a_failback_in_the_wrong_direction_is_refused() {
     failback().expect(5).mentions(&["`main`", "demote"]);
     assert!(stage.live().join("d0/f0").exists());
 }
+
+fn salvage(stage: &Stage, directory: &Path) -> Run {
+    Run::new(["salvage"])
+        .arg(directory)
+        .args(["--dataset", DATASET, "--store"])
+        .arg(&stage.store)
+}
+
+#[test]
+fn what_the_disks_of_a_broken_main_have_is_not_lost() {
+    let (stage, disk) = with_copy();
+    stage.sync().ok();
+    // The main dies, and its disk has what came after the last cycle.
+    fs::write(disk.join("d0/f4"), "after the last cycle\n").unwrap();
+    fs::write(disk.join("d1/late"), "after the last cycle\n").unwrap();
+    salvage(&stage, &disk)
+        .arg("--dry-run")
+        .ok()
+        .mentions(&["newest snapshot"]);
+    let salvaged = salvage(&stage, &disk).data();
+    assert_eq!(salvaged["snapshot"]["epoch"], 1, "{salvaged}");
+    assert!(
+        salvaged["bytes_sent"].as_u64().unwrap() < 5000,
+        "{salvaged}"
+    );
+    assert_eq!(judge::rsync(&disk, &stage.live(), &[]), "");
+    let promote = Run::new([
+        "promote",
+        DATASET,
+        "--yes",
+        "--preserve",
+        "before",
+        "--store",
+    ]);
+    promote.arg(&stage.store).ok();
+    // More is found after the promotion: the live tree is the application's.
+    fs::write(stage.live().join("d0/f4"), "by the application\n").unwrap();
+    fs::write(disk.join("d2/f2"), "on another disk\n").unwrap();
+    salvage(&stage, &disk)
+        .ok()
+        .mentions(&["site-salvaged", "pinned"]);
+    assert_eq!(
+        fs::read_to_string(stage.live().join("d0/f4")).unwrap(),
+        "by the application\n"
+    );
+    let beside = stage.store.join("site-salvaged/live/files");
+    assert_eq!(judge::rsync(&disk, &beside, &[]), "");
+}
+
+#[test]
+fn a_disk_that_is_half_there_does_not_become_the_truth() {
+    let (stage, disk) = with_copy();
+    stage.sync().ok();
+    fs::remove_dir_all(disk.join("d0")).unwrap();
+    fs::remove_dir_all(disk.join("d1")).unwrap();
+    let held = salvage(&stage, &disk).expect(4);
+    held.mentions(&["mounted whole", "held"]);
+    assert_eq!(judge::rsync(&stage.source, &stage.live(), &[]), "");
+    for directory in ["d2", "d3"] {
+        fs::remove_dir_all(disk.join(directory)).unwrap();
+    }
+    salvage(&stage, &disk).expect(4);
+    salvage(&stage, &stage.path().join("nothing")).expect(1);
+    assert_eq!(judge::rsync(&stage.source, &stage.live(), &[]), "");
+}
