@@ -109,7 +109,7 @@ pub(crate) fn run(
         Command::Demote(arguments) => demote::run(arguments, session),
         Command::Resume(arguments) => demote::resume(&arguments, session),
         Command::Adopt(arguments) => adopt::run(arguments, session),
-        Command::Salvage(arguments) => salvage::run(arguments, session),
+        Command::Salvage(arguments) => salvage::run(&arguments, session),
         Command::Drift(arguments) => drift::run(arguments, session),
         Command::Handover(arguments) => handover::run(&arguments, session),
         Command::Failback(arguments) => failback::run(&arguments, session),

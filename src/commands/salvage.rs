@@ -42,7 +42,7 @@ impl Drop for Scratch {
 }
 
 /// Makes a snapshot of a directory, as the main would have.
-pub(crate) fn run(arguments: Salvage, session: &Session) -> Result<Report, CommandError> {
+pub(crate) fn run(arguments: &Salvage, session: &Session) -> Result<Report, CommandError> {
     let store = session.store_on_this_host(arguments.on_spare.clone())?;
     let standing = store.standing(&arguments.dataset)?;
     let path = paths::source(&arguments.directory)?;
@@ -55,7 +55,7 @@ pub(crate) fn run(arguments: Salvage, session: &Session) -> Result<Report, Comma
         let lines = vec![told, "nothing was changed".to_owned()];
         return Ok(Report::done(data, lines));
     }
-    let source = source(&arguments, path, dataset.clone())?;
+    let source = source(arguments, path, dataset.clone())?;
     let scratch = Scratch::new()?;
     let spare = session.spare(address, Absent::Refuse, None)?;
     let epoch = if is_beside { 1 } else { standing.epoch };
