@@ -52,6 +52,7 @@ pub(crate) fn manifest(
         bytes: 0,
     };
     let mut pending = vec![DirectoryId::TOP];
+    let mut left = snapshot.snapshot.entries;
     while let Some(directory) = pending.pop() {
         let (mut after, first) = (None, pending.len());
         loop {
@@ -59,6 +60,13 @@ pub(crate) fn manifest(
             let Some(last) = rows.last() else { break };
             after = Some(last.place.name.clone());
             pending.extend(rows.iter().filter_map(|row| row.entry.directory_id()));
+            left = left.checked_sub(rows.len() as u64).ok_or_else(|| {
+                // A directory that is said to be in itself would have no end.
+                ReceiverError::Damaged(format!(
+                    "the catalog of dataset `{}` has more entries in snapshot {at} than it counts",
+                    dataset.name
+                ))
+            })?;
             for row in rows {
                 batch.add(row.place, row.entry, &mut encoder, outgoing)?;
             }
