@@ -154,7 +154,7 @@ fn told(failure: &Failure) -> CommandError {
 }
 
 /// What a host does that is not the main.
-const FENCED: &str = "`understudy status` on both hosts tells which of them is the main; if the promotion was a mistake, `understudy demote` there and `understudy resume` here undo it";
+const FENCED: &str = "`understudy status` on both hosts tells which of them is the main; to make this host the spare of the other one, `understudy failback` here; if the promotion was a mistake, `understudy demote` there and `understudy resume` here undo it";
 
 fn hint_for(code: FailureCode) -> (Code, &'static str) {
     match code {

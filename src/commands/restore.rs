@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use understudy_agent::{
     Action, Context, Existing, Lost, Manner, Order, OwnedBy, Part, RestoreReport, RestoreRequest,
 };
-use understudy_protocol::{DatasetName, escape};
+use understudy_protocol::{DatasetName, Role, escape};
+use understudy_receiver::Store;
 use understudy_tree::Lacking;
 
 use std::os::unix::ffi::OsStrExt;
@@ -35,6 +36,7 @@ pub(crate) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
         )
     })?;
     paths::check_apart("target", &target, &address)?;
+    check_live(&target)?;
     let Some(dataset) = arguments.dataset.clone() else {
         return restore_all::run(arguments, session);
     };
@@ -60,6 +62,30 @@ pub(crate) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
         session.output,
     );
     Ok(report)
+}
+
+/// Refuses the live tree of a store on this host: understudy makes that, and an application writes there while this host is the main.
+fn check_live(target: &Path) -> Result<(), CommandError> {
+    let above = target.ancestors();
+    let found = above.filter_map(|path| Some((path, understudy_agent::store_of(path)?)));
+    let Some((live, (store, dataset))) = found.last() else {
+        return Ok(());
+    };
+    let is_main = || {
+        let standing = Store::open_existing(&store).and_then(|store| store.standing(&dataset));
+        standing.is_ok_and(|standing| standing.role == Role::Main)
+    };
+    // What an application may do, whoever restores a part of its tree may do.
+    if live != target && is_main() {
+        return Ok(());
+    }
+    Err(CommandError::usage(
+        format!(
+            "`{}` is in the live tree of dataset `{dataset}` in a store on this host, which is not restored into",
+            shown(target)
+        ),
+        "restore beside the store, and let the application that has the tree take from there what it needs",
+    ))
 }
 
 /// What the command line asks for, for one dataset.

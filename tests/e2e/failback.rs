@@ -152,7 +152,7 @@ impl Switched {
         stage.sync().ok();
         let config = stage.path().join("agent.toml");
         let text = format!(
-            "spare = {:?}\nstate = {:?}\n[[dataset]]\npath = {:?}\nname = \"{DATASET}\"\n",
+            "spare = {:?}\nstate = {:?}\n[pace]\npressure = \"off\"\n[[dataset]]\npath = {:?}\nname = \"{DATASET}\"\n",
             stage.store, stage.state, stage.source
         );
         fs::write(&config, text).unwrap();
@@ -290,7 +290,7 @@ fn a_failback_in_the_wrong_direction_is_refused() {
     stage.sync().ok();
     let config = stage.path().join("agent.toml");
     let text = format!(
-        "spare = {:?}\nstate = {:?}\n[[dataset]]\npath = {:?}\nname = \"{DATASET}\"\n",
+        "spare = {:?}\nstate = {:?}\n[pace]\npressure = \"off\"\n[[dataset]]\npath = {:?}\nname = \"{DATASET}\"\n",
         stage.store, stage.state, stage.source
     );
     fs::write(&config, text).unwrap();
@@ -307,7 +307,7 @@ fn a_failback_in_the_wrong_direction_is_refused() {
     let promote = Run::new(["promote", DATASET, "--yes", "--store"]);
     promote.arg(&stage.store).ok();
     let text = format!(
-        "spare = {:?}\nstate = {:?}\n[[dataset]]\npath = {:?}\nname = \"{DATASET}\"\n",
+        "spare = {:?}\nstate = {:?}\n[pace]\npressure = \"off\"\n[[dataset]]\npath = {:?}\nname = \"{DATASET}\"\n",
         stage.path().join("own"),
         stage.path().join("new-state"),
         stage.live()

@@ -32,7 +32,7 @@ impl Host {
     /// Its agent ships `source` to the store of `other`; the application is stopped by a program.
     fn configure(&self, source: &Path, other: &Self) {
         let text = format!(
-            "spare = {:?}\nstate = {:?}\non_stop = [[\"touch\", {:?}]]\n[[dataset]]\npath = {source:?}\nname = \"{DATASET}\"\n",
+            "spare = {:?}\nstate = {:?}\non_stop = [[\"touch\", {:?}]]\n[pace]\npressure = \"off\"\n[[dataset]]\npath = {source:?}\nname = \"{DATASET}\"\n",
             other.store(),
             self.place.join("state"),
             self.stopped()

@@ -37,6 +37,7 @@ mod history;
 mod hostile_names;
 mod journal;
 mod least;
+mod mistakes;
 mod mounts;
 mod ordinary_user;
 mod other_names;
