@@ -242,6 +242,11 @@ impl From<&AgentError> for CommandError {
 fn advice_for_sending(error: &AgentError) -> Option<(Code, &'static str)> {
     Some(match error {
         AgentError::Fenced { .. } => (Code::Fenced, FENCED),
+        AgentError::NotFailedBack { .. } => (
+            Code::Failed,
+            "type `understudy failback` there, with --main and the name of this host; if its disks are new, make a first copy by hand: \
+             `understudy sync` of the live tree with --dataset",
+        ),
         AgentError::SourceMissing { .. }
         | AgentError::SourceNotDirectory { .. }
         | AgentError::SourceVanished { .. } => {

@@ -124,6 +124,15 @@ pub enum AgentError {
         /// Which part it plays.
         reason: String,
     },
+    /// The host that is to be the spare has not failed back.
+    #[error(
+        "the other host has no dataset `{dataset}` of this one: the old main has not failed back yet, and what it never shipped is to be kept first; \
+         nothing was sent"
+    )]
+    NotFailedBack {
+        /// The dataset.
+        dataset: DatasetName,
+    },
     /// The two sides do not hold the same state; the next run compares everything.
     #[error(
         "the spare does not hold the state this index was made for: {reason}; the next run compares both"

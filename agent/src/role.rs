@@ -71,6 +71,11 @@ impl Part {
         &self.standing
     }
 
+    /// Whether this host was a spare before it became the main.
+    pub(crate) fn is_promoted(&self) -> bool {
+        matches!(self.kept, Kept::Store(_)) && self.standing.role == Role::Main
+    }
+
     /// The epoch in which this host is, or was, the main. A spare is none: its live tree must not be shipped.
     pub(crate) fn claim(&self) -> Result<u64, AgentError> {
         match (self.standing.role, &self.kept) {

@@ -93,12 +93,12 @@ pub fn stage(store: &Store, adoption: &Adoption<'_>) -> Result<Stage, ReceiverEr
     if Owner::of(store.directory(), name)? != Owner::Absent {
         let dataset = existing(store, name)?;
         let is_it = came_from(&dataset.control)?.as_deref() == Some(adoption.directory);
-        return match is_it && !is_directory(adoption.directory) {
-            true => Ok(Stage::Whole),
-            false => Err(ReceiverError::Adoption(format!(
-                "the store has a dataset `{name}` already: adopt the tree under another name, or bring the dataset up to date by `understudy sync`"
-            ))),
-        };
+        if is_it && !is_directory(adoption.directory) {
+            return Ok(Stage::Whole);
+        }
+        if !is_blank(&dataset)? {
+            return Err(taken(name));
+        }
     }
     if let Some(aside) = open(store, name)?
         && holds_tree(&aside)?
@@ -137,8 +137,7 @@ pub fn adopt(store: &Store, adoption: &Adoption<'_>) -> Result<Adopted, Receiver
     };
     crash_point!("adopt.absorbed");
     let (own, to) = (aside_name(adoption.dataset)?, own_name(adoption.dataset)?);
-    store.directory().rename_new(&own, store.directory(), &to)?;
-    store.directory().sync()?;
+    appear(store, adoption.dataset, (&own, &to))?;
     crash_point!("adopt.whole");
     Ok(Adopted {
         snapshot,
@@ -146,6 +145,46 @@ pub fn adopt(store: &Store, adoption: &Adoption<'_>) -> Result<Adopted, Receiver
         lost,
         files,
     })
+}
+
+/// Gives the dataset its name. One without a snapshot may have it, which a main has made by telling of a cycle that failed: that goes.
+fn appear(
+    store: &Store,
+    name: &DatasetName,
+    (own, to): (&Name, &Name),
+) -> Result<(), ReceiverError> {
+    let directory = store.directory();
+    match directory.rename_new(own, directory, to) {
+        Err(error) if error.errno() == Some(Errno::EXIST) => {}
+        renamed => {
+            renamed?;
+            return Ok(directory.sync()?);
+        }
+    }
+    let there = existing(store, name)?;
+    let locked = there.lock_patiently()?;
+    if !is_blank(&there)? {
+        return Err(taken(name));
+    }
+    directory.exchange(own, directory, to)?;
+    directory.sync()?;
+    drop(locked);
+    remove::empty(&directory.open_directory(own)?)?;
+    Ok(directory.remove_directory(own)?)
+}
+
+/// Whether a dataset has no snapshot, and nothing on the way to one.
+fn is_blank(dataset: &Dataset) -> Result<bool, ReceiverError> {
+    let Some(catalog) = dataset.read_catalog()? else {
+        return Ok(true);
+    };
+    Ok(catalog.head()?.is_none() && catalog.pending()?.is_none())
+}
+
+fn taken(name: &DatasetName) -> ReceiverError {
+    ReceiverError::Adoption(format!(
+        "the store has a dataset `{name}` already: adopt the tree under another name, or bring the dataset up to date by `understudy sync`"
+    ))
 }
 
 fn whole(store: &Store, name: &DatasetName, files: PathBuf) -> Result<Adopted, ReceiverError> {
@@ -218,7 +257,11 @@ fn prepare(store: &Store, adoption: &Adoption<'_>) -> Result<Directory, Receiver
         directory: adoption.directory.as_os_str().as_bytes().to_vec(),
     };
     sealed::write(&control, &names::ADOPTED, &note)?;
-    if let Some(main) = adoption.main {
+    let before = match Owner::of(store.directory(), adoption.dataset)? {
+        Owner::Main(main) => Some(main),
+        Owner::Absent | Owner::Nobody => None,
+    };
+    if let Some(main) = adoption.main.or(before.as_ref()) {
         owner::write(&control, main)?;
     }
     aside.ensure_directory(&names::LIVE)?.set_mode(0o755)?;

@@ -32,7 +32,7 @@ impl Host {
     /// Its agent ships `source` to the store of `other`; the application is stopped by a program.
     fn configure(&self, source: &Path, other: &Self) {
         let text = format!(
-            "spare = {:?}\nstate = {:?}\non_stop = [[\"touch\", {:?}]]\n[pace]\npressure = \"off\"\n[[dataset]]\npath = {source:?}\nname = \"{DATASET}\"\n",
+            "spare = {:?}\nstate = {:?}\non_stop = [[\"/usr/bin/touch\", {:?}]]\n[pace]\npressure = \"off\"\n[[dataset]]\npath = {source:?}\nname = \"{DATASET}\"\n",
             other.store(),
             self.place.join("state"),
             self.stopped()
@@ -109,7 +109,11 @@ fn roles_are_swapped_and_swapped_back_and_nothing_is_lost() {
     let pair = Pair::new();
     let (a, b) = (&pair.a, &pair.b);
     let looked = a.on_main(&["handover", DATASET, "--dry-run"]).ok();
-    looked.mentions(&["epoch 1", "first runs: touch", "nothing was changed"]);
+    looked.mentions(&[
+        "epoch 1",
+        "first runs: /usr/bin/touch",
+        "nothing was changed",
+    ]);
     assert!(!a.stopped().exists());
     a.hand_over()
         .ok()
@@ -212,7 +216,10 @@ fn what_cannot_be_stopped_or_sent_is_not_handed_over() {
     let (a, b) = (&pair.a, &pair.b);
     let config = a.place.join("agent.toml");
     let right = fs::read_to_string(&config).unwrap();
-    let wrong = right.replace("\"touch\"", "\"sh\", \"-c\", \"echo it hangs; exit 3\"");
+    let wrong = right.replace(
+        "\"/usr/bin/touch\"",
+        "\"/bin/sh\", \"-c\", \"echo it hangs; exit 3\"",
+    );
     fs::write(&config, wrong).unwrap();
     let refused = a.hand_over().expect(1);
     refused.mentions(&["it hangs", "the main still"]);

@@ -56,6 +56,7 @@ mod silent;
 mod soak;
 mod ssh;
 mod swapper;
+mod switching;
 mod trust;
 mod two_hosts;
 mod units;

@@ -1,69 +1,18 @@
 //! Two hosts that have never heard of each other, set up with what the README says and nothing else. The hosts are network
 //! namespaces with a wire between them.
 
-use std::os::unix::fs::MetadataExt;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::support::command::tool;
+use crate::support::hosts::Host;
 use crate::support::needs::needs;
 use crate::support::{Daemon, Kind, Run, Stage, judge};
 
 /// The spare's address on the wire.
 const SPARE: &str = "192.0.2.1";
 const MAIN: &str = "192.0.2.2";
-
-/// A network namespace, as long as a process in it lives.
-struct Host(Child);
-
-impl Host {
-    fn new() -> Self {
-        let child = Command::new("unshare")
-            .args(["--net", "sleep", "600"])
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        let host = Self(child);
-        let namespace = |process: &str| std::fs::metadata(format!("/proc/{process}/ns/net"));
-        let ours = namespace("self").unwrap().ino();
-        let begun = Instant::now();
-        while namespace(&host.process()).unwrap().ino() == ours {
-            assert!(begun.elapsed() < Duration::from_secs(10));
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        host
-    }
-
-    fn process(&self) -> String {
-        self.0.id().to_string()
-    }
-
-    /// Runs a command there.
-    fn on(&self, run: Run) -> Run {
-        run.through(&["nsenter", "--net", "--target", &self.process(), "--"])
-    }
-
-    fn network(&self, arguments: &[&str]) {
-        let process = self.process();
-        let within = ["--net", "--target", &process, "--", "ip"];
-        tool("nsenter", within.iter().chain(arguments));
-    }
-
-    fn connect(&self, device: &str, address: &str) {
-        self.network(&["link", "set", "lo", "up"]);
-        self.network(&["address", "add", &format!("{address}/24"), "dev", device]);
-        self.network(&["link", "set", device, "up"]);
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
 
 /// The fenced block of the README that follows a mark.
 fn block(mark: &str) -> String {

@@ -312,11 +312,12 @@ impl File<'_> {
     fn commands(&self, all: &[Spanned<Vec<String>>]) -> Result<Vec<Vec<String>>, AgentError> {
         let check = |command: &Spanned<Vec<String>>| {
             let words = command.get_ref();
-            let is_program = words.first().is_some_and(|program| !program.is_empty());
+            let first = words.first().map(Path::new);
+            let is_program = first.is_some_and(Path::is_absolute);
             if is_program && !words.iter().any(|word| word.contains('\0')) {
                 return Ok(words.clone());
             }
-            let why = "`on_stop` is a list of programs, each with its arguments: [[\"systemctl\", \"stop\", \"site\"]]";
+            let why = "a program must begin with an absolute path, for it is run without a shell: [[\"/usr/bin/systemctl\", \"stop\", \"site\"]]";
             Err(self.refuse(Some(command.span()), &why))
         };
         all.iter().map(check).collect()

@@ -21,7 +21,7 @@ use crate::error::AgentError;
 use crate::lock::try_lock;
 use crate::scan::Trust;
 use crate::sync::{
-    Carrying, LookedAt, Patience, Reliance, SyncReport, Telling, cycle_in_two_tries,
+    Carrying, LookedAt, Making, Patience, Reliance, SyncReport, Telling, cycle_in_two_tries,
 };
 use crate::{Context, Pace, Source};
 
@@ -275,6 +275,7 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
             patience: Patience::None,
             telling: Telling::Spare,
             carrying: Carrying::On,
+            making: Making::UnlessPromoted,
         };
         let (connect, context) = (&mut self.connect, &self.context);
         let rhythm = [SHOW_RUNNING, REWRITE];

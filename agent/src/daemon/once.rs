@@ -8,7 +8,7 @@ use crate::Context;
 use crate::config::{Config, Scheduled};
 use crate::error::AgentError;
 use crate::scan::Trust;
-use crate::sync::{Carrying, Patience, Reliance, Telling, cycle_in_two_tries};
+use crate::sync::{Carrying, Making, Patience, Reliance, Telling, cycle_in_two_tries};
 
 /// Runs one cycle for all datasets of `config`, or for those named in `only`; waits for a daemon that is just
 /// running one of its own.
@@ -30,6 +30,7 @@ pub fn once(
         patience: Patience::Wait,
         telling: Telling::Nobody,
         carrying: Carrying::On,
+        making: Making::UnlessPromoted,
     };
     let mut outcomes = Vec::new();
     for scheduled in wanted(config, only)? {

@@ -3,7 +3,7 @@
 use understudy_protocol::transport::Channel;
 use understudy_protocol::{FailureCode, ProtocolError};
 
-use super::{Carrying, Patience, Reliance, SyncReport, Telling, Trust, cycle};
+use super::{Carrying, Making, Patience, Reliance, SyncReport, Telling, Trust, cycle};
 use crate::error::AgentError;
 use crate::{Context, Source};
 
@@ -79,6 +79,7 @@ pub(super) fn by_itself(carrying: Carrying) -> Reliance<'static> {
         patience: Patience::None,
         telling: Telling::Nobody,
         carrying,
+        making: Making::Always,
     }
 }
 

@@ -21,13 +21,13 @@ use crate::leftovers::Leftovers;
 use crate::progress::Phase;
 use crate::role::Part;
 use crate::scan::{self, Outcome, Scope, Spot, Start, Told, Trust};
-use crate::{Context, Source, ask, lost};
+use crate::{Context, Source, ask, listing, lost};
 
 pub(crate) use again::cycle_in_two_tries;
 pub use again::{Again, again, sync_again};
 use again::{by_itself, is_fenced, is_out_of_step, is_refused};
 use prepare::prepare;
-pub(crate) use prepare::{Carrying, Patience, Reliance, Telling};
+pub(crate) use prepare::{Carrying, Making, Patience, Reliance, Telling};
 pub use report::{LookedAt, SyncReport};
 
 pub use crate::scan::Problem;
@@ -117,6 +117,7 @@ struct Cycle<'a> {
 
 impl Cycle<'_> {
     fn run(&self, started: Moment) -> Result<SyncReport, AgentError> {
+        self.expect_dataset()?;
         let position = self.begin()?;
         let heard = Leftovers::hear(self.conversation)?;
         let wanted = heard.wanted;
@@ -181,6 +182,26 @@ impl Cycle<'_> {
         let troubled = attended.iter().filter(|one| one.reason != Reason::Missed);
         report.troubled_since_seconds = troubled.map(|one| one.since).min();
         Ok(report)
+    }
+
+    /// A host that was promoted ships to its old main only once that has failed back.
+    fn expect_dataset(&self) -> Result<(), AgentError> {
+        let may_be_missing = self.reliance.making == Making::UnlessPromoted
+            && self.part.is_promoted()
+            && self.conversation.version >= version::EPOCHS
+            && self.index.meta()?.position.is_none();
+        if !may_be_missing {
+            return Ok(());
+        }
+        let listed = listing::datasets(self.conversation, None)?.datasets;
+        let dataset = &self.source.dataset;
+        let mut followed = listed.iter().filter(|one| !one.snapshots.is_empty());
+        match followed.any(|one| one.name == *dataset) {
+            true => Ok(()),
+            false => Err(AgentError::NotFailedBack {
+                dataset: dataset.clone(),
+            }),
+        }
     }
 
     /// Begins as the main of an epoch; returns where the spare stands.

@@ -35,6 +35,17 @@ pub(crate) struct Reliance<'a> {
     pub(crate) telling: Telling,
     /// Whether what the spare has of an interrupted upload counts.
     pub(crate) carrying: Carrying,
+    /// What to do where the spare does not have the dataset.
+    pub(crate) making: Making,
+}
+
+/// What to do where the spare does not have the dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Making {
+    /// It is made.
+    Always,
+    /// A host that was promoted does not make it by itself: its old main has files that are looked through first.
+    UnlessPromoted,
 }
 
 /// What a cycle carries on with.

@@ -18,7 +18,7 @@ use understudy_tree::{Excludes, Mounts};
 use crate::index::Index;
 use crate::journal::Journal;
 use crate::scan::Trust;
-use crate::sync::{Carrying, Patience, Reliance, Telling, cycle};
+use crate::sync::{Carrying, Making, Patience, Reliance, Telling, cycle};
 use crate::{AgentError, Cancel, Context, Pace, Progress, Source, SyncReport, sync};
 use spare::Spare;
 
@@ -172,6 +172,7 @@ impl Stage {
             patience: Patience::None,
             telling: Telling::Nobody,
             carrying: Carrying::On,
+            making: Making::Always,
         };
         self.with_channel(|channel| cycle(channel, &self.source, &self.context(), reliance))
     }

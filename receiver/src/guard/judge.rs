@@ -43,11 +43,11 @@ pub(crate) fn judge(
         return Ok(None);
     };
     let base_number = base.snapshot.position.number;
-    // Where nothing but drift is left of the past, that is all that can be harmed.
-    let meant = match catalog.last_without_drift(base_number)? {
-        0 => base_number,
-        meant => meant,
-    };
+    let meant = catalog.last_without_drift(base_number)?;
+    if meant == 0 {
+        // Nothing but drift is there, such as what an old main had when it failed back: it is pinned, and meant to be undone.
+        return Ok(None);
+    }
     let subject = Subject {
         catalog,
         control: &dataset.control,

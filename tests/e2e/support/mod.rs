@@ -6,6 +6,7 @@ pub(crate) mod command;
 pub(crate) mod disks;
 pub(crate) mod edits;
 pub(crate) mod facts;
+pub(crate) mod hosts;
 pub(crate) mod judge;
 pub(crate) mod kinds;
 pub(crate) mod listener;
