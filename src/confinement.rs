@@ -68,6 +68,8 @@ pub(crate) fn prepare(arguments: &Arguments) -> Result<Prepared, CommandError> {
             main(&spare, &paths::state(state)?)?;
         }
         Command::Restore(given) => restore(given, &Address::given(spare)?, state)?,
+        // What hooks do is theirs, as with a promotion.
+        Command::Drill(given) if given.promote => {}
         Command::Drill(given) => drill(given, &Address::given(spare)?, &paths::state(state)?)?,
         _ => {}
     }

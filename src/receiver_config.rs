@@ -35,7 +35,7 @@ use retention::{RawRetention, policies};
 use scrub::RawScrub;
 use specials::Word;
 
-pub(crate) use promotion::Promotions;
+pub(crate) use promotion::{Hook, Promotions};
 pub(crate) use scrub::parse_rate;
 
 /// Where it is unless something else is said.
@@ -168,7 +168,7 @@ struct RawConfig {
     #[serde(default)]
     dataset: BTreeMap<Spanned<String>, RawOfDataset>,
     promote_after: Option<Spanned<String>>,
-    on_promote: Option<Vec<Spanned<Vec<String>>>>,
+    on_promote: Option<Vec<Spanned<promotion::RawHook>>>,
     hook_limit: Option<Spanned<String>>,
     served: Option<Spanned<PathBuf>>,
 }

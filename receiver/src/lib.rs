@@ -52,6 +52,7 @@ pub mod promote;
 pub mod quota;
 mod recall;
 mod recover;
+pub mod rehearsal;
 mod reinstate;
 mod repair;
 mod resolve;

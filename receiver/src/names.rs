@@ -69,6 +69,7 @@ names! {
     HOOKS_LOG = "hooks.log";
     ADOPTED = "adopted";
     HANDED = "handed";
+    REHEARSED = "rehearsed";
     RESTORES = "restores";
     RESTORE = "restore";
     SPECIALS = "specials";

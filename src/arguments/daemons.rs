@@ -81,6 +81,7 @@ A configuration:
   specials = \"materialise\"              # or \"record\": set-user-id bits and devices stay recorded
   promote_after = \"2h\"                  # a main that is silent for so long is an alert
   on_promote = [[\"/usr/local/bin/move\"]] # run for each dataset that is promoted
+                                        # { run = [...], rehearse = true }: by drills too
   hook_limit = \"10m\"                    # for each of them
   served = \"/srv/served\"                # it is an alert if a dataset can be written to there
 

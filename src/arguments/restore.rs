@@ -115,19 +115,33 @@ pub(crate) enum Order {
 ///
 /// Tells how long a restore takes on this host and whether all of it is right: every content is hashed once more from the disk, and every
 /// SQLite database is opened and checked. Later estimates (`restore --dry-run`, and of what is left while a restore runs) use what it took.
+///
+/// With --promote, on the spare, a promotion is practised instead: the newest snapshot is copied into a scratch store, promoted there, and those
+/// `on_promote` hooks are run that the configuration marks with `rehearse = true`, with UNDERSTUDY_REHEARSAL=1. The dataset itself is only
+/// read. `status` and `promote --dry-run` tell how long it took.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   understudy drill photos --spare spare.example.org:7433
-  understudy drill photos --at '3 days ago' --scratch /mnt/large --spare /mnt/spare")]
+  understudy drill photos --at '3 days ago' --scratch /mnt/large --spare /mnt/spare
+  understudy drill photos --promote           on the spare: the store of /etc/understudy/receiver.toml")]
 pub(crate) struct Drill {
     /// The dataset
     pub(crate) dataset: DatasetName,
     #[command(flatten)]
     pub(crate) selection: Selection,
-    /// An existing directory with room for the dataset [default: the state directory]
+    /// An existing directory with room for the dataset [default: the state directory; with --promote the store's]
     #[arg(long, value_name = "DIR")]
     pub(crate) scratch: Option<PathBuf>,
+    /// Practise a promotion, on the spare
+    #[arg(long, conflicts_with_all = ["snapshot", "at", "unverified", "trust_key"])]
+    pub(crate) promote: bool,
+    /// The directory that holds the datasets [default: that of --spare, else of the configuration]
+    #[arg(long, value_name = "DIR", requires = "promote")]
+    pub(crate) store: Option<PathBuf>,
+    /// The receiver's configuration [default: /etc/understudy/receiver.toml]
+    #[arg(long, value_name = "FILE", requires = "promote")]
+    pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) trusting: Trusting,
 }

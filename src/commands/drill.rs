@@ -1,5 +1,7 @@
 //! `understudy drill`: a restore for practice, into a scratch directory, with everything read again afterwards.
 
+mod promotion;
+
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -21,6 +23,9 @@ use crate::{paths, words};
 
 /// Restores, compares, opens, remembers how long it took, and removes it all.
 pub(crate) fn run(arguments: &Drill, session: &Session) -> Result<Report, CommandError> {
+    if arguments.promote {
+        return promotion::run(arguments, session);
+    }
     let state = paths::state(session.places.state.as_deref())?;
     paths::make_state(&state)?;
     let place = arguments.scratch.as_deref().unwrap_or(&state);
@@ -161,8 +166,8 @@ fn summary(dataset: &DatasetName, restored: &RestoreReport, databases: u64) -> S
 
 /// More than an entry takes in memory, as a rule.
 const ENTRY_BYTES: u64 = 1024;
-/// How the directories of drills are called, before the dataset and the process.
-const PREFIX: &str = "understudy-drill-";
+/// How the directories of drills are called, before the dataset and the process; no dataset can have such a name.
+const PREFIX: &str = "understudy.drill-";
 
 /// A directory of its own for one drill, locked (flock) as long as that lasts.
 struct Scratch {

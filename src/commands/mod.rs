@@ -28,6 +28,7 @@ mod prune;
 mod quotas;
 pub(crate) mod receiver;
 mod recovery;
+mod rehearsal;
 mod restore;
 mod restore_all;
 pub(crate) mod roles;

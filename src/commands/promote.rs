@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use understudy_protocol::DatasetName;
+use understudy_protocol::{DatasetName, Standing};
 use understudy_receiver::alert::Policy;
 use understudy_receiver::promote::{
     self, Facts, HeldCycle, Hooks, Preserve, Promotion, Request, Since, Step, Together,
@@ -23,7 +23,7 @@ use crate::arguments::{Output, Promote, When};
 use crate::confirm::{self, Question};
 use crate::exit::{Code, CommandError};
 use crate::hooks::{self, Ran};
-use crate::receiver_config::Promotions;
+use crate::receiver_config::{Hook, Promotions};
 use crate::report::{self, Report};
 use crate::words;
 
@@ -226,24 +226,10 @@ fn run_hooks(
     session: &Session,
 ) -> (Vec<Ran>, Option<ReceiverError>) {
     crash_point!("promote.hooks");
-    let commands = rules.promotions.hooks(name);
-    let live = store.path().join(name.as_str()).join("live/files");
-    let number = promotion
-        .standing
-        .snapshot
-        .map_or(0, |position| position.number);
-    let variables = [
-        ("UNDERSTUDY_DATASET", name.to_string()),
-        ("UNDERSTUDY_PATH", live.to_string_lossy().into_owned()),
-        ("UNDERSTUDY_EPOCH", promotion.standing.epoch.to_string()),
-        ("UNDERSTUDY_SNAPSHOT", number.to_string()),
-    ];
-    let ran = hooks::run_all(
-        &session.runtime,
-        commands,
-        &variables,
-        rules.promotions.limit,
-    );
+    let commands = commands(rules.promotions.hooks(name));
+    let variables = variables(store, name, &promotion.standing);
+    let limit = rules.promotions.limit;
+    let ran = hooks::run_all(&session.runtime, &commands, &variables, limit);
     crash_point!("promote.hooked");
     let hooks = match ran.iter().any(|one| one.failure.is_some()) {
         true => Hooks::Failed,
@@ -255,6 +241,27 @@ fn run_hooks(
     };
     let noted = promotion.note(hooks);
     (ran, logged.and(noted).err())
+}
+
+fn commands<'a>(hooks: impl IntoIterator<Item = &'a Hook>) -> Vec<Vec<String>> {
+    let commands = hooks.into_iter().map(|hook| hook.command.clone());
+    commands.collect()
+}
+
+/// What a hook is told of a promotion in this store.
+pub(super) fn variables(
+    store: &Store,
+    name: &DatasetName,
+    standing: &Standing,
+) -> Vec<(&'static str, String)> {
+    let live = store.path().join(name.as_str()).join("live/files");
+    let number = standing.snapshot.map_or(0, |position| position.number);
+    vec![
+        ("UNDERSTUDY_DATASET", name.to_string()),
+        ("UNDERSTUDY_PATH", live.to_string_lossy().into_owned()),
+        ("UNDERSTUDY_EPOCH", standing.epoch.to_string()),
+        ("UNDERSTUDY_SNAPSHOT", number.to_string()),
+    ]
 }
 
 /// What the hooks printed, for the log.

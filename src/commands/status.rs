@@ -8,7 +8,7 @@ use understudy_protocol::{RelPath, escape};
 use understudy_receiver::Store;
 
 use super::quotas::Share;
-use super::{Session, footing, health, overview, policies, quotas, roles};
+use super::{Session, footing, health, overview, policies, quotas, rehearsal, roles};
 use crate::address::Address;
 use crate::exit::CommandError;
 use crate::report::Report;
@@ -24,11 +24,14 @@ pub(crate) fn run(session: &Session) -> Result<Report, CommandError> {
     let known_of = |dataset: &DatasetStatus| known.as_ref()?.get(&dataset.name);
     let roles = roles::ask(session)?;
     let role_of = |dataset: &DatasetStatus| roles.as_ref()?.get(&dataset.name);
+    let store = store(session)?;
+    let practised = rehearsal::all(store.as_ref(), &listed.datasets)?;
     let told = |dataset: &DatasetStatus| {
         let mut value = value(dataset, listed.now_seconds);
         let standing = role_of(dataset).and_then(Option::as_ref);
         value["standing"] = standing.map(roles::value).into();
         value["fuzzy"] = fuzzy(dataset, &survey).map(words::paths).into();
+        value["rehearsed"] = practised.get(&dataset.name).map(rehearsal::value).into();
         health::add_to(&mut value, known_of(dataset));
         value
     };
@@ -43,6 +46,13 @@ pub(crate) fn run(session: &Session) -> Result<Report, CommandError> {
         let standing = role_of(dataset).and_then(Option::as_ref);
         let line = standing.and_then(|known| roles::line(&dataset.name, known, listed.now_seconds));
         lines.extend(line);
+        lines.extend(practised.get(&dataset.name).map(|known| {
+            format!(
+                "{}: {}",
+                dataset.name,
+                rehearsal::words(known, listed.now_seconds)
+            )
+        }));
         if let Some(known) = known_of(dataset) {
             lines.extend(health::lines(&dataset.name, known, listed.now_seconds));
         }
@@ -50,7 +60,6 @@ pub(crate) fn run(session: &Session) -> Result<Report, CommandError> {
     if let Some(overseen) = &overseen {
         lines.extend(overview::lines(overseen, listed.now_seconds));
     }
-    let store = store(session)?;
     let shares = store.as_ref().map(shares).transpose()?.unwrap_or_default();
     lines.extend(quotas::lines(&shares));
     let footing = store.as_ref().map(footing::of).transpose()?;

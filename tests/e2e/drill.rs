@@ -37,7 +37,7 @@ fn a_drill_reads_everything_again_and_opens_databases() {
         let left: Vec<_> = std::fs::read_dir(&stage.state)
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
-            .filter(|name| name.to_string_lossy().starts_with("understudy-drill"))
+            .filter(|name| name.to_string_lossy().starts_with("understudy.drill"))
             .collect();
         assert!(left.is_empty(), "{left:?}");
         // What it took is what a restore is expected to take.

@@ -45,6 +45,7 @@ mod promote;
 mod proved;
 mod readers;
 mod real_trees;
+mod rehearsal;
 mod renames;
 mod restarts;
 mod restoring;

@@ -9,6 +9,7 @@ use crate::dataset::now_seconds;
 use crate::error::ReceiverError;
 use crate::guard::{self, Held};
 use crate::handover::{self, Handed};
+use crate::rehearsal::{self, Rehearsed};
 use crate::store::Store;
 use crate::{findings, health};
 
@@ -41,6 +42,8 @@ pub struct Facts {
     pub hooks: Option<Hooks>,
     /// How much of the promoted snapshot is kept apart from what the application changes, if this host was promoted.
     pub preserved: Option<Preserved>,
+    /// What the last practice showed, if there was one.
+    pub rehearsed: Option<Rehearsed>,
     /// The receiver's clock.
     pub now_seconds: i64,
 }
@@ -86,6 +89,7 @@ pub fn facts(store: &Store, name: &DatasetName) -> Result<Facts, ReceiverError> 
         is_being_promoted: fence::look(&dataset).is_err(),
         hooks: note::hooks(&dataset, standing.epoch),
         preserved: preserve::read(&dataset, standing.epoch)?,
+        rehearsed: rehearsal::last(store, name)?,
         now_seconds: now_seconds(),
     })
 }

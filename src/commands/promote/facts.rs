@@ -7,6 +7,7 @@ use understudy_receiver::promote::preserve::{self, Preserved, State};
 use understudy_receiver::promote::{Facts, Hooks};
 use understudy_receiver::{ReceiverError, Store};
 
+use super::super::rehearsal;
 use super::{Rules, When};
 use crate::words;
 
@@ -74,11 +75,14 @@ pub(super) fn lines(told: &Told, rules: &Rules, preserve: When, store: &Store) -
     if preserve == When::Before {
         lines.push(needed(store, name));
     }
+    let practised = facts.rehearsed.as_ref();
+    lines
+        .extend(practised.map(|known| format!("  {}", rehearsal::words(known, facts.now_seconds))));
     let hooks = rules.promotions.hooks(name);
     lines.extend(
         hooks
             .iter()
-            .map(|hook| format!("  then runs: {}", hook.join(" "))),
+            .map(|hook| format!("  then runs: {}", hook.command.join(" "))),
     );
     lines
 }
@@ -204,6 +208,7 @@ pub(super) fn value(told: &Told, policy: &Policy) -> Value {
         "findings": facts.findings,
         "damage": facts.damage,
         "busy": facts.is_busy,
+        "rehearsed": facts.rehearsed.as_ref().map(rehearsal::value),
         "hooks_succeeded": facts.hooks.map(|hooks| hooks == Hooks::Done),
         "preserved": facts.preserved.as_ref().map(|preserved| json!({
             "done": preserved.state == State::Done,
