@@ -1,9 +1,10 @@
 //! `understudy handover`: the main stops, its spare has everything, and may take over.
 
+mod telling;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
 use understudy_agent::config::{Config, Scheduled};
 use understudy_agent::{Context, Pace};
 use understudy_protocol::{DatasetName, Position, Role, Snapshot, Standing};
@@ -65,10 +66,10 @@ pub(crate) fn run(arguments: &Handover, session: &Session) -> Result<Report, Com
         .iter()
         .map(|scheduled| facts(scheduled, &ground))
         .collect();
-    let lines = |one: (&Scheduled, &Result<Facts, CommandError>)| shown(one.0, one.1);
+    let lines = |one: (&Scheduled, &Result<Facts, CommandError>)| telling::shown(one.0, one.1);
     let lines: Vec<String> = chosen.iter().zip(&told).flat_map(lines).collect();
     if arguments.dry_run {
-        return Ok(dry(&chosen, told, lines));
+        return Ok(telling::dry(&chosen, told, lines));
     }
     // Nobody ships while this does.
     let _alone = roles::stopped(&ground.state)?;
@@ -92,7 +93,7 @@ pub(crate) fn run(arguments: &Handover, session: &Session) -> Result<Report, Com
             ran,
         });
     }
-    Ok(finish(&done, &chosen))
+    Ok(telling::finish(&done, &chosen))
 }
 
 fn chosen(config: &Config, arguments: &Handover) -> Result<Vec<Scheduled>, CommandError> {
@@ -141,62 +142,17 @@ fn facts(scheduled: &Scheduled, ground: &Ground<'_>) -> Result<Facts, CommandErr
             },
         );
     }
-    let newest = roles::newest_of(&ground.spare, dataset)?;
+    let told = roles::told_of(&ground.spare, dataset)?;
+    let trouble = told.as_ref().and_then(|told| told.trouble.as_ref());
+    if let (Some(trouble), Role::Main) = (trouble, own.role) {
+        return Err(CommandError::new(
+            Code::Failed,
+            format!("the spare cannot take over dataset `{dataset}` yet: {trouble}"),
+            "the application was not stopped: see to that first",
+        ));
+    }
+    let newest = told.and_then(|told| told.snapshots.last().cloned());
     Ok(Facts { own, newest })
-}
-
-fn shown(scheduled: &Scheduled, facts: &Result<Facts, CommandError>) -> Vec<String> {
-    let dataset = &scheduled.source.dataset;
-    let facts = match facts {
-        Ok(facts) => facts,
-        Err(error) => return vec![format!("{dataset}: {}", error.message)],
-    };
-    let epoch = facts.own.epoch;
-    if facts.own.role == Role::HandedOver {
-        return vec![format!("{dataset}: was handed over, in epoch {epoch}")];
-    }
-    let newest = match &facts.newest {
-        Some(newest) => format!(
-            "its newest snapshot is {} of {}",
-            newest.position.number,
-            words::time(newest.committed_seconds)
-        ),
-        None => "it has no snapshot yet".to_owned(),
-    };
-    let mut lines = vec![format!(
-        "{dataset}: this host is the main, in epoch {epoch}, and would hand over to its spare; {newest}"
-    )];
-    let stops = scheduled.on_stop.iter();
-    lines.extend(stops.map(|hook| format!("  first runs: {}", hook.join(" "))));
-    if scheduled.on_stop.is_empty() {
-        lines.push("  no `on_stop` is configured: stop the application before".to_owned());
-    }
-    lines
-}
-
-fn dry(
-    chosen: &[Scheduled],
-    told: Vec<Result<Facts, CommandError>>,
-    mut lines: Vec<String>,
-) -> Report {
-    let value = |(scheduled, facts): (&Scheduled, &Result<Facts, CommandError>)| {
-        let facts = facts.as_ref();
-        json!({
-            "name": scheduled.source.dataset.as_str(),
-            "standing": facts.ok().map(|facts| roles::value(&facts.own)),
-            "newest": facts.ok().and_then(|facts| facts.newest.as_ref().map(words::snapshot)),
-            "error": facts.err().map(|error| error.message.clone()),
-            "on_stop": scheduled.on_stop,
-        })
-    };
-    let values: Vec<Value> = chosen.iter().zip(&told).map(value).collect();
-    lines.push("nothing was changed".to_owned());
-    let mut report = Report::done(json!({ "dry_run": true, "datasets": values }), lines);
-    if let Some(error) = told.into_iter().find_map(Result::err) {
-        report.code = error.code;
-        report.error = Some(error);
-    }
-    report
 }
 
 fn confirm(chosen: &[Scheduled], new: usize, session: &Session) -> Result<(), CommandError> {
@@ -233,6 +189,7 @@ fn hand_over(
         let began = Instant::now();
         *ran = stop(scheduled, facts, ground.session);
         check_stopped(dataset, ran)?;
+        crash_point!("handover.stopped");
         steps.push(("stopping", began.elapsed()));
         let began = Instant::now();
         let position = ship(scheduled, ground).map_err(still_main)?;
@@ -260,6 +217,7 @@ fn hand_over(
     ground.spare.talk(|channel| {
         understudy_agent::hand_over(channel, dataset.clone(), standing.epoch, Some(position))
     })?;
+    crash_point!("handover.told");
     steps.push(("telling the spare", began.elapsed()));
     Ok(Handed {
         standing,
@@ -344,74 +302,4 @@ fn still_main(error: CommandError) -> CommandError {
         ),
         ..error
     }
-}
-
-fn line(done: &Done) -> String {
-    let dataset = &done.dataset;
-    match &done.result {
-        Err(error) => format!("{dataset}: not handed over: {}", error.message),
-        Ok(handed) => {
-            let steps = handed.steps.iter();
-            let all: Duration = steps.clone().map(|(_, took)| *took).sum();
-            let steps: Vec<String> = steps
-                .map(|(step, took)| format!("{step} {:.1} s", took.as_secs_f64()))
-                .collect();
-            format!(
-                "{dataset}: handed over with snapshot {} of epoch {}, which is all that this host had, in {:.1} s ({})",
-                handed.position.number,
-                handed.position.epoch,
-                all.as_secs_f64(),
-                steps.join(", ")
-            )
-        }
-    }
-}
-
-fn finish(done: &[Done], chosen: &[Scheduled]) -> Report {
-    let value = |one: &Done| {
-        let handed = one.result.as_ref().ok();
-        let steps = handed.map(|handed| {
-            let steps = handed.steps.iter();
-            steps
-                .map(|(step, took)| json!({ "step": step, "seconds": took.as_secs_f64() }))
-                .collect::<Vec<_>>()
-        });
-        json!({
-            "name": one.dataset.as_str(),
-            "handed_over": handed.is_some(),
-            "standing": handed.map(|handed| roles::value(&handed.standing)),
-            "steps": steps,
-            "hooks": one.ran.iter().map(Ran::value).collect::<Vec<_>>(),
-            "error": one.result.as_ref().err().map(|error| error.message.clone()),
-        })
-    };
-    let values: Vec<Value> = done.iter().map(value).collect();
-    let mut lines: Vec<String> = done.iter().map(line).collect();
-    for (one, scheduled) in done.iter().zip(chosen) {
-        if one.result.is_ok() {
-            let dataset = &one.dataset;
-            let after = match understudy_agent::store_of(&scheduled.source.path) {
-                Some(_) => format!("understudy demote {dataset} --epoch with its new epoch"),
-                None => format!("understudy failback {dataset}"),
-            };
-            lines.push(format!(
-                "next, on the other host: understudy promote {dataset}; then, here: {after}; or, instead of both, here: understudy resume {dataset}"
-            ));
-        }
-    }
-    let mut report = Report::done(json!({ "dry_run": false, "datasets": values }), lines);
-    for one in done {
-        for ran in &one.ran {
-            ran.note_failure(&one.dataset, &mut report);
-        }
-    }
-    if let Some(error) = done.iter().find_map(|one| one.result.as_ref().err()) {
-        report.code = error.code;
-        report.error = Some(CommandError::new(
-            error.code,
-            error.message.clone(),
-            error.hint.clone(),
-        ));
-    }
-    report
 }

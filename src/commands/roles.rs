@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use understudy_agent::config::Config;
 use understudy_agent::{FuzzyOf, Source, daemon};
+use understudy_protocol::message::DatasetStatus;
 use understudy_protocol::{DatasetName, Role, Snapshot, Standing};
 
 use super::Session;
@@ -63,12 +64,20 @@ pub(super) fn newest_of(
     spare: &Spare,
     dataset: &DatasetName,
 ) -> Result<Option<Snapshot>, CommandError> {
+    let told = told_of(spare, dataset)?;
+    Ok(told.and_then(|told| told.snapshots.last().cloned()))
+}
+
+/// What the other host tells of a dataset; `None` if it has none of this name.
+pub(super) fn told_of(
+    spare: &Spare,
+    dataset: &DatasetName,
+) -> Result<Option<DatasetStatus>, CommandError> {
     let survey = spare.talk(|channel| {
         understudy_agent::survey(channel, Some(dataset.clone()), FuzzyOf::Newest)
     })?;
-    let listed = survey.listed.datasets.into_iter();
-    let mut listed = listed.filter(|one| one.name == *dataset);
-    Ok(listed.next().and_then(|one| one.snapshots.last().cloned()))
+    let mut listed = survey.listed.datasets.into_iter();
+    Ok(listed.find(|one| one.name == *dataset))
 }
 
 /// Which part the other host plays, as it tells.
