@@ -7,19 +7,20 @@ mod demote;
 mod drift;
 mod handover;
 mod on_spare;
+mod overview;
 mod pair;
 mod past;
 mod promote;
 mod restore;
 mod salvage;
 mod ssh;
+mod sync;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use understudy_protocol::DatasetName;
 
 use crate::exit::{Code, CommandError};
 use crate::report;
@@ -31,12 +32,14 @@ pub(crate) use demote::{Demote, Resume};
 pub(crate) use drift::{Drift, DriftAction};
 pub(crate) use handover::Handover;
 pub(crate) use on_spare::{Accept, Acknowledge, Decide, Held, OnSpare, Pin, Prune, Unpin};
+pub(crate) use overview::{Snapshots, Status, Verify};
 pub(crate) use pair::Pair;
 pub(crate) use past::{Cat, Diff, Find, Ls, Point, Selection};
 pub(crate) use promote::{Promote, When};
 pub(crate) use restore::{Drill, Order, Owners, Restore, Trusting};
 pub(crate) use salvage::Salvage;
 pub(crate) use ssh::AuthorizedKey;
+pub(crate) use sync::Sync;
 
 /// Keeps a spare server minutes behind its main, ready to serve.
 #[derive(Debug, Parser)]
@@ -241,91 +244,6 @@ pub(crate) struct Places {
         help_heading = "Places"
     )]
     pub(crate) state: Option<PathBuf>,
-}
-
-/// Bring the spare up to date with a directory, once
-///
-/// Everything is compared; only differences are sent. The spare then has a new snapshot, or, if nothing
-/// has changed, the news that the last one is still current. The snapshot is durable when the command ends.
-/// The source is never changed.
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-Examples:
-  understudy sync /srv/photos --spare /mnt/spare
-      The newest state is then at /mnt/spare/photos/live/files.
-  understudy sync /srv/shop --exclude '*.tmp' --exclude /cache/ --spare spare.example.org:7433
-      To a receiver, without temporary files and without the top-level directory `cache`.")]
-pub(crate) struct Sync {
-    /// The directory to copy
-    #[arg(value_name = "SRC")]
-    pub(crate) source: PathBuf,
-    /// The dataset's name on the spare [default: the directory's name, made to fit]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) dataset: Option<DatasetName>,
-    /// Leave out what matches, in the syntax of .gitignore, relative to SRC; may be repeated
-    #[arg(long, value_name = "PATTERN")]
-    pub(crate) exclude: Vec<String>,
-    /// Enter file systems mounted below SRC
-    #[arg(long)]
-    pub(crate) cross_mounts: bool,
-    /// Let a guard of the spare pass, for a change that deletes much; only for a spare that is a directory
-    #[arg(long)]
-    pub(crate) accept_deletions: bool,
-}
-
-/// List the snapshots on the spare
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-Examples:
-  understudy snapshots --spare /mnt/spare
-  understudy snapshots photos --json --spare spare.example.org:7433
-  understudy snapshots photos --changes --spare /mnt/spare")]
-pub(crate) struct Snapshots {
-    /// Only this dataset
-    pub(crate) dataset: Option<DatasetName>,
-    /// Tell how much changed with each, which takes the longer the more it was
-    #[arg(long)]
-    pub(crate) changes: bool,
-}
-
-/// Tell how far behind the spare is
-///
-/// For each dataset: the newest snapshot, and how long ago the source was seen to be like it, by the spare's
-/// clock. What was written on the main after that would be lost if the main died now.
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-Examples:
-  understudy status --spare spare.example.org:7433
-  understudy status --json --spare /mnt/spare | jq '.data.datasets[].lag_seconds'")]
-pub(crate) struct Status {}
-
-/// Have the spare read everything again, and tell what is damaged
-///
-/// Compares the live tree and the kept contents of earlier snapshots with the hashes that the main
-/// computed, past the page cache. Uploads go on meanwhile. Exit code 9 if anything differs; what was accepted as lost is no
-/// difference (`understudy status` tells of it).
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-Examples:
-  understudy verify --spare /mnt/spare
-  understudy verify photos --spare spare.example.org:7433
-  understudy verify photos --repair --spare /mnt/spare
-  understudy verify --pace 20MB --spare spare.example.org:7433")]
-pub(crate) struct Verify {
-    /// Only this dataset
-    pub(crate) dataset: Option<DatasetName>,
-    /// Repair what the spare has elsewhere: under another name, in its other tree, or in history; and ask the main for the rest at its
-    /// next cycle
-    #[arg(long)]
-    pub(crate) repair: bool,
-    /// Read no faster than this per second, as in 20MB
-    #[arg(long, value_name = "RATE", value_parser = rate)]
-    pub(crate) pace: Option<u64>,
-}
-
-fn rate(text: &str) -> Result<u64, String> {
-    let wrong = || "write bytes per second with their unit, for instance 500kB or 20MB".to_owned();
-    crate::receiver_config::parse_rate(text).ok_or_else(wrong)
 }
 
 /// A checked command line.

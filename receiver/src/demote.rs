@@ -11,6 +11,7 @@ use crate::access::existing;
 use crate::catalog::Nature;
 use crate::dataset::now_seconds;
 use crate::error::ReceiverError;
+use crate::guard;
 use crate::promote::fence;
 use crate::promote::preserve::{Preserved, preserve};
 use crate::recover;
@@ -102,6 +103,7 @@ pub fn demote(
         since_seconds: now_seconds(),
         snapshot: head.map(|head| head.snapshot.position),
     };
+    guard::root::forget(&dataset)?;
     dataset.stand(&standing, &locked)?;
     crash_point!("demote.standing");
     Ok(Demotion {

@@ -40,13 +40,22 @@ impl Catalog {
 
     /// The newest committed snapshot up to `number` that is no drift; 0 if there is none.
     pub(crate) fn last_without_drift(&self, number: u64) -> Result<u64, ReceiverError> {
+        self.last_but(number, "SELECT snapshot FROM absorbed WHERE nature = 1")
+    }
+
+    /// The newest committed snapshot up to `number` that a main has sent; 0 if there is none.
+    pub(crate) fn last_sent(&self, number: u64) -> Result<u64, ReceiverError> {
+        self.last_but(number, "SELECT snapshot FROM absorbed")
+    }
+
+    fn last_but(&self, number: u64, left_out: &str) -> Result<u64, ReceiverError> {
         self.run(|connection| {
-            let drift = match is_there(connection)? {
-                true => "SELECT snapshot FROM absorbed WHERE nature = 1",
+            let left_out = match is_there(connection)? {
+                true => left_out,
                 false => "SELECT 0",
             };
             let sql = format!(
-                "SELECT coalesce(max(number), 0) FROM snapshot WHERE committed = 1 AND number <= ?1 AND number NOT IN ({drift})"
+                "SELECT coalesce(max(number), 0) FROM snapshot WHERE committed = 1 AND number <= ?1 AND number NOT IN ({left_out})"
             );
             connection.query_row(&sql, [number as i64], |row| count(row, 0))
         })

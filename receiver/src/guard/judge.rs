@@ -48,7 +48,7 @@ pub(crate) fn judge(
         // Nothing but drift is there, such as what an old main had when it failed back: it is pinned, and meant to be undone.
         return Ok(None);
     }
-    let subject = Subject {
+    let subject = |meant: u64| Subject {
         catalog,
         control: &dataset.control,
         live: &live,
@@ -56,22 +56,49 @@ pub(crate) fn judge(
         meant,
         first_entry,
     };
-    let bound = harm::bound(&subject)?;
+    let Some(verdict) = against(&subject(meant), base, thresholds, moved)? else {
+        return Ok(None);
+    };
+    if !catalog.is_absorbed(meant)? {
+        return Ok(Some(verdict));
+    }
+    // What this host wrote as the main and never shipped is pinned, and undone by whoever is the main now. So it is enough to do no harm to what
+    // was sent last.
+    match catalog.last_sent(meant)? {
+        0 => Ok(Some(verdict)),
+        sent => Ok(against(&subject(sent), base, thresholds, moved)?.and(Some(verdict))),
+    }
+}
+
+/// Judges what it does to one snapshot.
+fn against(
+    subject: &Subject<'_>,
+    base: &Recorded,
+    thresholds: &Thresholds,
+    moved: Option<Moved>,
+) -> Result<Option<Verdict>, ReceiverError> {
+    let base_number = base.snapshot.position.number;
+    let bound = harm::bound(subject)?;
     let (entries, bytes) = (base.snapshot.entries, base.snapshot.bytes);
     let are_many =
         bound.files >= thresholds.files_least && bound.files.saturating_mul(LOOKED_AT) >= entries;
     let is_much =
         bound.bytes >= thresholds.bytes_least && bound.bytes.saturating_mul(LOOKED_AT) >= bytes;
     // What somebody added to the live tree must not make little of the rest.
-    if !are_many && !is_much && meant == base_number {
+    if !are_many && !is_much && subject.meant == base_number {
         return Ok(None);
     }
-    let mut ignored = Ignored::new(catalog, &live, base_number, &thresholds.caches)?;
-    let total = harm::total(&subject, &mut ignored)?;
+    let mut ignored = Ignored::new(
+        subject.catalog,
+        subject.live,
+        base_number,
+        &thresholds.caches,
+    )?;
+    let total = harm::total(subject, &mut ignored)?;
     if reasons(bound, total, thresholds).is_empty() {
         return Ok(None);
     }
-    let harm = harm::count(&subject, &mut ignored)?;
+    let harm = harm::count(subject, &mut ignored)?;
     let reasons = reasons(harm.all(), total, thresholds);
     Ok((!reasons.is_empty()).then_some(Verdict {
         reasons,

@@ -77,6 +77,14 @@ pub(crate) fn moved(dataset: &Dataset, now: Option<&Root>) -> Result<Option<Move
         .and_then(|(kept, now)| Moved::between(&kept.root, now)))
 }
 
+/// Forgets which directory the source is: another host is the main, with a tree of its own.
+pub(crate) fn forget(dataset: &Dataset) -> Result<(), ReceiverError> {
+    match dataset.control.remove_file(&names::SOURCE) {
+        Err(error) if !error.is_gone() => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Notes which directory snapshot `number` was captured of, unless it is the one that is known.
 pub(crate) fn keep(
     dataset: &Dataset,
