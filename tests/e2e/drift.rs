@@ -177,3 +177,38 @@ fn drift_points_are_listed_shown_and_restored() {
     let removed = drift(&stage, &["restore", DATASET, "4", "nowhere"]).expect(1);
     removed.mentions(&["nothing was added or changed"]);
 }
+
+/// A tree of which not everything is compared in each cycle.
+#[test]
+fn what_is_added_to_a_large_tree_is_found_before_the_next_upload() {
+    let stage = Stage::new(Kind::Embedded);
+    for number in 0..10_200 {
+        let directory = stage.source.join(format!("d{}", number / 300));
+        if number % 300 == 0 {
+            fs::create_dir(&directory).unwrap();
+        }
+        fs::write(directory.join(number.to_string()), "x").unwrap();
+    }
+    stage.sync().ok();
+    fs::write(stage.source.join("d0/first"), "1").unwrap();
+    stage.sync().ok();
+    // Everything was compared just now.
+    fs::write(stage.source.join("d0/second"), "2").unwrap();
+    stage.sync().ok();
+    let before = newest(&stage);
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    fs::write(stage.live().join("d7/by-somebody"), "3").unwrap();
+    fs::write(stage.source.join("d0/third"), "4").unwrap();
+    stage.sync().ok();
+    let point = (before + 1).to_string();
+    let shown = drift(&stage, &["show", DATASET, &point]).ok();
+    shown.mentions(&["added       d7/by-somebody"]);
+    assert_eq!(judge::rsync(&stage.source, &stage.live(), &[]), "");
+    // And nobody is suspected for what the commits did.
+    for number in 0..3 {
+        fs::write(stage.source.join("d1/more"), number.to_string()).unwrap();
+        stage.sync().ok();
+    }
+    let listed = drift(&stage, &["list"]).data();
+    assert_eq!(listed["points"].as_array().unwrap().len(), 1, "{listed}");
+}

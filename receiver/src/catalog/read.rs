@@ -166,8 +166,9 @@ impl Catalog {
 
     /// All directories of snapshot `at`.
     pub(crate) fn directories_at(&self, at: u64) -> Result<Vec<Directory>, ReceiverError> {
-        let sql =
-            format!("SELECT directory, parent, name FROM entry WHERE kind = 1 AND {VALID_AT}");
+        let sql = format!(
+            "SELECT directory, parent, name FROM entry WHERE directory IS NOT NULL AND {VALID_AT}"
+        );
         self.directories(&sql, params![at as i64])
     }
 

@@ -5,6 +5,7 @@
 mod look;
 mod looked;
 mod points;
+mod touched;
 
 use understudy_protocol::{DatasetName, Position, Role, Snapshot};
 
@@ -78,8 +79,8 @@ pub fn seek(store: &Store, name: &DatasetName) -> Result<Option<Point>, Receiver
     heed(&dataset, &catalog, &locked)
 }
 
-/// The same of a dataset that is locked and recovered, before an upload, as far as that costs little: a small dataset always, a large one
-/// once in an hour.
+/// The same of a dataset that is locked and recovered, before an upload, as far as that costs little: a small dataset always; a large one
+/// once in an hour, and whenever somebody has touched a directory of it.
 pub(crate) fn heed_if_due(
     dataset: &Dataset,
     catalog: &Catalog,
@@ -91,7 +92,16 @@ pub(crate) fn heed_if_due(
     let known = Looked::read_any(dataset)?.and_then(|known| known.everything_seconds);
     let is_recent = known.is_some_and(|at| (0..INTERVAL_SECONDS).contains(&(now_seconds() - at)));
     if head.snapshot.entries > SMALL && is_recent {
-        return Ok(None);
+        let known = Looked::read(dataset, head.snapshot.position)?;
+        let is_touched = match known {
+            Some(known) if dataset.is_spare()? => {
+                touched::is_touched(dataset, catalog, &head, known.sound_until())?
+            }
+            _ => false,
+        };
+        if !is_touched {
+            return Ok(None);
+        }
     }
     heed(dataset, catalog, locked)
 }
