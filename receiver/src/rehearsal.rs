@@ -14,8 +14,10 @@ use understudy_tree::walk::{Visited, walk};
 use understudy_tree::{Directory, Identity, Kind, Privileges, content};
 
 use crate::access::existing;
+use crate::cycle;
 use crate::error::ReceiverError;
 use crate::guard;
+use crate::housekeeping::Stop;
 use crate::space::Reserve;
 use crate::store::Store;
 use crate::{names, sealed};
@@ -49,14 +51,11 @@ pub fn remember(
     sealed::write(&dataset.control, &names::REHEARSED, rehearsed)
 }
 
-/// What was written down last; `None` if nothing that can be read.
+/// What was written down last; `None` if nothing that can be read: nobody's decision may wait for a practice.
 pub fn last(store: &Store, name: &DatasetName) -> Result<Option<Rehearsed>, ReceiverError> {
     let dataset = existing(store, name)?;
-    match sealed::read(&dataset.control, &names::REHEARSED, LIMIT_BYTES) {
-        // A practice is all that is lost.
-        Err(ReceiverError::Damaged(_)) => Ok(None),
-        known => known,
-    }
+    let known = sealed::read(&dataset.control, &names::REHEARSED, LIMIT_BYTES);
+    Ok(known.unwrap_or(None))
 }
 
 /// How a copy is come by.
@@ -125,6 +124,15 @@ pub fn share(
     twin.copy(&from.open_directory(&names::FILES)?)?;
     set_attributes(place, to, &root, &dataset.privileges)?;
     Ok(head.snapshot)
+}
+
+/// Brings a dataset that was just made to where one stands that is kept up to date: with both of its trees.
+pub fn settle(store: &Store, name: &DatasetName) -> Result<(), ReceiverError> {
+    let dataset = existing(store, name)?;
+    let locked = dataset.lock_patiently()?;
+    let catalog = dataset.catalog(&locked)?;
+    cycle::catch_up(&dataset, &catalog, &locked, &Stop::default())?;
+    dataset.sync()
 }
 
 /// A copy that is being made.

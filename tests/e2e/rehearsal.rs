@@ -1,8 +1,10 @@
 //! A promotion for practice: goes through all of it, and reaches nothing of the store.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
+use crate::support::command::{binary, tool};
 use crate::support::disks::Disk;
 use crate::support::needs::needs;
 use crate::support::stage::DATASET;
@@ -124,4 +126,67 @@ fn a_hook_that_fails_in_a_rehearsal_is_told_and_nothing_is_left() {
     Run::new(["drill", DATASET, "--config"])
         .arg(&config)
         .expect(2);
+}
+
+/// Debian's `nobody`.
+const USER: u32 = 65534;
+
+#[test]
+fn an_ordinary_user_practises_too() {
+    needs!("an_ordinary_user_practises_too": "root", "setpriv");
+    let stage = Stage::below(Kind::Embedded, &std::env::temp_dir());
+    let mode = |path: &Path, mode| fs::set_permissions(path, PermissionsExt::from_mode(mode));
+    mode(stage.path(), 0o755).unwrap();
+    let program = stage.path().join("understudy");
+    fs::copy(binary(), &program).unwrap();
+    fs::write(stage.source.join("page"), "content\n").unwrap();
+    mode(&stage.source, 0o555).unwrap();
+    for place in [&stage.store, &stage.state] {
+        fs::create_dir(place).unwrap();
+        chown(place, Some(USER), Some(USER)).unwrap();
+    }
+    let [source, store, state] =
+        [&stage.source, &stage.store, &stage.state].map(|path| path.to_str().unwrap());
+    let as_user = |words: &[&str]| {
+        let (user, group) = (format!("--reuid={USER}"), format!("--regid={USER}"));
+        let before = [
+            user.as_str(),
+            &group,
+            "--clear-groups",
+            program.to_str().unwrap(),
+        ];
+        tool("setpriv", [&before, words].concat());
+    };
+    as_user(&[
+        "sync",
+        source,
+        "--dataset",
+        DATASET,
+        "--spare",
+        store,
+        "--state",
+        state,
+    ]);
+    as_user(&["drill", DATASET, "--promote", "--store", store]);
+    assert_eq!(left(&stage.store), Vec::<String>::new());
+    // What root has written down keeps nobody else from the facts.
+    Run::new(["drill", DATASET, "--promote", "--store", store]).ok();
+    as_user(&["promote", DATASET, "--dry-run", "--store", store]);
+}
+
+#[test]
+fn what_a_practice_left_that_was_killed_goes_with_the_next_one() {
+    let stage = Stage::new(Kind::Embedded);
+    fs::write(stage.source.join("page"), "content\n").unwrap();
+    stage.sync().ok();
+    let config = configure(&stage, "true");
+    let killed = drill(&config).failing("promote.standing=return").outcome();
+    assert!(killed.was_killed(), "{killed}");
+    assert_eq!(left(&stage.store).len(), 1);
+    // Nobody takes it for a dataset, and the dataset is what it was.
+    let facts = Run::new(["promote", "--all", "--dry-run", "--config"]).arg(&config);
+    assert_eq!(facts.data()["datasets"].as_array().unwrap().len(), 1);
+    stage.ask("verify").ok();
+    drill(&config).ok();
+    assert_eq!(left(&stage.store), Vec::<String>::new());
 }

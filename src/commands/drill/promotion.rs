@@ -42,7 +42,6 @@ struct Ground<'a> {
 /// A copy of the newest snapshot.
 struct Copied {
     snapshot: Snapshot,
-    took: Duration,
     /// Files without which it was made, for their content is lost.
     left_out: Vec<String>,
 }
@@ -50,6 +49,8 @@ struct Copied {
 /// What came of it.
 struct Practised {
     way: Way,
+    /// How long it took to have a store with the copy.
+    preparation: Duration,
     copied: Copied,
     /// Whether what was promoted is as much as what the snapshot has.
     is_whole: bool,
@@ -174,11 +175,22 @@ fn practise(ground: &Ground<'_>, scratch: &Scratch) -> Result<Practised, Command
     directory
         .set_mode(0o711)
         .map_err(|error| scratch.failed(&error))?;
+    let began = Instant::now();
     let copied = copy(ground, scratch)?;
     let store = scratch.target.with_file_name("store");
     let store = Store::open(&store)?;
+    let files = Directory::open(&scratch.target, Mounts::Cross);
+    let writable = files.and_then(|files| {
+        let mode = files.stat_self()?.mode;
+        // Nobody but root may move a directory that he may not write to.
+        files.set_mode(mode | 0o200)
+    });
+    writable.map_err(|error| scratch.failed(&error))?;
     let is_whole = furnish(ground, (&store, &scratch.target), &copied)?;
     let name = &ground.arguments.dataset;
+    // The store of a spare that is kept up to date has its second tree already.
+    rehearsal::settle(&store, name)?;
+    let preparation = began.elapsed();
     let request = Request {
         held: HeldCycle::Refuse,
         preserve: Preserve::After,
@@ -192,6 +204,7 @@ fn practise(ground: &Ground<'_>, scratch: &Scratch) -> Result<Practised, Command
     let (ran, left_out) = run_hooks(ground, &store, &promotion);
     Ok(Practised {
         way: ground.way,
+        preparation,
         copied,
         is_whole,
         epoch: promotion.standing.epoch,
@@ -203,7 +216,6 @@ fn practise(ground: &Ground<'_>, scratch: &Scratch) -> Result<Practised, Command
 
 /// Makes the files, which no hook can reach the store through.
 fn copy(ground: &Ground<'_>, scratch: &Scratch) -> Result<Copied, CommandError> {
-    let began = Instant::now();
     let (snapshot, left_out) = match ground.way {
         Way::Share => {
             let files = scratch.target.file_name().unwrap_or_default();
@@ -215,11 +227,7 @@ fn copy(ground: &Ground<'_>, scratch: &Scratch) -> Result<Copied, CommandError> 
         }
         Way::Copy => bring_back(ground, &scratch.target)?,
     };
-    Ok(Copied {
-        snapshot,
-        took: began.elapsed(),
-        left_out,
-    })
+    Ok(Copied { snapshot, left_out })
 }
 
 /// As `understudy restore` does it, beside the receiver and whatever it does meanwhile.
@@ -336,13 +344,13 @@ fn lines(name: &DatasetName, practised: &Practised) -> Vec<String> {
     let copied = &practised.copied;
     let succeeded = practised.ran.iter().filter(|ran| ran.failure.is_none());
     let mut lines = vec![format!(
-        "{name}: snapshot {} was promoted for practice, to epoch {}, within {} ms; {} succeeded in {:.1} s; the copy took {:.1} s and is removed",
+        "{name}: snapshot {} was promoted for practice, to epoch {}, within {} ms; {} succeeded in {:.1} s; the copy was ready after {:.1} s, and is removed",
         copied.snapshot.position.number,
         practised.epoch,
         practised.promotion.as_millis(),
         words::counted(succeeded.count() as u64, "hook"),
         hooks_took(practised).as_secs_f64(),
-        copied.took.as_secs_f64(),
+        practised.preparation.as_secs_f64(),
     )];
     let ran = practised.ran.iter().map(|ran| {
         let took = ran.took.as_secs_f64();
@@ -374,7 +382,7 @@ fn value(name: &DatasetName, practised: &Practised) -> Value {
             Way::Share => "sharing blocks",
             Way::Copy => "copying",
         },
-        "copy_seconds": copied.took.as_secs_f64(),
+        "preparation_seconds": practised.preparation.as_secs_f64(),
         "promotion_milliseconds": milliseconds(practised.promotion),
         "hooks_milliseconds": milliseconds(hooks_took(practised)),
         "hooks": practised.ran.iter().map(Ran::value).collect::<Vec<_>>(),
