@@ -27,7 +27,7 @@ use crate::report;
 
 pub(crate) use adopt::{Adopt, Failback};
 pub(crate) use check::{Check, Checked, ExpectedRole};
-pub(crate) use daemons::{Agent, Messenger, Receiver};
+pub(crate) use daemons::{Agent, Fencer, Messenger, Receiver};
 pub(crate) use demote::{Demote, Resume};
 pub(crate) use drift::{Drift, DriftAction};
 pub(crate) use handover::Handover;
@@ -151,6 +151,8 @@ pub(crate) enum Command {
     Receiver(Receiver),
     #[command(hide = true)]
     Messenger(Messenger),
+    #[command(hide = true)]
+    Fencer(Fencer),
     Restore(Restore),
     Snapshots(Snapshots),
     Status(Status),
@@ -194,7 +196,7 @@ impl Command {
     pub(crate) fn is_daemon(&self) -> bool {
         match self {
             // One that serves whoever has started it must not say anything when it is told to end.
-            Self::Receiver(_) | Self::Messenger(_) => true,
+            Self::Receiver(_) | Self::Messenger(_) | Self::Fencer(_) => true,
             Self::Agent(agent) => !agent.once,
             _ => false,
         }

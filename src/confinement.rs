@@ -24,7 +24,7 @@ use crate::commands::agent::check_sources;
 use crate::commands::receiver::Settings;
 use crate::commands::stdio::{self, Served};
 use crate::exit::{Code, CommandError};
-use crate::{paths, service};
+use crate::{fencer, paths, service};
 
 /// What a confined receiver reads beside its store: what the kernel tells of this process and of its limits, and the time
 /// zone.
@@ -43,6 +43,8 @@ pub(crate) struct Prepared {
     pub(crate) receiver: Option<Settings>,
     /// Of a receiver with a configuration: the process that tells people.
     pub(crate) messenger: Option<Started>,
+    /// Of an agent: the process that runs what is to run once another host took over.
+    pub(crate) fencer: Option<fencer::Started>,
     /// Of a receiver for whoever has started it: what it serves.
     pub(crate) served: Option<Served>,
 }
@@ -61,7 +63,7 @@ pub(crate) fn prepare(arguments: &Arguments) -> Result<Prepared, CommandError> {
     match &arguments.command {
         Command::Receiver(given) if given.stdio => return stdio(given),
         Command::Receiver(given) => return receiver(given, arguments.output),
-        Command::Agent(given) => agent(given, spare, state)?,
+        Command::Agent(given) => return agent(given, spare, state, arguments.output),
         Command::Sync(given) => {
             let spare = Address::given(spare)?;
             paths::check_apart("source", &paths::source(&given.source)?, &spare)?;
@@ -96,7 +98,7 @@ fn receiver(given: &Receiver, output: Output) -> Result<Prepared, CommandError> 
     Ok(Prepared {
         receiver: Some(settings),
         messenger,
-        served: None,
+        ..Prepared::default()
     })
 }
 
@@ -121,18 +123,32 @@ fn within_store(store: &Path, network: Network) -> Result<(), CommandError> {
     })
 }
 
-fn agent(given: &Agent, spare: Option<&OsStr>, state: Option<&Path>) -> Result<(), CommandError> {
+fn agent(
+    given: &Agent,
+    spare: Option<&OsStr>,
+    state: Option<&Path>,
+    output: Output,
+) -> Result<Prepared, CommandError> {
     // It is read again, and what is wrong is told, by the command itself.
     let Ok(config) = Config::load(&given.config) else {
-        return Ok(());
+        return Ok(Prepared::default());
     };
     let state = paths::state(state.or(config.state.as_deref()))?;
     let Some(spare) = spare.or(config.spare.as_deref().map(OsStr::new)) else {
-        return Ok(());
+        return Ok(Prepared::default());
     };
     let spare = Address::parse(spare)?;
     check_sources(&config, &spare)?;
-    main(&spare, &state)
+    let fencer = fencer::Started::start(&config, output).map_err(|error| {
+        CommandError::failed(format!(
+            "cannot start the process that runs `on_fence`: {error}"
+        ))
+    })?;
+    main(&spare, &state)?;
+    Ok(Prepared {
+        fencer,
+        ..Prepared::default()
+    })
 }
 
 /// The main's side writes nothing but what it knows, and the spare if that is a directory.

@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use understudy_protocol::DatasetName;
 
 use crate::report::Report;
+use crate::words;
 
 /// So much of what a program prints is kept: the beginning. The rest is read and dropped.
 const OUTPUT_BYTES: usize = 64 << 10;
@@ -75,6 +76,22 @@ pub(crate) fn run_all(
         }
     }
     all
+}
+
+/// What the hooks printed, for the log.
+pub(crate) fn log(ran: &[Ran]) -> Vec<u8> {
+    let mut log = Vec::new();
+    for one in ran {
+        let ended = one.failure.as_deref().unwrap_or("it succeeded");
+        let time = words::time(words::now_seconds());
+        let head = format!("--- {time}: {}: {ended}\n", one.command.join(" "));
+        log.extend_from_slice(head.as_bytes());
+        log.extend_from_slice(&one.output);
+        if one.output.last().is_some_and(|byte| *byte != b'\n') {
+            log.push(b'\n');
+        }
+    }
+    log
 }
 
 async fn run(command: &[String], variables: &[(&str, String)], limit: Duration) -> Ran {

@@ -12,6 +12,7 @@ mod confinement;
 mod confirm;
 mod drills;
 mod exit;
+mod fencer;
 mod hooks;
 mod interrupt;
 mod listing;

@@ -13,6 +13,7 @@ mod db;
 mod effort;
 mod error;
 mod estimate;
+mod fenced;
 mod gathering;
 pub mod identity;
 mod index;
@@ -53,6 +54,7 @@ pub use chain::{
 };
 pub use error::{AgentError, Unproven};
 pub use estimate::Costs;
+pub use fenced::Fencing;
 pub use opening::{Opened, open_databases};
 pub use outlook::Outlook;
 pub use pace::Pace;

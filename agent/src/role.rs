@@ -201,16 +201,20 @@ fn control_of(source: &Path) -> Option<PathBuf> {
     }
 }
 
-fn read(path: &Path) -> Result<Option<Standing>, AgentError> {
+/// What a small file has; `None` if it is not there.
+pub(crate) fn read_file(path: &Path, limit_bytes: u64) -> Result<Option<Vec<u8>>, AgentError> {
     let failed = |error: &dyn std::fmt::Display| AgentError::state("read", path, error);
     let (directory, name) = match open(path) {
         Ok(opened) => opened,
         Err(error) if error.is_gone() => return Ok(None),
         Err(error) => return Err(failed(&error)),
     };
-    let Some(content) =
-        durable::read(&directory, &name, STANDING_BYTES).map_err(|error| failed(&error))?
-    else {
+    durable::read(&directory, &name, limit_bytes).map_err(|error| failed(&error))
+}
+
+fn read(path: &Path) -> Result<Option<Standing>, AgentError> {
+    let failed = |error: &dyn std::fmt::Display| AgentError::state("read", path, error);
+    let Some(content) = read_file(path, STANDING_BYTES)? else {
         return Ok(None);
     };
     let text = String::from_utf8_lossy(&content);
@@ -218,14 +222,17 @@ fn read(path: &Path) -> Result<Option<Standing>, AgentError> {
 }
 
 fn write(path: &Path, standing: &Standing) -> Result<(), AgentError> {
+    write_file(path, standing.to_string().as_bytes())
+}
+
+/// Replaces a small file; durable when it returns.
+pub(crate) fn write_file(path: &Path, content: &[u8]) -> Result<(), AgentError> {
     let failed = |error: &dyn std::fmt::Display| AgentError::state("write", path, error);
     if let Some(parent) = path.parent() {
         db::ensure_state_directory(parent)?;
     }
     let (directory, name) = open(path).map_err(|error| failed(&error))?;
-    let text = standing.to_string();
-    durable::replace(&directory, &name, text.as_bytes(), Durability::Now)
-        .map_err(|error| failed(&error))
+    durable::replace(&directory, &name, content, Durability::Now).map_err(|error| failed(&error))
 }
 
 /// The directory of a file and its name in it.
@@ -241,7 +248,8 @@ fn open(path: &Path) -> Result<(Directory, Name), understudy_tree::TreeError> {
     Ok((Directory::open(parent, Mounts::Cross)?, name))
 }
 
-fn file_name(dataset: &DatasetName, spare: &str) -> String {
+/// The file of a dataset and a spare.
+pub(crate) fn file_name(dataset: &DatasetName, spare: &str) -> String {
     let hash = blake3::hash(spare.as_bytes()).to_hex();
     format!("{dataset}-{}", &hash[..16])
 }

@@ -6,7 +6,7 @@ mod document;
 mod http;
 pub(crate) mod messenger;
 pub(crate) mod voice;
-mod wire;
+pub(crate) mod wire;
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{JoinHandle, Thread};

@@ -31,31 +31,35 @@ pub(crate) struct Started(Child);
 impl Started {
     /// Starts the messenger of the configuration at `file`, with what this process may do now.
     pub(crate) fn start(file: &Path, output: Output) -> io::Result<Self> {
-        let volume: &[&str] = match output.detail {
-            Detail::Quiet => &["--quiet"],
-            Detail::Normal => &[],
-            Detail::Verbose => &["-v"],
-            Detail::Debug => &["-vv"],
-        };
-        let color = match output.color {
-            Color::Auto => "auto",
-            Color::Always => "always",
-            Color::Never => "never",
-        };
-        Command::new("/proc/self/exe")
-            .arg0("understudy")
-            .args(["messenger", "--color", color])
-            .args(volume)
-            .arg(file)
-            // That of the receiver.
-            .env_remove("NOTIFY_SOCKET")
-            // What interrupts a terminal's command ends the receiver, and with it this.
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map(Self)
+        beside("messenger", file, output).map(Self)
     }
+}
+
+/// Starts this program once more, as the command `name` with a configuration, to be spoken to through pipes.
+pub(crate) fn beside(name: &str, file: &Path, output: Output) -> io::Result<Child> {
+    let volume: &[&str] = match output.detail {
+        Detail::Quiet => &["--quiet"],
+        Detail::Normal => &[],
+        Detail::Verbose => &["-v"],
+        Detail::Debug => &["-vv"],
+    };
+    let color = match output.color {
+        Color::Auto => "auto",
+        Color::Always => "always",
+        Color::Never => "never",
+    };
+    Command::new("/proc/self/exe")
+        .arg0("understudy")
+        .args([name, "--color", color])
+        .args(volume)
+        .arg(file)
+        // That of the one who starts it.
+        .env_remove("NOTIFY_SOCKET")
+        // What interrupts a terminal's command ends the one who has started this, and with it this.
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
 }
 
 /// Speaks to the messenger, from any thread.

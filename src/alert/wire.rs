@@ -73,7 +73,7 @@ pub(super) enum Reply {
 }
 
 /// Writes one message.
-pub(super) fn write(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+pub(crate) fn write(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     if line.len() as u64 > LINE_BYTES {
@@ -84,7 +84,7 @@ pub(super) fn write(to: &mut impl Write, message: &impl Serialize) -> io::Result
 }
 
 /// Reads one message; `None` at the end.
-pub(super) fn read<T: DeserializeOwned>(from: &mut impl BufRead) -> io::Result<Option<T>> {
+pub(crate) fn read<T: DeserializeOwned>(from: &mut impl BufRead) -> io::Result<Option<T>> {
     let mut line = Vec::new();
     from.take(LINE_BYTES).read_until(b'\n', &mut line)?;
     match line.last() {

@@ -24,6 +24,7 @@ A configuration:
   interval = \"15m\"
   sweep = \"1h\"                 # how often everything is compared in large datasets
   watch = \"auto\"               # fanotify, else inotify; or \"inotify\", or \"never\"
+  on_fence = [[\"/usr/bin/systemctl\", \"stop\", \"site\"]]   # run once another host took over
   unsettled = \"ship\"           # files that never stand still are sent and marked; or \"keep\"
 
   [pace]                       # each line may be left out
@@ -157,6 +158,14 @@ pub(crate) struct Receiver {
 #[derive(Debug, Args)]
 pub(crate) struct Messenger {
     /// The receiver's configuration
+    #[arg(value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+/// Run what the configuration names once this host is fenced; started by the agent alone
+#[derive(Debug, Args)]
+pub(crate) struct Fencer {
+    /// The agent's configuration
     #[arg(value_name = "FILE")]
     pub(crate) config: PathBuf,
 }

@@ -56,6 +56,7 @@ use crate::arguments::{Command, OnSpare, Output, Places};
 use crate::confinement::Prepared;
 use crate::drills::{self, Expectation};
 use crate::exit::{Code, CommandError};
+use crate::fencer;
 use crate::paths;
 use crate::receiver_config::{self, ReceiverConfig};
 use crate::report::Report;
@@ -83,13 +84,16 @@ pub(crate) fn run(
 ) -> Result<Report, CommandError> {
     match command {
         Command::Sync(arguments) => sync::run(&arguments, session),
-        Command::Agent(arguments) => agent::run(&arguments, session),
+        Command::Agent(arguments) => agent::run(&arguments, prepared, session),
         Command::Receiver(arguments) if arguments.stdio => {
             stdio::run(&arguments, prepared, session)
         }
         Command::Receiver(_) => receiver::run(prepared, session),
         Command::Messenger(arguments) => {
             messenger::run(&arguments.config, &session.runtime).map(|()| Report::ended())
+        }
+        Command::Fencer(arguments) => {
+            fencer::serve(&arguments.config, &session.runtime).map(|()| Report::ended())
         }
         Command::Restore(arguments) => restore::run(&arguments, session),
         Command::Snapshots(arguments) => snapshots::run(&arguments, session),

@@ -237,7 +237,7 @@ fn run_hooks(
     };
     let logged = match ran.is_empty() {
         true => Ok(()),
-        false => promotion.log(&log(&ran)),
+        false => promotion.log(&hooks::log(&ran)),
     };
     let noted = promotion.note(hooks);
     (ran, logged.and(noted).err())
@@ -262,22 +262,6 @@ pub(super) fn variables(
         ("UNDERSTUDY_EPOCH", standing.epoch.to_string()),
         ("UNDERSTUDY_SNAPSHOT", number.to_string()),
     ]
-}
-
-/// What the hooks printed, for the log.
-fn log(ran: &[Ran]) -> Vec<u8> {
-    let mut log = Vec::new();
-    for one in ran {
-        let ended = one.failure.as_deref().unwrap_or("it succeeded");
-        let time = words::time(words::now_seconds());
-        let head = format!("--- {time}: {}: {ended}\n", one.command.join(" "));
-        log.extend_from_slice(head.as_bytes());
-        log.extend_from_slice(&one.output);
-        if one.output.last().is_some_and(|byte| *byte != b'\n') {
-            log.push(b'\n');
-        }
-    }
-    log
 }
 
 /// Progress, where there are many.

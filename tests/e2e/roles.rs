@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::support::agent::Agent;
 use crate::support::command::tool;
 use crate::support::disks::Mounted;
 use crate::support::needs::needs;
@@ -211,4 +213,103 @@ fn undoing_a_promotion_can_be_killed_at_any_step() {
         }
         assert_undone(&stage, &config, &application);
     }
+}
+
+/// What `on_fence` has run so far, one line for each time.
+fn fenced(stage: &Stage) -> Vec<String> {
+    let told = fs::read_to_string(stage.path().join("fenced")).unwrap_or_default();
+    told.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_main_that_is_fenced_runs_its_hooks_once_for_each_fencing() {
+    let (stage, config) = with_main();
+    let hook = stage.path().join("hook");
+    let script = format!(
+        "#!/bin/sh\necho it stops $UNDERSTUDY_DATASET; echo \"$UNDERSTUDY_DATASET $UNDERSTUDY_PATH $UNDERSTUDY_EPOCH\" >> {:?}\n",
+        stage.path().join("fenced")
+    );
+    fs::write(&hook, script).unwrap();
+    let text = fs::read_to_string(&config).unwrap();
+    let hooks =
+        format!("on_fence = [[\"/bin/sh\", {hook:?}], [\"/bin/false\"]]\ninterval = \"1s\"\n");
+    let text = text.replace("[[dataset]]", "[pace]\npressure = \"off\"\n[[dataset]]");
+    fs::write(&config, format!("{hooks}{text}")).unwrap();
+    let once = || Run::new(["agent", "--once", "--config"]).arg(&config);
+    once().ok();
+    assert!(fenced(&stage).is_empty());
+
+    on_spare(&stage, &["promote", DATASET, "--yes"]).ok();
+    let first = once().expect(5);
+    first.mentions(&[
+        "promoted",
+        "on_fence",
+        "it stops site",
+        "/bin/false",
+        "FAILED",
+    ]);
+    let line = |epoch: u64| format!("{DATASET} {} {epoch}", stage.source.display());
+    assert_eq!(fenced(&stage), [line(1)]);
+    once().expect(5);
+    assert_eq!(fenced(&stage), [line(1)], "once for each fencing");
+    let mut notes = fs::read_dir(stage.state.join("fenced")).unwrap();
+    let note = fs::read_to_string(notes.next().unwrap().unwrap().path()).unwrap();
+    assert!(
+        note.contains("it stops site") && note.contains("/bin/false"),
+        "{note}"
+    );
+
+    // The way back, and another promotion: by the daemon this time, which is no main that goes on by itself.
+    on_spare(&stage, &["demote", DATASET, "--yes"]).ok();
+    Run::new(["resume", DATASET, "--config"]).arg(&config).ok();
+    once().ok();
+    on_spare(&stage, &["promote", DATASET, "--yes"]).ok();
+    let run = Run::new(["agent", "--json", "--config"]).arg(&config);
+    let mut agent = Agent::start(&run, None);
+    agent.until("a refusal", |cycle| cycle["error"].is_object());
+    let begun = Instant::now();
+    while fenced(&stage).len() < 2 {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "{}",
+            agent.reported()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    agent.until("another refusal", |cycle| cycle["error"].is_object());
+    assert_eq!(fenced(&stage), [line(1), line(2)]);
+}
+
+#[test]
+fn a_promoted_host_that_another_one_took_over_is_fenced_and_a_spare_is_not() {
+    let (stage, _) = with_main();
+    let hook = format!("echo x >> {:?}", stage.path().join("fenced"));
+    let config = stage.path().join("other.toml");
+    let text = format!(
+        "spare = {:?}\nstate = {:?}\non_fence = [[\"/bin/sh\", \"-c\", {hook:?}]]\n[pace]\npressure = \"off\"\n[[dataset]]\npath = {:?}\nname = \"{DATASET}\"\n",
+        stage.path().join("other-store"),
+        stage.path().join("other-state"),
+        stage.live(),
+    );
+    fs::write(&config, text).unwrap();
+    let once = || Run::new(["agent", "--once", "--config"]).arg(&config);
+    once().expect(5);
+    assert!(fenced(&stage).is_empty(), "a spare is nobody's main");
+    on_spare(&stage, &["promote", DATASET, "--yes"]).ok();
+    let other = stage.path().join("other-store");
+    Run::new(["sync"])
+        .arg(stage.live())
+        .args(["--dataset", DATASET, "--state"])
+        .arg(stage.path().join("other-state"))
+        .arg("--spare")
+        .arg(&other)
+        .ok();
+    once().ok();
+    Run::new(["promote", DATASET, "--yes", "--store"])
+        .arg(&other)
+        .ok();
+    once().expect(5);
+    assert_eq!(fenced(&stage), ["x"]);
+    once().expect(5);
+    assert_eq!(fenced(&stage), ["x"]);
 }

@@ -35,6 +35,8 @@ struct RawConfig {
     #[serde(default)]
     on_stop: Vec<Spanned<Vec<String>>>,
     #[serde(default)]
+    on_fence: Vec<Spanned<Vec<String>>>,
+    #[serde(default)]
     watch: Watch,
     #[serde(default)]
     pace: RawPace,
@@ -80,6 +82,7 @@ struct RawDataset {
     sweep: Option<Spanned<String>>,
     unsettled: Option<Unsettled>,
     on_stop: Option<Vec<Spanned<Vec<String>>>>,
+    on_fence: Option<Vec<Spanned<Vec<String>>>>,
     #[serde(default)]
     cross_mounts: bool,
 }
@@ -90,6 +93,7 @@ struct Defaults {
     sweep: Duration,
     unsettled: Unsettled,
     on_stop: Vec<Vec<String>>,
+    on_fence: Vec<Vec<String>>,
 }
 
 /// Checks the text of the file at `path`.
@@ -102,6 +106,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, AgentError> {
         sweep: file.interval_or(raw.sweep.as_ref(), Source::SWEEP)?,
         unsettled: raw.unsettled,
         on_stop: file.commands(&raw.on_stop)?,
+        on_fence: file.commands(&raw.on_fence)?,
     };
     let state = raw
         .state
@@ -169,10 +174,8 @@ impl File<'_> {
             sweep: self.interval_or(raw.sweep.as_ref(), defaults.sweep)?,
             mounts,
             unsettled: raw.unsettled.unwrap_or(defaults.unsettled),
-            on_stop: match &raw.on_stop {
-                Some(own) => self.commands(own)?,
-                None => defaults.on_stop.clone(),
-            },
+            on_stop: self.own_commands(raw.on_stop.as_ref(), &defaults.on_stop)?,
+            on_fence: self.own_commands(raw.on_fence.as_ref(), &defaults.on_fence)?,
         })
     }
 
@@ -307,6 +310,14 @@ impl File<'_> {
             Some(_) => return Ok(words.into_inner()),
         };
         Err(self.refuse(Some(words.span()), &why))
+    }
+
+    fn own_commands(
+        &self,
+        own: Option<&Vec<Spanned<Vec<String>>>>,
+        default: &[Vec<String>],
+    ) -> Result<Vec<Vec<String>>, AgentError> {
+        own.map_or_else(|| Ok(default.to_owned()), |own| self.commands(own))
     }
 
     fn commands(&self, all: &[Spanned<Vec<String>>]) -> Result<Vec<Vec<String>>, AgentError> {

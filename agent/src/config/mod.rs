@@ -66,6 +66,8 @@ pub struct Dataset {
     pub unsettled: Unsettled,
     /// The programs that stop the application before the dataset is handed over, each with its arguments; never empty ones.
     pub on_stop: Vec<Vec<String>>,
+    /// The programs that run once this host was told that another one took over; likewise.
+    pub on_fence: Vec<Vec<String>>,
 }
 
 /// Which directories a `[[dataset]]` means.
@@ -86,6 +88,8 @@ pub struct Scheduled {
     pub interval: Duration,
     /// The programs that stop the application, each with its arguments.
     pub on_stop: Vec<Vec<String>>,
+    /// The programs that run once this host was told that another one took over.
+    pub on_fence: Vec<Vec<String>>,
 }
 
 impl Config {
@@ -173,6 +177,7 @@ impl Dataset {
             source,
             interval: self.interval,
             on_stop: self.on_stop.clone(),
+            on_fence: self.on_fence.clone(),
         }
     }
 }

@@ -106,7 +106,7 @@ pub(super) fn is_out_of_step(error: &AgentError) -> bool {
 }
 
 /// Whether the spare takes nothing from this host any more.
-pub(super) fn is_fenced(error: &AgentError) -> bool {
+pub(crate) fn is_fenced(error: &AgentError) -> bool {
     match error {
         AgentError::Spare(ProtocolError::Failed(failure)) => failure.code == FailureCode::Fenced,
         _ => false,

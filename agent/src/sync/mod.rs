@@ -24,8 +24,9 @@ use crate::scan::{self, Outcome, Scope, Spot, Start, Told, Trust};
 use crate::{Context, Source, ask, listing, lost};
 
 pub(crate) use again::cycle_in_two_tries;
+pub(crate) use again::is_fenced;
 pub use again::{Again, again, sync_again};
-use again::{by_itself, is_fenced, is_out_of_step, is_refused};
+use again::{by_itself, is_out_of_step, is_refused};
 use prepare::prepare;
 pub(crate) use prepare::{Carrying, Making, Patience, Reliance, Telling};
 pub use report::{LookedAt, SyncReport};

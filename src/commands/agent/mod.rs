@@ -16,7 +16,9 @@ use understudy_protocol::DatasetName;
 use super::{Session, sync, trust};
 use crate::address::Address;
 use crate::arguments::{Agent, Output};
+use crate::confinement::Prepared;
 use crate::exit::{Code, CommandError};
+use crate::fencer::Fences;
 use crate::paths;
 use crate::progress::Line;
 use crate::report::{self, Report};
@@ -24,7 +26,11 @@ use crate::service;
 use crate::spare::{Absent, FarEnd};
 
 /// Runs one cycle, or cycles until a signal comes.
-pub(crate) fn run(arguments: &Agent, session: &Session) -> Result<Report, CommandError> {
+pub(crate) fn run(
+    arguments: &Agent,
+    prepared: Prepared,
+    session: &Session,
+) -> Result<Report, CommandError> {
     let config = Config::load(&arguments.config)?;
     let given = session
         .places
@@ -51,6 +57,7 @@ pub(crate) fn run(arguments: &Agent, session: &Session) -> Result<Report, Comman
         signer: trust::signer(&state)?,
         ..session.context(state, &spare)
     };
+    let mut fences = Fences::new(prepared.fencer, &spare, &context);
     let far_end: RefCell<Option<FarEnd>> = RefCell::default();
     let connect = || {
         // The session before has its answer, and may still be putting things away.
@@ -67,14 +74,19 @@ pub(crate) fn run(arguments: &Agent, session: &Session) -> Result<Report, Comman
     let result = if arguments.once {
         context.pace.lower_priority();
         let progress = Line::show(&context.progress, session.output);
-        let (only, ended) = (&arguments.datasets[..], |_: &Outcome| {});
+        let (only, mut notes) = (&arguments.datasets[..], Vec::new());
+        let ended = |outcome: &Outcome| notes.extend(fences.ended_and_wait(outcome));
         let result = daemon::once(&config, only, trust, &context, connect, ended);
         drop(progress);
-        result.map(|outcomes| once(&outcomes, &spare.name(), session.output))
+        result.map(|outcomes| {
+            let mut report = once(&outcomes, &spare.name(), session.output);
+            report.notes.extend(notes);
+            report
+        })
     } else {
         voice::reload_on_hangup(&session.runtime, &context.cancel);
         let pulse = voice::Pulse::start(&session.runtime, &context.cancel);
-        let mut voice = voice::Voice::new(spare.name(), session.output);
+        let mut voice = voice::Voice::new(fences, spare.name(), session.output);
         let only = &arguments.datasets[..];
         let result = daemon::forever(config, only, trust, &context, connect, &mut voice);
         service::stopping();

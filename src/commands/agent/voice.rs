@@ -13,6 +13,7 @@ use understudy_agent::{AgentError, Cancel};
 use super::{explained, value};
 use crate::arguments::{Format, Output};
 use crate::commands::sync;
+use crate::fencer::Fences;
 use crate::report::{self, Report};
 use crate::{service, words};
 
@@ -20,15 +21,17 @@ use crate::{service, words};
 const PULSE: Duration = Duration::from_secs(20);
 
 /// Tells what a daemon does: cycles on stdout, the rest in the log and to the service manager.
-pub(super) struct Voice {
+pub(super) struct Voice<'a> {
+    fences: Fences<'a>,
     pub(super) spare: String,
     pub(super) output: Output,
     is_ready: bool,
 }
 
-impl Voice {
-    pub(super) fn new(spare: String, output: Output) -> Self {
+impl<'a> Voice<'a> {
+    pub(super) fn new(fences: Fences<'a>, spare: String, output: Output) -> Self {
         Self {
+            fences,
             spare,
             output,
             is_ready: false,
@@ -42,10 +45,11 @@ impl Voice {
     }
 }
 
-impl Listener for Voice {
+impl Listener for Voice<'_> {
     fn ended(&mut self, outcome: &Outcome) {
         self.become_ready();
         tell(outcome, &self.spare, self.output);
+        self.fences.ended(outcome);
     }
 
     fn waits(&mut self, status: &AgentStatus) {
