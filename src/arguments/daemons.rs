@@ -26,6 +26,7 @@ A configuration:
   watch = \"auto\"               # fanotify, else inotify; or \"inotify\", or \"never\"
   on_fence = [[\"/usr/bin/systemctl\", \"stop\", \"site\"]]   # run once another host took over
   unsettled = \"ship\"           # files that never stand still are sent and marked; or \"keep\"
+  on_stop = [[\"/usr/bin/systemctl\", \"stop\", \"site\"]]   # by `handover`; also in a dataset
 
   [pace]                       # each line may be left out
   nice = 10

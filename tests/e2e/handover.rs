@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::support::stage::DATASET;
-use crate::support::{Run, judge};
+use crate::support::{Kind, Run, Stage, judge};
 
 /// A host with a store and an agent, both on directories of its own.
 struct Host {
@@ -255,4 +255,33 @@ fn what_cannot_be_stopped_or_sent_is_not_handed_over() {
     facts.mentions(&["may be lost"]);
     // And from the wrong host.
     b.hand_over().expect(2).mentions(&["no store"]);
+}
+
+#[test]
+fn a_spare_that_is_another_host_is_told() {
+    let stage = Stage::new(Kind::Tcp);
+    fs::write(stage.source.join("page"), "content\n").unwrap();
+    stage.sync().ok();
+    fs::write(stage.source.join("page"), "not shipped yet\n").unwrap();
+    let config = stage.path().join("agent.toml");
+    let text = format!(
+        "spare = {:?}\nstate = {:?}\n[[dataset]]\npath = {:?}\nname = \"{DATASET}\"\n",
+        stage.spare(),
+        stage.state,
+        stage.source
+    );
+    fs::write(&config, text).unwrap();
+    let on_main = |command: &str| Run::new([command, DATASET, "--config"]).arg(&config);
+    let facts = || {
+        let facts = Run::new(["promote", DATASET, "--dry-run", "--store"]);
+        facts.arg(&stage.store).ok()
+    };
+    on_main("handover")
+        .arg("--yes")
+        .ok()
+        .mentions(&["snapshot 2"]);
+    facts().mentions(&["nothing is lost", "snapshot: 2"]);
+    judge::same(&stage.source, &stage.live());
+    on_main("resume").ok();
+    facts().mentions(&["may be lost"]);
 }
