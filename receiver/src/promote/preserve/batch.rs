@@ -43,6 +43,8 @@ pub(super) struct Batch<'a> {
     bytes: u64,
     looks: usize,
     lost: Vec<Damage>,
+    /// Directories with copies that may be of an interrupted batch, which then has not put their times right.
+    doubted: HashSet<DirectoryId>,
 }
 
 /// A copy that waits.
@@ -75,6 +77,7 @@ impl<'a> Batch<'a> {
             bytes: 0,
             looks: 0,
             lost: Vec::new(),
+            doubted: HashSet::new(),
         })
     }
 
@@ -116,6 +119,7 @@ impl<'a> Batch<'a> {
         let is_shared =
             |stat: &Stat| stat.links as usize > rows.len() || stat.identity != first.identity;
         if !stats.iter().any(is_shared) {
+            self.doubted.extend(rows.iter().map(|row| row.place.parent));
             add(&mut preserved.kept, size);
             return Ok(());
         }
@@ -178,13 +182,14 @@ impl<'a> Batch<'a> {
         preserved: &mut Preserved,
     ) -> Result<usize, ReceiverError> {
         (self.bytes, self.looks) = (0, 0);
+        let mut touched = std::mem::take(&mut self.doubted);
         if self.copies.is_empty() {
+            self.set_directories(&touched)?;
             return Ok(0);
         }
         self.dataset.sync()?;
         crash_point!("preserve.synced");
         let copies = std::mem::take(&mut self.copies);
-        let mut touched = HashSet::new();
         for copy in &copies {
             self.replace(copy, &mut touched)?;
             add(&mut preserved.kept, copy.bytes);
@@ -222,6 +227,10 @@ impl<'a> Batch<'a> {
         for id in touched {
             if let Some(row) = self.catalog.directory_row(*id, self.at)? {
                 let above = self.frozen.get(row.place.parent)?;
+                let stat = above.stat_if_present(&row.place.name)?;
+                if stat.is_some_and(|stat| stat.modified == row.entry.attributes.modified) {
+                    continue;
+                }
                 set_attributes(above, &row.place.name, &row.entry, &self.dataset.privileges)?;
             }
         }
