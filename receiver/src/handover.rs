@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use understudy_protocol::message::HandOver;
-use understudy_protocol::{DatasetName, Position, Role, Standing};
+use understudy_protocol::{DatasetName, Position, Role, Standing, limits};
 
 use crate::access::existing;
 use crate::dataset::{Dataset, now_seconds};
@@ -87,7 +87,8 @@ pub enum Turn {
     TakeBack,
 }
 
-/// Writes down what becomes of this host's part in a dataset of which it is the main of this epoch, or has handed it over. Durable when it
+/// Writes down what becomes of this host's part in a dataset of which it is the main, or has handed it over: of this epoch, or, if it takes that back, of the one
+/// that its spare knows. Durable when it
 /// returns.
 pub fn turn(
     store: &Store,
@@ -99,21 +100,26 @@ pub fn turn(
     let locked = dataset.lock_patiently()?;
     let standing = dataset.standing()?;
     let may = matches!(standing.role, Role::Main | Role::HandedOver);
-    if !may || standing.epoch != epoch {
+    let is_its_epoch = match turn {
+        Turn::HandOver(_) => standing.epoch == epoch,
+        // A spare that was promoted by mistake, and demoted again, is in a later one.
+        Turn::TakeBack => standing.epoch <= epoch && epoch <= limits::EPOCH,
+    };
+    if !may || !is_its_epoch {
         return Err(role::fenced(name, &standing, epoch));
     }
     let (role, snapshot) = match turn {
         Turn::HandOver(position) => (Role::HandedOver, Some(position)),
         Turn::TakeBack => (Role::Main, standing.snapshot),
     };
-    if standing.role == role {
+    if (standing.role, standing.epoch) == (role, epoch) {
         return Ok(standing);
     }
     let next = Standing {
         role,
+        epoch,
         since_seconds: now_seconds(),
         snapshot,
-        ..standing
     };
     dataset.stand(&next, &locked)?;
     Ok(next)
