@@ -15,7 +15,7 @@ impl Host {
     /// One that is connected to nothing.
     pub(crate) fn new() -> Self {
         let child = Command::new("unshare")
-            .args(["--net", "sleep", "600"])
+            .args(["--net", "sleep", "7200"])
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
