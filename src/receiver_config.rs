@@ -13,6 +13,7 @@ use toml::Spanned;
 use understudy_protocol::{DatasetName, escape};
 use understudy_receiver::Reserve;
 use understudy_receiver::alert::Policy;
+use understudy_receiver::drift::DriftRules;
 use understudy_receiver::guard::Guards;
 use understudy_receiver::quota::Quotas;
 use understudy_receiver::retention::Policies;
@@ -21,6 +22,7 @@ use understudy_receiver::specials::Rules;
 
 use crate::exit::CommandError;
 
+mod drift;
 mod guard;
 mod promotion;
 mod quota;
@@ -44,7 +46,8 @@ pub(crate) const DEFAULT: &str = "/etc/understudy/receiver.toml";
 /// How often the receiver's own heartbeat is fetched.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
-const KEYS: [&str; 43] = [
+const KEYS: [&str; 44] = [
+    "drift",
     "promote_after",
     "on_promote",
     "hook_limit",
@@ -111,6 +114,8 @@ pub(crate) struct ReceiverConfig {
     pub(crate) quotas: Quotas,
     /// What becomes of what gives rights.
     pub(crate) specials: Rules,
+    /// What becomes of datasets into whose live tree somebody wrote.
+    pub(crate) drift: DriftRules,
     /// How this host becomes the main.
     pub(crate) promotions: Promotions,
 }
@@ -165,6 +170,7 @@ struct RawConfig {
     #[serde(default)]
     quota: RawQuotas,
     specials: Option<Word>,
+    drift: Option<drift::Word>,
     #[serde(default)]
     dataset: BTreeMap<Spanned<String>, RawOfDataset>,
     promote_after: Option<Spanned<String>>,
@@ -277,6 +283,7 @@ impl ReceiverConfig {
             scrub: scrub::plan(&file, &raw.scrub)?,
             quotas: quotas(&file, raw.quota)?,
             specials: specials::rules(&file, raw.specials, &raw.dataset)?,
+            drift: drift::rules(&file, raw.drift, &raw.dataset)?,
             promotions,
         })
     }

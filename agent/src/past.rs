@@ -265,9 +265,8 @@ fn snapshots(
         .into_iter()
         .find(|listed| listed.name == *dataset);
     match found {
-        Some(status) if status.trouble.is_none() && !status.snapshots.is_empty() => {
-            Ok(status.snapshots)
-        }
+        // One of which a cycle is held, or that drift has halted, can be looked at as ever.
+        Some(status) if !status.snapshots.is_empty() => Ok(status.snapshots),
         Some(status) => {
             let (code, text) = match status.trouble {
                 Some(trouble) => (FailureCode::Internal, trouble),

@@ -20,7 +20,7 @@ use crate::dataset::{Dataset, furnish, now_seconds, own_name};
 use crate::error::ReceiverError;
 use crate::owner::{self, Owner};
 use crate::store::Store;
-use crate::{names, sealed};
+use crate::{drift, names, sealed};
 use check::{check, elsewhere, is_directory, shown, split};
 
 /// What the directories begin with in which a tree waits to become a dataset; no dataset can have such a name.
@@ -257,6 +257,8 @@ fn first_snapshot(store: &Store, adoption: &Adoption<'_>) -> Result<Made, Receiv
         ReceiverError::Damaged("a tree was taken, and there is no snapshot of it".to_owned())
     })?;
     if let Some(standing) = standing {
+        // Nobody has to look at what they have just brought here.
+        drift::pass(&dataset, head.snapshot.position.number)?;
         dataset.stand(&standing, &locked)?;
     }
     Ok((head.snapshot, found, lost))

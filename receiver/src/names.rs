@@ -50,6 +50,7 @@ names! {
     KEPT = "kept";
     DATABASES = "databases";
     LOOKED = "looked";
+    HALTED = "halted";
     REPAIRED = "repaired";
     REPAIRED_LINK = "repaired.link";
     VERIFIED = "verified";

@@ -11,6 +11,7 @@ use understudy_protocol::{DatasetName, FIRST_EPOCH, Message, ProtocolError, limi
 use crate::access::{Access, Permission, Permitted, Scope};
 use crate::crowd::{Matter, Questions};
 use crate::dataset::now_seconds;
+use crate::drift::{self, DriftRules};
 use crate::error::ReceiverError;
 use crate::give::Purpose;
 use crate::guard::{self, Guards};
@@ -73,6 +74,8 @@ pub struct SessionOptions {
     pub after_first: AfterFirst,
     /// See [`Drift`].
     pub drift: Drift,
+    /// What is done about them then.
+    pub on_drift: Arc<DriftRules>,
     /// What a cycle may harm before it is held.
     pub guards: Arc<Guards>,
     /// What uploads leave free.
@@ -272,7 +275,10 @@ fn status(
             return verify::not_orphaned(&dataset);
         };
         let held = guard::standing(&dataset, catalog.pending()?.as_ref())?;
-        status.trouble = held.map(|held| guard::tell(name, &held).to_string());
+        status.trouble = match held {
+            Some(held) => Some(guard::tell(name, &held).to_string()),
+            None => drift::standing(&dataset, &catalog)?,
+        };
         let recorded = catalog.snapshots()?;
         if recorded.is_empty() {
             verify::not_orphaned(&dataset)?;

@@ -81,13 +81,14 @@ A configuration:
   store = \"/srv/spare\"
   listen = \"[::]:7433\"
   specials = \"materialise\"              # or \"record\": set-user-id bits and devices stay recorded
+  drift = \"keep-and-heal\"               # or \"halt\": until `understudy drift accept`
   promote_after = \"2h\"                  # a main that is silent for so long is an alert
   on_promote = [[\"/usr/local/bin/move\"]] # run for each dataset that is promoted
                                         # { run = [...], rehearse = true }: by drills too
   hook_limit = \"10m\"                    # for each of them
   served = \"/srv/served\"                # it is an alert if a dataset can be written to there
 
-  [dataset.photos]                      # specials, promote_after, on_promote of one dataset
+  [dataset.photos]                      # specials, drift, promote_after, on_promote of one
   on_promote = [[\"/usr/bin/systemctl\", \"start\", \"photos\"]]
 
   [alerts]                              # each line may be left out

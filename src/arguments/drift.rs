@@ -16,7 +16,8 @@ use super::OnSpare;
 Examples:
   understudy drift list --store /srv/spare
   understudy drift show photos 813
-  understudy drift restore photos 813 /tmp/drift")]
+  understudy drift restore photos 813 /tmp/drift
+  understudy drift accept photos 813          where it has halted the dataset (drift = \"halt\")")]
 pub(crate) struct Drift {
     #[command(subcommand)]
     pub(crate) action: DriftAction,
@@ -39,6 +40,18 @@ pub(crate) enum DriftAction {
         /// The dataset
         dataset: DatasetName,
         /// Which drift point
+        #[arg(value_name = "N")]
+        snapshot: u64,
+        #[command(flatten)]
+        on_spare: OnSpare,
+    },
+    /// Let the main's next cycle undo the drift that has halted a dataset
+    ///
+    /// A dataset is halted by drift only where the receiver's configuration says `drift = "halt"`. The drift point stays, pinned.
+    Accept {
+        /// The dataset
+        dataset: DatasetName,
+        /// Which drift point: that of the live tree
         #[arg(value_name = "N")]
         snapshot: u64,
         #[command(flatten)]

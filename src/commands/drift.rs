@@ -37,6 +37,11 @@ pub(crate) fn run(arguments: Drift, session: &Session) -> Result<Report, Command
             let point = Point::find(&store, &dataset, snapshot, session)?;
             show(&point, session)
         }
+        DriftAction::Accept {
+            dataset,
+            snapshot,
+            on_spare,
+        } => accept(&dataset, snapshot, &session.store_on_this_host(on_spare)?),
         DriftAction::Restore {
             dataset,
             snapshot,
@@ -48,6 +53,28 @@ pub(crate) fn run(arguments: Drift, session: &Session) -> Result<Report, Command
             bring_back(&point, target, session)
         }
     }
+}
+
+/// Ends a halt.
+fn accept(dataset: &DatasetName, number: u64, store: &Store) -> Result<Report, CommandError> {
+    let was_halted = drift::accept(store, dataset, number).map_err(|error| {
+        let mut error = CommandError::from(error);
+        error.hint = format!("`understudy drift list {dataset}` lists what there is");
+        error
+    })?;
+    let data = json!({
+        "dataset": dataset.as_str(),
+        "snapshot": number,
+        "was_halted": was_halted,
+    });
+    let before = match was_halted {
+        true => "",
+        false => "nothing was halted, and ",
+    };
+    let line = format!(
+        "{dataset}: {before}the main's next cycle undoes the drift; it stays snapshot {number}, pinned"
+    );
+    Ok(Report::done(data, vec![line]))
 }
 
 fn list(dataset: Option<DatasetName>, store: &Store) -> Result<Report, CommandError> {

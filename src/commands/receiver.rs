@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use understudy_protocol::transport::Channel;
 use understudy_protocol::transport::tls::{Arrival, Credentials, Doorkeeper, Listener};
 use understudy_protocol::{DatasetName, Failure, FailureCode, Message, ProtocolError};
+use understudy_receiver::drift::DriftRules;
 use understudy_receiver::guard::Guards;
 use understudy_receiver::promote;
 use understudy_receiver::quota::Quotas;
@@ -64,6 +65,7 @@ pub(crate) struct Settings {
     scrub: Plan,
     quotas: Quotas,
     specials: Rules,
+    drift: DriftRules,
     /// The configuration, if there is one.
     pub(crate) file: Option<PathBuf>,
 }
@@ -117,6 +119,7 @@ pub(crate) fn run(prepared: Prepared, session: &Session) -> Result<Report, Comma
         scrub,
         quotas,
         specials,
+        drift,
         file,
     } = settings;
     let policies = Arc::new(retention);
@@ -137,7 +140,7 @@ pub(crate) fn run(prepared: Prepared, session: &Session) -> Result<Report, Comma
         let options = SessionOptions {
             // A daemon has time after a first snapshot.
             after_first: AfterFirst::FillShadow,
-            ..options(guards, reserve, quotas)
+            ..options(guards, reserve, quotas, drift)
         };
         let watched = (Arc::clone(&store), reserve);
         let alerting = Alerting::start(watched, alerts, voice)?;
@@ -161,10 +164,16 @@ pub(crate) fn run(prepared: Prepared, session: &Session) -> Result<Report, Comma
 }
 
 /// What a configuration says of every session.
-pub(super) fn options(guards: Guards, reserve: Reserve, quotas: Quotas) -> SessionOptions {
+pub(super) fn options(
+    guards: Guards,
+    reserve: Reserve,
+    quotas: Quotas,
+    drift: DriftRules,
+) -> SessionOptions {
     SessionOptions {
         deletions: Deletions::Guard,
         drift: Drift::Keep,
+        on_drift: Arc::new(drift),
         guards: Arc::new(guards),
         reserve,
         quotas: Arc::new(quotas),
@@ -340,6 +349,7 @@ impl Settings {
             scrub: config.scrub,
             quotas: config.quotas,
             specials: config.specials,
+            drift: config.drift,
             file,
         })
     }

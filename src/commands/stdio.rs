@@ -98,7 +98,7 @@ pub(crate) fn prepare(arguments: Receiver) -> Served {
     store.treat_new(config.specials);
     let options = SessionOptions {
         peer: arguments.main.map_or(Peer::Operator, Peer::Main),
-        ..receiver::options(config.guards, config.reserve, config.quotas)
+        ..receiver::options(config.guards, config.reserve, config.quotas, config.drift)
     };
     Ok((Arc::new(store), options))
 }

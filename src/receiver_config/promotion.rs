@@ -8,8 +8,8 @@ use serde::Deserialize;
 use toml::Spanned;
 use understudy_protocol::DatasetName;
 
-use super::File;
 use super::specials::Word;
+use super::{File, drift};
 use crate::exit::CommandError;
 
 /// How long a hook may run unless something else is said.
@@ -87,6 +87,7 @@ pub(super) struct Raw {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawDataset {
     pub(super) specials: Option<Word>,
+    pub(super) drift: Option<drift::Word>,
     pub(super) promote_after: Option<Spanned<String>>,
     on_promote: Option<Vec<Spanned<RawHook>>>,
 }

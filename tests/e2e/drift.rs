@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::command::tool;
 use crate::support::stage::DATASET;
-use crate::support::{Kind, Random, Run, Stage, full, judge};
+use crate::support::{Daemon, Kind, Random, Run, Stage, full, judge};
 
 fn snapshots(stage: &Stage) -> Vec<Value> {
     let listed = Run::new(["snapshots", DATASET, "--spare"])
@@ -211,4 +211,61 @@ fn what_is_added_to_a_large_tree_is_found_before_the_next_upload() {
     }
     let listed = drift(&stage, &["list"]).data();
     assert_eq!(listed["points"].as_array().unwrap().len(), 1, "{listed}");
+}
+
+#[test]
+fn a_dataset_that_drift_halts_takes_nothing_until_a_person_accepts_it() {
+    let mut stage = Stage::new(Kind::Embedded);
+    let config = stage.path().join("receiver.toml");
+    fs::write(
+        &config,
+        "drift = \"halt\"\n[dataset.other]\ndrift = \"keep-and-heal\"\n",
+    )
+    .unwrap();
+    stage.daemon = Some(Daemon::start_with(&stage.store, "127.0.0.1:0", |run| {
+        run.arg("--config").arg(&config)
+    }));
+    fs::write(stage.source.join("page"), "of the main\n").unwrap();
+    stage.sync().ok();
+    stage.sync().ok();
+    let page = stage.live().join("page");
+    fs::write(&page, "by somebody\n").unwrap();
+    fs::write(stage.source.join("page"), "newer, of the main\n").unwrap();
+    let accept = format!("drift accept {DATASET} 2");
+    for _ in 0..2 {
+        stage
+            .sync()
+            .expect(4)
+            .mentions(&["halted", "snapshot 2", &accept]);
+        assert_eq!(fs::read_to_string(&page).unwrap(), "by somebody\n");
+        assert_eq!(newest(&stage), 2, "one drift point");
+    }
+    let status = Run::new(["status", "--spare"]).arg(&stage.store).ok();
+    status.mentions(&["TROUBLE", "halted", &accept]);
+    // Whoever takes uploads next does not undo it either.
+    let beside = Run::new(["sync"])
+        .arg(&stage.source)
+        .args(["--dataset", DATASET, "--state"])
+        .arg(stage.path().join("beside"))
+        .arg("--spare")
+        .arg(&stage.store);
+    beside.expect(4).mentions(&["halted"]);
+    let wrong = drift(&stage, &["accept", DATASET, "1"]).expect(1);
+    wrong.mentions(&["drift point 2", "drift list"]);
+    drift(&stage, &["accept", DATASET, "2"])
+        .ok()
+        .mentions(&["snapshot 2"]);
+    stage.sync().ok();
+    assert_eq!(fs::read_to_string(&page).unwrap(), "newer, of the main\n");
+    drift(&stage, &["accept", DATASET, "2"])
+        .expect(1)
+        .mentions(&["no drift point"]);
+    // The next one halts anew.
+    fs::write(&page, "by somebody again\n").unwrap();
+    stage.sync().expect(4).mentions(&["snapshot 4"]);
+    // What is found where somebody wrote is kept while a person thinks about it.
+    let target = stage.path().join("looked-at");
+    drift(&stage, &["restore", DATASET, "4", target.to_str().unwrap()]).ok();
+    let found = fs::read_to_string(target.join("page")).unwrap();
+    assert_eq!(found, "by somebody again\n");
 }

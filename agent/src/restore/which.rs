@@ -22,7 +22,7 @@ pub(super) fn number(
     let listed = listed.datasets.into_iter().find(|one| one.name == *dataset);
     let (snapshots, trouble) =
         listed.map_or((Vec::new(), None), |one| (one.snapshots, one.trouble));
-    if let Some(trouble) = trouble {
+    if let Some(trouble) = trouble.filter(|_| snapshots.is_empty()) {
         let reason = format!(
             "the spare cannot list the snapshots of `{dataset}`: {}",
             escape(trouble.as_bytes())

@@ -2,6 +2,7 @@
 //! a drift point, before anything else is done with the dataset. What is in the live tree of a main belongs to the application, and is
 //! no drift.
 
+mod halt;
 mod look;
 mod looked;
 mod points;
@@ -21,6 +22,8 @@ use crate::store::Store;
 use look::{Verdict, look};
 use looked::Looked;
 
+pub use halt::{DriftRules, OnDrift, accept};
+pub(crate) use halt::{check, pass, standing};
 pub(crate) use points::untouched;
 pub use points::{Kept, points};
 

@@ -23,8 +23,11 @@ pub(super) fn settle(
     if options.deletions == Deletions::Accept && held.take().is_some() {
         guard::drop_held(dataset, catalog)?;
     }
-    if options.drift == Drift::Keep && drift::heed_if_due(dataset, catalog, locked)?.is_some() {
-        held = None;
+    if options.drift == Drift::Keep {
+        if drift::heed_if_due(dataset, catalog, locked)?.is_some() {
+            held = None;
+        }
+        drift::check(dataset, catalog, options.on_drift.of(&dataset.name))?;
     }
     Ok(held)
 }
