@@ -35,4 +35,4 @@ while True:
         log.write(f"done {time.time()} {address} {path}\n")
         if what == "put":
             kept.append(name)
-    time.sleep(0.002 if answer == 200 else 0.02)
+    time.sleep(0.03)
