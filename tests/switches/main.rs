@@ -8,6 +8,8 @@
 //! turns the panic of a helper thread into an error, its handling of that error runs, too: `tests/e2e` and `tests/histories` kill
 //! processes at all of these points for good.
 //!
+//! Nobody writes into the live tree of a spare here: that is `tests/e2e/drift.rs` and the receiver's `tests/drift.rs`.
+//!
 //! - `SEEDS=FROM..TO` says which runs are played, `UNDERSTUDY_TEST_FULL=1` plays 10,000.
 //! - `UNDERSTUDY_TEST_DIR` says where (default: `/dev/shm`, or the directory for temporary files).
 

@@ -32,7 +32,6 @@ struct Count {
     handovers: u64,
     undone: u64,
     refused: u64,
-    drifts: u64,
     jumps: u64,
     writes: u64,
     /// Writes that had to be found at the end.
@@ -52,7 +51,6 @@ impl Count {
             (&mut self.handovers, other.handovers),
             (&mut self.undone, other.undone),
             (&mut self.refused, other.refused),
-            (&mut self.drifts, other.drifts),
             (&mut self.jumps, other.jumps),
             (&mut self.writes, other.writes),
             (&mut self.found, other.found),
@@ -99,7 +97,7 @@ impl Play {
             count: Count::default(),
         };
         for _ in 0..4 {
-            play.write_on(&play.hosts[0].site(), false);
+            play.write_on(&play.hosts[0].site());
         }
         play.ship(Weather::FINE);
         play
@@ -125,7 +123,6 @@ impl Play {
             (10..14, true) => self.take_in(),
             (12..14, false) => self.hand_over(),
             (14, true) => self.undo(),
-            (14..16, false) => self.drift(),
             (15..17, true) => self.write_on_stray(),
             (17, _) => self.jump(),
             _ => self.write(),
@@ -174,17 +171,17 @@ impl Play {
     }
 
     fn write(&mut self) {
-        self.write_on(&self.hosts[self.main].site(), true);
+        self.write_on(&self.hosts[self.main].site());
     }
 
     fn write_on_stray(&mut self) {
         if !self.is_stopped {
-            self.write_on(&self.hosts[self.other()].site(), true);
+            self.write_on(&self.hosts[self.other()].site());
         }
     }
 
-    /// What an application does; only one of its own may change files in place.
-    fn write_on(&mut self, tree: &Path, may_change: bool) {
+    /// What an application does.
+    fn write_on(&mut self, tree: &Path) {
         let id = self.next;
         self.next += 1;
         self.count.writes += 1;
@@ -197,21 +194,12 @@ impl Play {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         match self.random.below(5) {
             0 if names.len() > 2 && path.exists() => fs::remove_file(&path).unwrap(),
-            1 if may_change => fs::write(&path, content(id)).unwrap(),
+            1 => fs::write(&path, content(id)).unwrap(),
             _ => {
                 let aside = tree.join("aside");
                 fs::write(&aside, content(id)).unwrap();
                 fs::rename(&aside, &path).unwrap();
             }
-        }
-    }
-
-    /// Somebody writes into the live tree of the spare. As long as that is the only tree, a content that goes is gone.
-    fn drift(&mut self) {
-        let spare = &self.hosts[self.other()];
-        if spare.store().join("site/shadow/files").exists() {
-            self.count.drifts += 1;
-            self.write_on(&self.hosts[self.other()].live(), false);
         }
     }
 
@@ -225,7 +213,7 @@ impl Play {
     /// A cycle; whether it came to its end.
     fn ship(&mut self, weather: Weather) -> bool {
         let (main, spare) = (&self.hosts[self.main], &self.hosts[self.other()]);
-        let (shown, drifted) = (ids(&main.site()), ids(&spare.live()));
+        let shown = ids(&main.site());
         self.count.cycles += 1;
         let ended = main.sync(spare, weather, || {});
         match ended {
@@ -244,7 +232,6 @@ impl Play {
                     "the spare is like its main"
                 );
                 self.must.extend(shown);
-                self.must.extend(drifted);
                 true
             }
         }
