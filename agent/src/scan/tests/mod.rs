@@ -9,7 +9,7 @@ mod short;
 
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use understudy_protocol::message::{Change, Content};
 use understudy_protocol::{Failure, FailureCode};
@@ -19,7 +19,11 @@ use crate::testing::Stage;
 
 /// Change times older than two ticks prove something.
 pub(super) fn settle() {
-    std::thread::park_timeout(Duration::from_millis(30));
+    let until = Instant::now() + Duration::from_millis(30);
+    // A thread that was waited for before may wake this one once more.
+    while let Some(left) = until.checked_duration_since(Instant::now()) {
+        std::thread::park_timeout(left);
+    }
 }
 
 /// Which contents a list of changes has, sorted.
