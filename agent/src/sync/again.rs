@@ -16,13 +16,15 @@ pub enum Again {
     WithoutLeftovers,
     /// The spare did not have what was taken to be in its history: everything is sent.
     WithoutHistory,
+    /// The spare has another snapshot than it had when the cycle began, or than this host believes: both compare everything anew.
+    Compared,
 }
 
 impl Again {
     /// What the second cycle carries on with.
     pub(super) fn carrying(self) -> Carrying {
         match self {
-            Self::WithoutDeltas | Self::WithoutHistory => Carrying::On,
+            Self::WithoutDeltas | Self::WithoutHistory | Self::Compared => Carrying::On,
             Self::WithoutLeftovers => Carrying::Nothing,
         }
     }
@@ -33,11 +35,12 @@ impl Again {
             Self::WithoutDeltas => report.deltas_refused = 1,
             Self::WithoutLeftovers => report.leftovers_refused = 1,
             Self::WithoutHistory => report.history_refused = 1,
+            Self::Compared => {}
         }
     }
 }
 
-/// As [`cycle`], once more if the spare could make nothing of a delta, a leftover or a reference to its history.
+/// As [`cycle`], once more if the spare could make nothing of a delta, a leftover or a reference to its history, or has another snapshot than the agent believes.
 pub(crate) fn cycle_in_two_tries(
     connect: &mut impl FnMut() -> Result<Channel, ProtocolError>,
     source: &Source,
@@ -90,6 +93,7 @@ pub fn again(error: &AgentError) -> Option<Again> {
             FailureCode::BadDelta => Some(Again::WithoutDeltas),
             FailureCode::BadLeftover => Some(Again::WithoutLeftovers),
             FailureCode::NotInHistory => Some(Again::WithoutHistory),
+            FailureCode::OutOfStep => Some(Again::Compared),
             _ => None,
         },
         _ => None,
