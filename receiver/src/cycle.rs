@@ -16,7 +16,9 @@ use crate::error::ReceiverError;
 use crate::housekeeping::Stop;
 use crate::marker::{self, Applying};
 use crate::names;
+use crate::rescue::rescue;
 use crate::resolve::Handles;
+use crate::serve::Drift;
 
 /// How long each step took, for the agent's report.
 #[derive(Debug, Default)]
@@ -75,7 +77,7 @@ fn catch_up_from(
     (trust, stop): (Trust, &Stop),
 ) -> Result<(), ReceiverError> {
     let Some(head) = catalog.head()? else {
-        return start_over(dataset);
+        return throw_away(dataset);
     };
     let to = head.snapshot.position.number;
     let shows = marker::read(&dataset.shadow()?)?.map(|position| position.number);
@@ -87,7 +89,7 @@ fn catch_up_from(
         Some(from) => from,
         None => {
             dataset.wait_for_readers(&dataset.shadow()?)?;
-            start_over(dataset)?;
+            start_over(dataset, catalog, &head)?;
             0
         }
     };
@@ -96,7 +98,7 @@ fn catch_up_from(
         // What leaves for history has left: the rest is where the live tree has it.
         Err(error) if from > 0 && is_torn(&error) && has_limbo(dataset)? => {
             tracing::warn!(dataset = %dataset.name, "the other tree is not what it should be, and is made anew: {error}");
-            start_over(dataset)?;
+            start_over(dataset, catalog, &head)?;
             Applying::new(0, to).write(&dataset.control)?;
             transform(dataset, catalog, &head, 0, (Contents::Live, trust), stop)?;
         }
@@ -197,8 +199,14 @@ fn transform(
     transformation.run()
 }
 
-/// Throws the shadow away; it is rebuilt from the live tree. Nothing of it is needed by anybody.
-fn start_over(dataset: &Dataset) -> Result<(), ReceiverError> {
+/// Throws the shadow away; it is rebuilt from the live tree. What the newest snapshot has and only the shadow still does is kept.
+fn start_over(dataset: &Dataset, catalog: &Catalog, head: &Recorded) -> Result<(), ReceiverError> {
+    rescue(dataset, catalog, head, drift::grounds(dataset, head)?)?;
+    drift::rebuilding(dataset)?;
+    throw_away(dataset)
+}
+
+fn throw_away(dataset: &Dataset) -> Result<(), ReceiverError> {
     let control = &dataset.control;
     // Interrupted here, it starts over again: no snapshot has the number 0.
     Applying::new(0, 0).write(control)?;
@@ -216,7 +224,7 @@ pub(crate) fn commit(
     dataset: &Dataset,
     catalog: &Catalog,
     locked: &Locked,
-    pending: &Recorded,
+    (pending, strangers): (&Recorded, Drift),
     stopwatch: &mut Stopwatch,
 ) -> Result<Recorded, ReceiverError> {
     let mut pending = pending.clone();
@@ -233,6 +241,9 @@ pub(crate) fn commit(
     // As long as this is there, a power cut may have met a build that was not on the disk yet.
     Applying::finish(&dataset.control)?;
     crash_point!("receiver.synced");
+    if strangers == Drift::Keep {
+        drift::refuse_late(dataset, catalog, &pending)?;
+    }
     drift::built(dataset, pending.snapshot.position)?;
     let started = Instant::now();
     switch(dataset)?;

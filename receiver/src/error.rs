@@ -56,6 +56,9 @@ pub enum ReceiverError {
     /// The change set does not lead to the state the agent computed.
     #[error("{0}")]
     OutOfStep(String),
+    /// Somebody changed the live tree while a snapshot was being made. Nothing of the snapshot has become live.
+    #[error("{0}")]
+    Drifted(String),
     /// What was asked for belongs to somebody else.
     #[error("{0}")]
     Forbidden(String),
@@ -139,7 +142,7 @@ impl ReceiverError {
                 FailureCode::Incompatible
             }
             Self::Damaged(_) => FailureCode::Damaged,
-            Self::OutOfStep(_) => FailureCode::OutOfStep,
+            Self::OutOfStep(_) | Self::Drifted(_) => FailureCode::OutOfStep,
             Self::Refused(_) => FailureCode::Refused,
             Self::Forbidden(_) => FailureCode::Forbidden,
             Self::Fenced(_) => FailureCode::Fenced,

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use understudy_protocol::{ContentHash, Name};
 use understudy_tree::{Directory, Stat, content};
 
-use crate::catalog::Leaf;
 use crate::error::ReceiverError;
 use crate::names;
 use crate::patch::Patch;
@@ -58,10 +57,10 @@ impl Objects {
         &self,
         hash: ContentHash,
         from: &Directory,
-        leaf: &Leaf,
+        name: &Name,
     ) -> Result<(), ReceiverError> {
         let (shelf, object) = self.place(hash)?;
-        match from.rename_new(&leaf.place.name, &shelf, &object) {
+        match from.rename_new(name, &shelf, &object) {
             Err(error) if error.errno() == Some(rustix::io::Errno::EXIST) || error.is_gone() => {
                 Ok(())
             }

@@ -55,6 +55,7 @@ mod recover;
 pub mod rehearsal;
 mod reinstate;
 mod repair;
+mod rescue;
 mod resolve;
 mod restores;
 pub mod retention;

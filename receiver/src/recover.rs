@@ -4,11 +4,13 @@
 use crate::catalog::{Catalog, Recorded};
 use crate::cycle::{self, Stopwatch};
 use crate::dataset::{Dataset, Locked};
+use crate::drift;
 use crate::error::ReceiverError;
 use crate::guard::{self, Held};
 use crate::leftovers;
 use crate::marker::{self, Applying};
 use crate::reinstate;
+use crate::serve::Drift;
 use understudy_protocol::Position;
 use understudy_tree::crash_point;
 
@@ -135,11 +137,24 @@ pub(crate) fn apply_held(
     locked: &Locked,
     pending: &Recorded,
 ) -> Result<(), ReceiverError> {
+    if drift::has_come(dataset, catalog)? {
+        return Err(drop_for_drift(dataset, catalog, locked, pending)?);
+    }
     catalog.index_contents()?;
     let lent = guard::aside::lend(dataset, pending);
-    let committed = lent
-        .and_then(|()| cycle::commit(dataset, catalog, locked, pending, &mut Stopwatch::default()));
+    let committed = lent.and_then(|()| {
+        cycle::commit(
+            dataset,
+            catalog,
+            locked,
+            (pending, Drift::Keep),
+            &mut Stopwatch::default(),
+        )
+    });
     if let Err(error) = committed {
+        if matches!(error, ReceiverError::Drifted(_)) {
+            return Err(drop_for_drift(dataset, catalog, locked, pending)?);
+        }
         if !is_live(dataset, pending)? {
             cycle::give_up_shadow(dataset, pending)?;
             dataset.clean()?;
@@ -154,6 +169,20 @@ pub(crate) fn apply_held(
         tracing::warn!(dataset = %dataset.name, "what was held is live and recorded, and not all of it is tidied up yet: {error}");
     }
     Ok(())
+}
+
+/// Drops what is held, for somebody changed the live tree for which it was made; returns what whoever released it is told.
+fn drop_for_drift(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    locked: &Locked,
+    pending: &Recorded,
+) -> Result<ReceiverError, ReceiverError> {
+    drift::step_aside(dataset, catalog, locked, pending)?;
+    let name = &dataset.name;
+    Ok(ReceiverError::Drifted(format!(
+        "the held cycle of dataset `{name}` was made for another live tree: somebody has changed that since. What was changed is kept          (`understudy drift list {name}`), and what was held is dropped: the main sends it again with its next cycle, and it is held          then if it still looks like a loss"
+    )))
 }
 
 /// The intent is complete and staging was synced before it: carry on, unless the power may have been cut while
@@ -176,12 +205,22 @@ fn roll(
         tracing::error!(dataset = %dataset.name, "dropping an unfinished snapshot: its entries in the catalog do not have its digest any more; run `understudy verify`");
         return cycle::abandon(dataset, catalog, pending);
     }
+    if drift::has_come(dataset, catalog)? {
+        return drift::step_aside(dataset, catalog, locked, pending);
+    }
     tracing::info!(dataset = %dataset.name, "carrying on with a snapshot that was interrupted");
     catalog.index_contents()?;
-    let committed = cycle::commit(dataset, catalog, locked, pending, &mut Stopwatch::default());
+    let committed = cycle::commit(
+        dataset,
+        catalog,
+        locked,
+        (pending, Drift::Keep),
+        &mut Stopwatch::default(),
+    );
     match committed {
         Ok(_) => Ok(()),
         Err(error) if is_live(dataset, pending)? => Err(error),
+        Err(ReceiverError::Drifted(_)) => drift::step_aside(dataset, catalog, locked, pending),
         Err(error) => {
             tracing::warn!(dataset = %dataset.name, "dropping an unfinished snapshot: {error}");
             cycle::abandon(dataset, catalog, pending)

@@ -15,6 +15,7 @@ use crate::alert::Observed;
 use crate::catalog::{Catalog, Fate, Recorded, Telling, Upload};
 use crate::cycle::{self, Stopwatch};
 use crate::dataset::now_seconds;
+use crate::drift;
 use crate::error::ReceiverError;
 use crate::guard::root::Root;
 use crate::guard::{self, Held};
@@ -293,9 +294,21 @@ impl<'s> Session<'s, '_> {
         }
         leftovers::close(dataset)?;
         self.end_hold()?;
-        let committed = cycle::commit(dataset, catalog, locked, &pending, &mut stopwatch);
-        if committed.is_err() && !recover::is_live(dataset, &pending)? {
-            cycle::abandon(dataset, catalog, &pending)?;
+        let committed = cycle::commit(
+            dataset,
+            catalog,
+            locked,
+            (&pending, self.options.drift),
+            &mut stopwatch,
+        );
+        match &committed {
+            Err(ReceiverError::Drifted(_)) => {
+                drift::step_aside(dataset, catalog, locked, &pending)?;
+            }
+            Err(_) if !recover::is_live(dataset, &pending)? => {
+                cycle::abandon(dataset, catalog, &pending)?;
+            }
+            _ => {}
         }
         let committed = committed?;
         self.observed.is_good(committed.as_of_seconds);

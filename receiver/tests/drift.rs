@@ -20,6 +20,7 @@ use understudy_protocol::message::{Change, ReadManifest, Want};
 use understudy_protocol::{
     ContentHash, DirectoryId, Entry, FailureCode, Message, Place, ProtocolError,
 };
+use understudy_receiver::Drift;
 use understudy_receiver::drift::{self, Point};
 
 fn live(stage: &Stage, path: &str) -> PathBuf {
@@ -278,6 +279,75 @@ fn whatever_somebody_does_to_the_live_tree_becomes_a_snapshot() {
         let marker = fs::read_to_string(stage.path(".understudy/shadow/SNAPSHOT")).expect("marker");
         assert!(marker.contains("number: 3\n"), "{what}: {marker}");
     }
+}
+
+/// What the cycle below changes.
+fn another_cycle() -> Vec<Change> {
+    vec![
+        file(place(1, "a"), "first, once more"),
+        Change::Remove {
+            place: place(3, "g"),
+        },
+    ]
+}
+
+fn keeping_drift(mut stage: Stage) -> Stage {
+    stage.options.drift = Drift::Keep;
+    stage
+}
+
+#[test]
+fn what_somebody_does_while_an_upload_runs_is_kept_before_anything_takes_its_place() {
+    for (what, write) in writers() {
+        let mut stage = keeping_drift(changed());
+        // A file that the cycle does not replace is the same one in both twins.
+        if ["in place", "time", "mode"].contains(&what) {
+            stage
+                .try_upload_while(&another_cycle(), &[], || write(&stage))
+                .expect("commit");
+            assert!(seek(&stage).is_some(), "{what}: it is met by the next look");
+            continue;
+        }
+        let mut wanted = None;
+        let refused = stage.try_upload_while(&another_cycle(), &[], || {
+            write(&stage);
+            wanted = Some(found(&live(&stage, "")));
+        });
+        match refused {
+            Err(ProtocolError::Failed(failure)) if failure.code == FailureCode::OutOfStep => {}
+            other => panic!("{what}: {other:?}"),
+        }
+        assert_eq!(Some(&told(&stage, 3)), wanted.as_ref(), "{what}");
+        assert_eq!(Some(found(&live(&stage, ""))), wanted, "{what}");
+        assert!(is_whole(&stage, 3), "{what}");
+        // The main compares, and sends what leads from there to what it has.
+        stage.entries = entries(&stage, 3);
+        let points = drift::points(&stage.store, &dataset()).expect("points");
+        stage.position = Some(points[0].snapshot.position);
+        // Whoever never stops does not keep the spare from following.
+        let goes_on = stage.try_upload_while(&[file(place(1, "z"), "next")], &[], || {
+            fs::write(live(&stage, "again"), "again").expect("write");
+        });
+        assert_eq!(goes_on.expect("commit").number, 4, "{what}");
+        assert!(live(&stage, "z").exists(), "{what}");
+    }
+}
+
+/// What lies about and is taken away again is no reason to send anything twice.
+#[test]
+fn a_directory_that_was_touched_and_is_as_it_was_is_no_drift() {
+    let mut stage = keeping_drift(changed());
+    let position = stage.try_upload_while(&another_cycle(), &[], || {
+        fs::write(live(&stage, "d/lock"), "held").expect("write");
+        fs::remove_file(live(&stage, "d/lock")).expect("remove");
+        let above = fs::File::open(live(&stage, "d")).expect("open");
+        above
+            .set_modified(UNIX_EPOCH + Duration::from_secs(1))
+            .expect("time");
+    });
+    stage.entries = stage.after(&another_cycle());
+    stage.position = Some(position.expect("commit"));
+    assert!(!live(&stage, "e/g").exists());
 }
 
 #[test]

@@ -124,6 +124,61 @@ fn whatever_is_written_into_live_is_kept_and_undone() {
     }
 }
 
+/// A receiver dies while it builds a snapshot, and somebody writes before anybody has put that right.
+#[test]
+fn what_is_written_after_a_receiver_died_is_kept() {
+    let stage = Stage::new(Kind::Embedded);
+    for number in 0..40 {
+        let path = stage.source.join(format!("d{}/f{number}", number % 5));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, format!("page {number}\n")).unwrap();
+    }
+    stage.sync().ok();
+    let mut random = Random::new(3);
+    let mut died = 0;
+    for number in 0..if full() { 120 } else { 24 } {
+        for page in [number % 40, (number + 5) % 40] {
+            let page = stage.source.join(format!("d{}/f{page}", page % 5));
+            fs::write(page, format!("page {number}\n")).unwrap();
+        }
+        // So that everything has two names, and nothing is lost by being removed.
+        stage.sync().ok();
+        fs::write(stage.source.join("d1/each"), format!("{number}\n")).unwrap();
+        fs::rename(stage.source.join("d4"), stage.source.join("d1/d4")).unwrap();
+        let point = format!("apply.step={}*off->return", number % 12);
+        died += usize::from(stage.sync().failing(&point).outcome().was_killed());
+        let mut did = Vec::new();
+        for _ in 0..3 {
+            did.push(deed(&mut random, &stage.live(), number));
+        }
+        let drifted = stage.path().join("as-it-was");
+        tool(
+            "rsync",
+            [
+                "-aHAXc",
+                "--delete",
+                &format!("{}/", stage.live().display()),
+                drifted.to_str().unwrap(),
+            ],
+        );
+        let before = newest(&stage);
+        stage.sync().ok();
+        assert_eq!(
+            judge::rsync(&stage.source, &stage.live(), &[]),
+            "",
+            "{did:?}"
+        );
+        if did.iter().any(|deed| !deed.is_empty()) {
+            let kept = restore(&stage, before + 1);
+            assert_eq!(judge::rsync(&drifted, &kept, &[]), "", "{did:?}");
+            fs::remove_dir_all(kept).unwrap();
+        }
+        fs::rename(stage.source.join("d1/d4"), stage.source.join("d4")).unwrap();
+        stage.sync().ok();
+    }
+    assert!(died > 10, "{died}");
+}
+
 fn drift(stage: &Stage, words: &[&str]) -> Run {
     Run::new(["drift"])
         .args(words)

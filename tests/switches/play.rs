@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use understudy_protocol::{ContentHash, Role};
+use understudy_agent::AgentError;
+use understudy_protocol::{ContentHash, FailureCode, ProtocolError, Role};
 
 use crate::host::{Ended, Host, Weather, dataset};
 use crate::model::{content, files, findings, ids, kept};
@@ -32,6 +34,10 @@ struct Count {
     handovers: u64,
     undone: u64,
     refused: u64,
+    /// Attempts of an old main that ended with their connection.
+    broken_off: u64,
+    /// Writes into the live tree of a spare.
+    drifts: u64,
     jumps: u64,
     writes: u64,
     /// Writes that had to be found at the end.
@@ -51,6 +57,8 @@ impl Count {
             (&mut self.handovers, other.handovers),
             (&mut self.undone, other.undone),
             (&mut self.refused, other.refused),
+            (&mut self.broken_off, other.broken_off),
+            (&mut self.drifts, other.drifts),
             (&mut self.jumps, other.jumps),
             (&mut self.writes, other.writes),
             (&mut self.found, other.found),
@@ -122,6 +130,7 @@ impl Play {
             (10..12, false) => self.fail_over(),
             (10..14, true) => self.take_in(),
             (12..14, false) => self.hand_over(),
+            (14..17, false) => self.drift(),
             (14, true) => self.undo(),
             (15..17, true) => self.write_on_stray(),
             (17, _) => self.jump(),
@@ -203,6 +212,55 @@ impl Play {
         }
     }
 
+    /// Somebody writes into the live tree of the spare. What only that tree has is spared: nobody could bring it back.
+    fn drift(&mut self) {
+        let live = self.hosts[self.other()].live();
+        let is_elsewhere = |path: &Path| {
+            fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.nlink() > 1)
+        };
+        let id = self.next;
+        self.next += 1;
+        let names: Vec<String> = files(&live).into_keys().collect();
+        match self.random.below(6) {
+            0 => {
+                let directory = live.join(format!("d{}", self.random.below(3)));
+                let inside: Vec<String> = files(&directory).into_keys().collect();
+                // A main whose tree is empty ships nothing.
+                if inside.is_empty()
+                    || inside.len() == names.len()
+                    || !inside
+                        .iter()
+                        .all(|name| is_elsewhere(&directory.join(name)))
+                {
+                    return;
+                }
+                fs::remove_dir_all(directory).unwrap();
+            }
+            1 if names.len() > 1 => {
+                let path = live.join(self.random.pick(&names));
+                if !is_elsewhere(&path) {
+                    return;
+                }
+                fs::remove_file(path).unwrap();
+            }
+            2 | 3 if !names.is_empty() => {
+                let path = live.join(self.random.pick(&names));
+                if !is_elsewhere(&path) {
+                    return;
+                }
+                let aside = live.join("aside");
+                fs::write(&aside, content(id)).unwrap();
+                fs::rename(&aside, &path).unwrap();
+            }
+            _ => {
+                let path = live.join(format!("d{}/drift{id}", self.random.below(3)));
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, content(id)).unwrap();
+            }
+        }
+        self.count.drifts += 1;
+    }
+
     fn jump(&mut self) {
         self.count.jumps += 1;
         let host = self.random.index(2);
@@ -213,7 +271,7 @@ impl Play {
     /// A cycle; whether it came to its end.
     fn ship(&mut self, weather: Weather) -> bool {
         let (main, spare) = (&self.hosts[self.main], &self.hosts[self.other()]);
-        let shown = ids(&main.site());
+        let (shown, drifted) = (ids(&main.site()), ids(&spare.live()));
         self.count.cycles += 1;
         let ended = main.sync(spare, weather, || {});
         match ended {
@@ -232,6 +290,7 @@ impl Play {
                     "the spare is like its main"
                 );
                 self.must.extend(shown);
+                self.must.extend(drifted);
                 true
             }
         }
@@ -283,7 +342,14 @@ impl Play {
         let before = files(&main.live());
         match stray.sync(main, weather, || {}) {
             Ok(Ok(report)) => panic!("a main of before was taken in: {:?}", report.snapshot),
-            Ok(Err(_)) => self.count.refused += 1,
+            Ok(Err(error)) if is_fenced(&error) => self.count.refused += 1,
+            Ok(Err(error)) => {
+                assert!(
+                    weather.wire != Trouble::None,
+                    "not refused as an old main: {error}"
+                );
+                self.count.broken_off += 1;
+            }
             Err(point) => *self.count.deaths.entry(point).or_default() += 1,
         }
         assert_eq!(
@@ -389,6 +455,14 @@ impl Play {
         assert!(lost.is_empty(), "writes {lost:?} are lost");
         self.count.found += self.must.len() as u64;
         self.count.runs += 1;
+    }
+}
+
+/// Whether an agent was told, or knows, that another host took over.
+fn is_fenced(error: &AgentError) -> bool {
+    match error {
+        AgentError::Spare(ProtocolError::Failed(failure)) => failure.code == FailureCode::Fenced,
+        error => matches!(error, AgentError::Fenced { .. }),
     }
 }
 

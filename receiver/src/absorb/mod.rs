@@ -14,6 +14,7 @@ use understudy_tree::{Directory, attributes::set_attributes, crash_point};
 use crate::catalog::{Catalog, Fate, Nature, PinRow, Recorded, Telling, Upload};
 use crate::cycle;
 use crate::dataset::{Dataset, Locked, now_seconds};
+use crate::drift;
 use crate::error::ReceiverError;
 use crate::guard;
 use crate::marker;
@@ -22,7 +23,7 @@ use work::{Ground, Writer, take};
 
 pub(crate) use examine::{Examined as Looked, examine as look_at};
 pub(crate) use tally::Tally;
-pub(crate) use walk::{Found, Suspect, Walk};
+pub(crate) use walk::{Found, Grounds, Suspect, Walk};
 
 /// How a tree is absorbed.
 #[derive(Debug)]
@@ -104,7 +105,11 @@ fn find(
         twin: twin.as_ref(),
         base,
         privileges: dataset.privileges,
-        sound_until: options.sound_until,
+        grounds: Grounds {
+            sound_until: options.sound_until,
+            // The other twin has just caught up.
+            rebuilt: drift::rebuilt(dataset)?,
+        },
     };
     let mut rows = Writer::new(&mut upload);
     let tally = take(ground, catalog, &mut rows)?;

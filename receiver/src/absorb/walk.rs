@@ -46,6 +46,15 @@ pub(crate) struct Suspect {
     pub(crate) is_apart: bool,
 }
 
+/// What is known of a live tree without a look at it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Grounds {
+    /// Directories that were not touched since then hold the files that they held; `None` if nobody knows a moment like this.
+    pub(crate) sound_until: Option<Timestamp>,
+    /// When the other twin was made anew from the live tree, whatever stood there: it is no witness of what was done before.
+    pub(crate) rebuilt: Option<Timestamp>,
+}
+
 /// A walk through a live tree.
 pub(crate) struct Walk<'a> {
     pub(crate) live: &'a Directory,
@@ -54,8 +63,7 @@ pub(crate) struct Walk<'a> {
     /// The newest snapshot; `None` if everything is new.
     pub(crate) base: Option<(&'a Catalog, u64)>,
     pub(crate) privileges: Privileges,
-    /// What has not been touched since then is as it was; `None` if nobody knows a moment like this.
-    pub(crate) sound_until: Option<Timestamp>,
+    pub(crate) grounds: Grounds,
     /// The number of the next new directory.
     pub(crate) next_directory: u64,
     /// The inode of each hard-link group that was met.
@@ -84,6 +92,22 @@ impl Walk<'_> {
             pending[first..].reverse();
         }
         Ok(())
+    }
+
+    /// Meets what is in one directory that the snapshot has, and nothing below that.
+    pub(crate) fn one(
+        &mut self,
+        id: DirectoryId,
+        path: RelPath,
+        visit: Visit<'_>,
+    ) -> Result<(), ReceiverError> {
+        let directory = Pending {
+            id,
+            path,
+            depth: 0,
+            is_known: true,
+        };
+        self.directory(directory, &mut Vec::new(), visit)
     }
 
     /// The directories `files` and `databases`; nothing else belongs beside them.
@@ -313,8 +337,23 @@ impl Walk<'_> {
         if suspect.is_apart {
             return Ok(false);
         }
-        if suspect.stat.kind != Kind::File || !self.is_touched(&suspect.directory)? {
+        if suspect.stat.kind != Kind::File {
             return Ok(true);
+        }
+        let touched = suspect.directory.stat_self()?.changed;
+        if self
+            .grounds
+            .sound_until
+            .is_some_and(|until| touched < until)
+        {
+            return Ok(true);
+        }
+        if self
+            .grounds
+            .rebuilt
+            .is_some_and(|rebuilt| touched <= rebuilt)
+        {
+            return Ok(false);
         }
         // Another file may have come to its place with the same size and times. One that is new in the newest snapshot may have come to
         // the twin after that.
@@ -324,13 +363,6 @@ impl Walk<'_> {
             None => None,
         };
         Ok(is_old && twin.is_some_and(|twin| twin.identity == suspect.stat.identity))
-    }
-
-    fn is_touched(&self, directory: &Directory) -> Result<bool, ReceiverError> {
-        match self.sound_until {
-            Some(until) => Ok(directory.stat_self()?.changed >= until),
-            None => Ok(true),
-        }
     }
 }
 

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
-use understudy_protocol::{Place, RelPath, StateDigest, Timestamp};
+use understudy_protocol::{Place, RelPath, StateDigest};
 use understudy_tree::{Directory, Privileges};
 
 use super::examine::{Examined, Now, examine};
 use super::linked::{Linked, Member};
 use super::tally::Tally;
-use super::walk::{Found, Suspect, Walk};
+use super::walk::{Found, Grounds, Suspect, Walk};
 use crate::catalog::{Catalog, Origin, Put, Row, Upload};
 use crate::error::ReceiverError;
 
@@ -25,7 +25,7 @@ pub(super) struct Ground<'a> {
     pub(super) twin: Option<&'a Directory>,
     pub(super) base: Option<(&'a Catalog, u64)>,
     pub(super) privileges: Privileges,
-    pub(super) sound_until: Option<Timestamp>,
+    pub(super) grounds: Grounds,
 }
 
 /// Puts rows and counts.
@@ -184,7 +184,7 @@ pub(super) fn take(
         queue: Mutex::new(queue),
         has_failed: AtomicBool::new(false),
     };
-    let (live, twin, sound_until) = (ground.live, ground.twin, ground.sound_until);
+    let (live, twin, grounds) = (ground.live, ground.twin, ground.grounds);
     let mut found = Taken::default();
     let groups = std::thread::scope(|scope| {
         let work = &work;
@@ -200,7 +200,7 @@ pub(super) fn take(
                 twin,
                 base: beside.as_ref().map(|(catalog, at)| (catalog, *at)),
                 privileges: work.privileges,
-                sound_until,
+                grounds,
                 next_directory,
                 groups: HashMap::new(),
             };

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 
 use understudy_protocol::RelPath;
-use understudy_tree::{Directory, Kind, content};
+use understudy_tree::{Directory, Kind, Stat, content};
 
 use super::{Transformation, Trust};
 use crate::catalog::Row;
@@ -19,19 +19,18 @@ pub(super) struct Doubts<'a> {
     of: &'a Transformation<'a>,
     /// Whether the files of the shadow may have changed.
     are_files_doubted: bool,
-    /// The live tree, if it need not have what its snapshot says.
+    /// The live tree, which need not have what its snapshot says: nobody may have looked yet.
     live: Option<Handles<'a>>,
     lost: RefCell<Vec<Row>>,
 }
 
 impl<'a> Doubts<'a> {
     pub(super) fn new(of: &'a Transformation<'a>) -> Result<Self, ReceiverError> {
-        let live = of.live.filter(|_| of.trust == Trust::Nothing);
         let is_absorbed = of.catalog.is_absorbed(of.to)?;
         Ok(Self {
             of,
             are_files_doubted: is_absorbed || of.trust == Trust::Nothing,
-            live: live.map(|live| Handles::new(live, of.catalog, of.to)),
+            live: of.live.map(|live| Handles::new(live, of.catalog, of.to)),
             lost: RefCell::default(),
         })
     }
@@ -61,10 +60,13 @@ impl<'a> Doubts<'a> {
             let Some(stat) = directory.stat_if_present(name)? else {
                 continue;
             };
+            if stat.identity == here.identity {
+                return Ok(false);
+            }
             let privileges = &self.of.dataset.privileges;
             let deviation =
                 comparison::deviation((directory, name), &other.entry, &stat, privileges)?;
-            if stat.identity == here.identity || deviation.is_none() {
+            if deviation.is_none() {
                 return Ok(false);
             }
         }
@@ -73,11 +75,19 @@ impl<'a> Doubts<'a> {
 
     /// Whether a file of the shadow may go into history: it has its content, or there is no reason to doubt it.
     pub(super) fn let_pass(&self, directory: &Directory, row: &Row) -> Result<bool, ReceiverError> {
-        let Some((size, hash)) = row.entry.content().filter(|_| self.are_files_doubted) else {
+        let Some((size, hash)) = row.entry.content() else {
             return Ok(true);
         };
         let name = &row.place.name;
         let stat = directory.stat_if_present(name)?;
+        if !self.are_files_doubted {
+            let modified = row.entry.attributes.modified;
+            // Nothing there was moved before an interruption.
+            let is_as_it_was = |stat: &Stat| stat.size == size && stat.modified == modified;
+            if stat.as_ref().is_none_or(is_as_it_was) {
+                return Ok(true);
+            }
+        }
         let is_right = stat.is_some_and(|stat| stat.kind == Kind::File && stat.size == size)
             && directory
                 .open_file(name)

@@ -9,6 +9,7 @@ use understudy_tree::{Directory, Kind, content, crash_point, node};
 
 use super::{Contents, Transformation};
 use crate::catalog::Leaf;
+use crate::comparison;
 use crate::error::ReceiverError;
 use crate::names;
 use crate::resolve::{Changing, Handles};
@@ -120,6 +121,9 @@ impl Transformation<'_> {
                     return Ok(());
                 };
                 let target = new.get(leaf.place.parent)?;
+                if self.is_only_right_here(leaf, live, target)? {
+                    return Ok(());
+                }
                 self.link(
                     live,
                     &leaf.place.name,
@@ -198,6 +202,31 @@ impl Transformation<'_> {
         let target = new.get(leaf.place.parent)?;
         let stat = target.stat_if_present(&leaf.place.name)?;
         Ok(stat.is_some_and(|stat| stat.links == 1))
+    }
+
+    /// Whether the file was linked before an interruption, and somebody has put another one into its place in the live tree since.
+    fn is_only_right_here(
+        &self,
+        leaf: &Leaf,
+        live: &Directory,
+        target: &Directory,
+    ) -> Result<bool, ReceiverError> {
+        let name = &leaf.place.name;
+        let Some(here) = target.stat_if_present(name)? else {
+            return Ok(false);
+        };
+        let there = live.stat(name)?;
+        if here.identity == there.identity {
+            return Ok(false);
+        }
+        let Some(row) = self.catalog.row_by_id(leaf.id)? else {
+            return Ok(false);
+        };
+        let privileges = &self.dataset.privileges;
+        let deviation = |directory, stat| {
+            comparison::deviation((directory, name), &row.entry, stat, privileges)
+        };
+        Ok(deviation(target, &here)?.is_none() && deviation(live, &there)?.is_some())
     }
 
     /// Brings the metadata of a file that has an inode of its own in this twin up to date.

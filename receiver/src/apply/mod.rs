@@ -121,7 +121,7 @@ impl Transformation<'_> {
                 return Ok(());
             }
             if doubts.let_pass(directory, &row)? {
-                objects.take(hash, directory, &leaf)?;
+                objects.take(hash, directory, &leaf.place.name)?;
             }
             Ok(())
         })?;

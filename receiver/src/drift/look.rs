@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use understudy_protocol::Timestamp;
 use understudy_tree::Directory;
 
-use crate::absorb::{Found, Looked, Suspect, Walk, look_at};
+use crate::absorb::{Found, Grounds, Looked, Suspect, Walk, look_at};
 use crate::catalog::{Catalog, Recorded};
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
@@ -24,7 +23,7 @@ pub(super) fn look(
     dataset: &Dataset,
     catalog: &Catalog,
     head: &Recorded,
-    sound_until: Option<Timestamp>,
+    grounds: Grounds,
 ) -> Result<Verdict, ReceiverError> {
     let Some(live) = dataset.live()? else {
         return Ok(Verdict::Same);
@@ -34,7 +33,7 @@ pub(super) fn look(
     if has_no_root(&live, catalog, at)? {
         return Ok(Verdict::Drifted);
     }
-    let mut looking = Looking::new(dataset, (&live, &twin), (catalog, at), sound_until);
+    let mut looking = Looking::new(dataset, (&live, &twin), (catalog, at), grounds);
     looking.run(|walk, visit| walk.run(visit))
 }
 
@@ -59,7 +58,7 @@ impl<'a> Looking<'a> {
         dataset: &Dataset,
         (live, twin): (&'a Directory, &'a Directory),
         base: (&'a Catalog, u64),
-        sound_until: Option<Timestamp>,
+        grounds: Grounds,
     ) -> Self {
         Self {
             walk: Walk {
@@ -67,7 +66,7 @@ impl<'a> Looking<'a> {
                 twin: Some(twin),
                 base: Some(base),
                 privileges: dataset.privileges,
-                sound_until,
+                grounds,
                 // Nothing is written.
                 next_directory: 1 << 62,
                 groups: HashMap::new(),

@@ -10,7 +10,7 @@ use crate::error::ReceiverError;
 use crate::names;
 
 /// The layout this build writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Far more than a few numbers take.
 const LIMIT_BYTES: u64 = 4096;
 
@@ -24,6 +24,8 @@ pub(super) struct Looked {
     until: (i64, u32),
     /// When everything was compared, by the receiver's clock.
     pub(super) everything_seconds: Option<i64>,
+    /// When the other twin was last made anew from this one, by the clock of the file system.
+    rebuilt: Option<(i64, u32)>,
 }
 
 impl Looked {
@@ -43,7 +45,33 @@ impl Looked {
             number: position.number,
             until: (built.seconds, built.nanoseconds),
             everything_seconds: None,
+            rebuilt: None,
         }
+    }
+
+    /// The other twin is about to be made anew. What is known of the live tree stays known.
+    pub(super) fn rebuilding(known: Option<Self>, now: Timestamp) -> Self {
+        // No snapshot has the number 0.
+        let none = Self {
+            format: FORMAT,
+            epoch: 0,
+            number: 0,
+            until: (0, 0),
+            everything_seconds: None,
+            rebuilt: None,
+        };
+        Self {
+            rebuilt: Some((now.seconds, now.nanoseconds)),
+            ..known.unwrap_or(none)
+        }
+    }
+
+    /// What was touched after this moment is proved by the other twin, where that still has the same file.
+    pub(super) fn rebuilt(&self) -> Option<Timestamp> {
+        self.rebuilt.map(|(seconds, nanoseconds)| Timestamp {
+            seconds,
+            nanoseconds,
+        })
     }
 
     pub(super) fn sound_until(&self) -> Timestamp {
@@ -75,9 +103,12 @@ impl Looked {
         Ok(known.filter(|known| known.format == FORMAT))
     }
 
-    /// Writes it, without waiting for the disk.
-    pub(super) fn write(&self, dataset: &Dataset) -> Result<(), ReceiverError> {
-        let body = postcard::to_stdvec(self).map_err(|error| {
+    /// Writes it, without waiting for the disk. When the other twin was made anew stays known.
+    pub(super) fn write(mut self, dataset: &Dataset) -> Result<(), ReceiverError> {
+        if self.rebuilt.is_none() {
+            self.rebuilt = Self::read_any(dataset)?.and_then(|known| known.rebuilt);
+        }
+        let body = postcard::to_stdvec(&self).map_err(|error| {
             ReceiverError::Damaged(format!("`looked` cannot be written: {error}"))
         })?;
         let content = [blake3::hash(&body).as_bytes().as_slice(), &body].concat();

@@ -3,16 +3,17 @@
 //! no drift.
 
 mod halt;
+mod late;
 mod look;
 mod looked;
 mod points;
 mod touched;
 
-use understudy_protocol::{DatasetName, Position, Role, Snapshot};
+use understudy_protocol::{DatasetName, Position, Role, Snapshot, Timestamp};
 
-use crate::absorb::{AbsorbOptions, Absorption, AsOf, absorb};
+use crate::absorb::{AbsorbOptions, Absorption, AsOf, Grounds, absorb};
 use crate::access::existing;
-use crate::catalog::{Catalog, Nature};
+use crate::catalog::{Catalog, Nature, Recorded};
 use crate::cycle;
 use crate::dataset::{Dataset, Locked, now_seconds};
 use crate::error::ReceiverError;
@@ -24,6 +25,7 @@ use looked::Looked;
 
 pub use halt::{DriftRules, OnDrift, accept};
 pub(crate) use halt::{check, pass, standing};
+pub(crate) use late::{refuse_late, step_aside};
 pub(crate) use points::untouched;
 pub use points::{Kept, points};
 
@@ -89,24 +91,71 @@ pub(crate) fn heed_if_due(
     catalog: &Catalog,
     locked: &Locked,
 ) -> Result<Option<Point>, ReceiverError> {
+    match catalog.head()? {
+        Some(head) if is_due(dataset, catalog, &head)? => heed(dataset, catalog, locked),
+        _ => Ok(None),
+    }
+}
+
+/// The same before a promotion, which cannot wait: only what adds, removes or replaces a name is found.
+pub(crate) fn heed_if_touched(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    locked: &Locked,
+) -> Result<Option<Point>, ReceiverError> {
     let Some(head) = catalog.head()? else {
         return Ok(None);
     };
+    match touched::look(dataset, catalog, &head)? {
+        Some(Verdict::Same) => Ok(None),
+        Some(Verdict::Drifted) | None => heed(dataset, catalog, locked),
+    }
+}
+
+/// Whether a look at everything costs little, or is worth what it costs.
+fn is_due(dataset: &Dataset, catalog: &Catalog, head: &Recorded) -> Result<bool, ReceiverError> {
     let known = Looked::read_any(dataset)?.and_then(|known| known.everything_seconds);
     let is_recent = known.is_some_and(|at| (0..INTERVAL_SECONDS).contains(&(now_seconds() - at)));
-    if head.snapshot.entries > SMALL && is_recent {
-        let known = Looked::read(dataset, head.snapshot.position)?;
-        let is_touched = match known {
-            Some(known) if dataset.is_spare()? => {
-                touched::is_touched(dataset, catalog, &head, known.sound_until())?
-            }
-            _ => false,
-        };
-        if !is_touched {
-            return Ok(None);
-        }
+    if head.snapshot.entries <= SMALL || !is_recent {
+        return Ok(true);
     }
-    heed(dataset, catalog, locked)
+    if !dataset.is_spare()? {
+        return Ok(false);
+    }
+    Ok(touched::look(dataset, catalog, head)? == Some(Verdict::Drifted))
+}
+
+/// Whether somebody has changed the live tree, as far as [`heed_if_due`] would look, before an interrupted commit is carried on: the shadow may be
+/// anything.
+pub(crate) fn has_come(dataset: &Dataset, catalog: &Catalog) -> Result<bool, ReceiverError> {
+    let Some(head) = catalog.head()? else {
+        return Ok(false);
+    };
+    if !is_due(dataset, catalog, &head)? {
+        return Ok(false);
+    }
+    let grounds = grounds(dataset, &head)?;
+    Ok(look(dataset, catalog, &head, grounds)? == Verdict::Drifted)
+}
+
+/// Notes that the other twin is about to be made anew from the live tree, whatever stands there.
+pub(crate) fn rebuilding(dataset: &Dataset) -> Result<(), ReceiverError> {
+    let known = Looked::read_any(dataset)?;
+    Looked::rebuilding(known, looked::now(&dataset.control)?).write(dataset)
+}
+
+/// What is known of the live tree without a look at it.
+pub(crate) fn grounds(dataset: &Dataset, head: &Recorded) -> Result<Grounds, ReceiverError> {
+    let known = Looked::read(dataset, head.snapshot.position)?;
+    Ok(Grounds {
+        sound_until: known.map(|known| known.sound_until()),
+        rebuilt: rebuilt(dataset)?,
+    })
+}
+
+/// When the other twin was last made anew.
+pub(crate) fn rebuilt(dataset: &Dataset) -> Result<Option<Timestamp>, ReceiverError> {
+    Ok(Looked::read_any(dataset)?.and_then(|known| known.rebuilt()))
 }
 
 /// Notes that everything in the tree that is about to become live was built before this moment.
@@ -128,9 +177,8 @@ pub(crate) fn heed(
         return Ok(None);
     };
     let begun = looked::now(&dataset.control)?;
-    let known = Looked::read(dataset, head.snapshot.position)?;
-    let sound_until = known.map(|known| known.sound_until());
-    if look(dataset, catalog, &head, sound_until)? == Verdict::Same {
+    let grounds = grounds(dataset, &head)?;
+    if look(dataset, catalog, &head, grounds)? == Verdict::Same {
         Looked::new(head.snapshot.position, begun).write(dataset)?;
         return Ok(None);
     }
@@ -140,7 +188,7 @@ pub(crate) fn heed(
         pin: Some(PIN.to_owned()),
         as_of: AsOf::Before,
         least_number: 1,
-        sound_until,
+        sound_until: grounds.sound_until,
     };
     let Some(absorption) = absorb(dataset, catalog, locked, &options)? else {
         return Ok(None);

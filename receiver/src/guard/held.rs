@@ -246,6 +246,9 @@ pub fn release(
         tracing::warn!(dataset = %name, "cannot note which directory the source of snapshot {} was: {error}", held.number);
     }
     applied.map_err(|error| {
+        if matches!(error, ReceiverError::Drifted(_)) {
+            return error;
+        }
         let (what, then) = if is_live {
             (
                 "is live, and could not be recorded",

@@ -20,6 +20,7 @@ use crate::access::existing;
 use crate::catalog::Catalog;
 use crate::cycle;
 use crate::dataset::{Dataset, Locked, now_seconds};
+use crate::drift;
 use crate::error::ReceiverError;
 use crate::guard;
 use crate::housekeeping::Stop;
@@ -205,6 +206,9 @@ fn raise(
     let catalog = dataset.catalog(locked)?;
     tell(Step::CatchingUp);
     settle(dataset, &catalog, locked, request.held)?;
+    // What somebody wrote there stays, for the application goes on with the tree as it stands; only the frozen tree must not take it for
+    // the snapshot.
+    drift::heed_if_touched(dataset, &catalog, locked)?;
     crash_point!("promote.recovered");
     let Some(head) = catalog.head()? else {
         return Err(ReceiverError::NotFound(format!(

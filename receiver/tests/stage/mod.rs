@@ -115,6 +115,16 @@ impl Stage {
         changes: &[Change],
         before: &[Message],
     ) -> Result<Position, ProtocolError> {
+        self.try_upload_while(changes, before, || {})
+    }
+
+    /// As [`Stage::try_upload`]; something else happens before the commit is asked for.
+    pub(crate) fn try_upload_while(
+        &self,
+        changes: &[Change],
+        before: &[Message],
+        meanwhile: impl FnOnce(),
+    ) -> Result<Position, ProtocolError> {
         let fingerprint = digest(&self.after(changes)).fingerprint();
         self.talk(|channel| {
             if self.version < RESUME {
@@ -129,6 +139,7 @@ impl Stage {
                 let records = changes.to_vec();
                 send(channel, &Message::Changes(Changes { records }));
             }
+            meanwhile();
             let commit = Commit {
                 base: self.position,
                 fingerprint,
