@@ -10,6 +10,7 @@ pub mod config;
 mod conversation;
 pub mod daemon;
 mod db;
+mod dumps;
 mod effort;
 mod error;
 mod estimate;

@@ -276,6 +276,7 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
             telling: Telling::Spare,
             carrying: Carrying::On,
             making: Making::UnlessPromoted,
+            captured: None,
         };
         let (connect, context) = (&mut self.connect, &self.context);
         let rhythm = [SHOW_RUNNING, REWRITE];

@@ -31,6 +31,7 @@ pub fn once(
         telling: Telling::Nobody,
         carrying: Carrying::On,
         making: Making::UnlessPromoted,
+        captured: None,
     };
     let mut outcomes = Vec::new();
     for scheduled in wanted(config, only)? {

@@ -19,6 +19,8 @@ pub(crate) enum Reason {
     Unsettled,
     /// It changed once without an event: the kernel does not tell everything. This stays.
     Missed,
+    /// It was gone, and stayed in one snapshot more for the sake of a database.
+    Kept,
 }
 
 /// A name that is looked at in every cycle.
@@ -147,6 +149,7 @@ fn reason_number(reason: Reason) -> i64 {
         Reason::Unreadable => 1,
         Reason::Unsettled => 2,
         Reason::Missed => 3,
+        Reason::Kept => 4,
     }
 }
 
@@ -154,6 +157,7 @@ fn reason_from(number: i64) -> Reason {
     match number {
         1 => Reason::Unreadable,
         2 => Reason::Unsettled,
+        4 => Reason::Kept,
         _ => Reason::Missed,
     }
 }

@@ -245,6 +245,7 @@ impl Index {
     /// Makes the pending state the base, durably.
     pub(crate) fn commit(&self, meta: &Meta) -> Result<(), AgentError> {
         self.settle_history(self.newest_former.load(Ordering::Relaxed))?;
+        self.sends_differences()?;
         self.store("digest", &meta.digest.to_bytes())?;
         self.store("weight", &meta.digest.weight())?;
         self.store("next_directory", &meta.next_directory)?;

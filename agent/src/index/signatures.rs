@@ -13,6 +13,9 @@ use crate::error::AgentError;
 /// Files of a directory of which the largest is searched for.
 const LOOKED_AT: i64 = 1000;
 
+/// Key of a note in `meta`.
+const WHOLE: &str = "whole";
+
 impl Index {
     /// Remembers the signature of the content that stands at a place in the pending state.
     pub(crate) fn remember_signature(
@@ -31,7 +34,19 @@ impl Index {
 
     /// Forgets all signatures, in the base as well: the spare could not make anything of one.
     pub(crate) fn forget_signatures(&self) -> Result<(), AgentError> {
-        self.check(self.connection().execute("DELETE FROM signatures", []))
+        self.check(self.connection().execute("DELETE FROM signatures", []))?;
+        self.store(WHOLE, &true)
+    }
+
+    /// Whether what has no signature is to be sent whole as well: for once, until the spare has acknowledged something.
+    pub(crate) fn sends_whole(&self) -> Result<bool, AgentError> {
+        Ok(self.load(WHOLE)?.unwrap_or(false))
+    }
+
+    /// The spare has what it was sent: the next differences start from that.
+    pub(super) fn sends_differences(&self) -> Result<(), AgentError> {
+        let sql = "DELETE FROM meta WHERE key = ?1";
+        self.check(self.connection().execute(sql, [WHOLE]))
             .map(drop)
     }
 

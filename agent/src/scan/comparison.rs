@@ -18,7 +18,7 @@ impl<'a> Comparison<'a> {
     /// Begins a stream.
     pub(super) fn begin(outbox: &mut Outbox, former: &'a Former) -> Result<Self, AgentError> {
         Ok(Self {
-            delta: Delta::begin(outbox, former)?,
+            delta: Delta::begin(outbox, &former.place)?,
             finder: Finder::new(&former.signature),
             former: &former.signature,
         })

@@ -49,9 +49,9 @@ pub(super) struct Delta {
 }
 
 impl Delta {
-    pub(super) fn begin(outbox: &mut Outbox, former: &Former) -> Result<Self, AgentError> {
+    pub(super) fn begin(outbox: &mut Outbox, former: &Place) -> Result<Self, AgentError> {
         let stream = outbox.new_stream();
-        outbox.begin_delta(stream, former.place.clone())?;
+        outbox.begin_delta(stream, former.clone())?;
         Ok(Self {
             stream,
             offset: 0,
@@ -66,7 +66,7 @@ impl Delta {
     }
 
     /// The next bytes are these.
-    fn literal(&mut self, outbox: &mut Outbox, data: &[u8]) -> Result<(), AgentError> {
+    pub(super) fn literal(&mut self, outbox: &mut Outbox, data: &[u8]) -> Result<(), AgentError> {
         if !data.is_empty() {
             self.flush(outbox)?;
         }
@@ -186,7 +186,7 @@ impl Worker<'_> {
         former: &Former,
     ) -> Result<Option<u64>, AgentError> {
         let mut finder = Finder::new(&former.signature);
-        let mut delta = Delta::begin(&mut self.outbox, former)?;
+        let mut delta = Delta::begin(&mut self.outbox, &former.place)?;
         let mut same = 0;
         for stretch in delta::differing(&former.signature, new) {
             delta.copy(&mut self.outbox, same, stretch.start - same)?;

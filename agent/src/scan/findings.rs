@@ -112,6 +112,10 @@ pub(super) struct Findings {
     pub(super) touched: Vec<Arc<Folder>>,
     /// Places that turned out to be different, while the journal is being checked.
     pub(super) different: Vec<Place>,
+    /// Names that are gone and stay in this snapshot.
+    pub(super) kept: Vec<Spot>,
+    /// Where directories stood that moved.
+    pub(super) departed: Vec<Place>,
 }
 
 impl Findings {
@@ -146,5 +150,7 @@ impl Findings {
         self.nowhere.extend(other.nowhere);
         self.touched.extend(other.touched);
         self.different.extend(other.different);
+        self.kept.extend(other.kept);
+        self.departed.extend(other.departed);
     }
 }

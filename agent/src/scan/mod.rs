@@ -6,12 +6,14 @@
 //! [`Outbox`] only.
 
 mod again;
+mod captured;
 mod comparison;
 mod decide;
 mod delta;
 mod doubts;
 mod findings;
 mod fuzzy;
+mod kept;
 mod left;
 mod linked;
 mod marked;
@@ -40,6 +42,7 @@ use understudy_protocol::transport::Outgoing;
 use understudy_protocol::{DirectoryId, Name, Place, RelPath, StateDigest};
 use understudy_tree::{Directory, Identity, Mounts, Stat, TreeError, crash_point};
 
+use crate::dumps::Captured;
 use crate::effort::Effort;
 use crate::error::AgentError;
 use crate::index::Index;
@@ -54,6 +57,7 @@ use queue::Queue;
 
 use findings::Findings;
 use fuzzy::FuzzyPlaces;
+use kept::Keeping;
 use marked::Look;
 use parts::Parts;
 use stands::Stands;
@@ -144,6 +148,8 @@ pub(crate) struct Scan<'a> {
     next_directory: AtomicU64,
     stands: Stands,
     fuzzy: FuzzyPlaces,
+    /// Which names stay for the sake of databases.
+    keeping: Keeping,
     /// The digest of what was added less that of what went, of all workers that have ended.
     digest: Mutex<StateDigest>,
 }
@@ -164,6 +170,8 @@ pub(crate) struct Start<'a> {
     pub(crate) effort: &'a Arc<Effort>,
     pub(crate) leftovers: &'a Leftovers,
     pub(crate) scope: Scope<'a>,
+    /// What was captured of the dataset's databases before; `None` if nobody says that it has any.
+    pub(crate) captured: Option<&'a Captured>,
 }
 
 /// What a scan looks at.
@@ -217,6 +225,8 @@ pub(crate) struct Outcome {
     pub(crate) nowhere: Vec<Marked>,
     /// Whether the next cycle has to look at everything.
     pub(crate) is_lost: bool,
+    /// Names that are gone and stay in this snapshot: the next one takes them away.
+    pub(crate) kept: Vec<Spot>,
 }
 
 /// Compares, sends what differs, and leaves the new state pending in the index.
@@ -255,6 +265,7 @@ pub(crate) fn run(start: Start<'_>, outgoing: &Outgoing) -> Result<Outcome, Agen
         next_directory: AtomicU64::new(start.next_directory),
         stands: Stands::default(),
         fuzzy: FuzzyPlaces::new(start.index.fuzzy()?),
+        keeping: Keeping::new(start.captured, start.index)?,
         digest: Mutex::new(StateDigest::empty()),
     };
     let mut findings = match start.scope {
@@ -285,6 +296,10 @@ pub(crate) fn run(start: Start<'_>, outgoing: &Outgoing) -> Result<Outcome, Agen
         None => Missed::default(),
     };
     left::settle(&scan, &mut findings)?;
+    if let Some(captured) = start.captured {
+        kept::settle(&scan, &mut findings)?;
+        captured::ship(&scan, captured, &mut findings)?;
+    }
     scan.finish(findings, missed)
 }
 
@@ -349,6 +364,7 @@ impl Scan<'_> {
             missed,
             in_doubt: findings.in_doubt,
             nowhere: findings.nowhere,
+            kept: findings.kept,
             is_lost: self.is_lost.into_inner(),
         })
     }

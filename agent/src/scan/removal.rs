@@ -3,7 +3,7 @@
 use understudy_protocol::{DirectoryId, Place};
 
 use super::Scan;
-use super::findings::Findings;
+use super::findings::{Findings, Spot};
 use super::stands::Stand;
 use super::worker::Worker;
 use crate::error::AgentError;
@@ -41,7 +41,7 @@ pub(super) fn apply(scan: &Scan<'_>, findings: &mut Findings) -> Result<(), Agen
 }
 
 impl Worker<'_> {
-    fn remove_missing(
+    pub(super) fn remove_missing(
         &mut self,
         place: Place,
         directory: Option<DirectoryId>,
@@ -57,6 +57,13 @@ impl Worker<'_> {
                 self.scan.lose_sight();
             }
             return self.keep_in_doubt(&place);
+        }
+        if self.keeps(&place)? {
+            self.findings.kept.push(Spot {
+                directory: place.parent,
+                name: Some(place.name),
+            });
+            return Ok(());
         }
         let index = self.scan.index;
         let Some(entry) = index.delete(&place, self.digest())? else {
@@ -90,6 +97,7 @@ impl Worker<'_> {
         if known.is_some_and(|known| known.entry.directory_id() == Some(id)) {
             index.delete(from, self.digest())?;
             self.findings.tally.rows += 1;
+            self.findings.departed.push(from.clone());
         }
         Ok(())
     }

@@ -83,6 +83,7 @@ pub(super) fn by_itself(carrying: Carrying) -> Reliance<'static> {
         telling: Telling::Nobody,
         carrying,
         making: Making::Always,
+        captured: None,
     }
 }
 

@@ -156,6 +156,7 @@ impl Cycle<'_> {
             effort: &self.conversation.effort,
             leftovers: &leftovers,
             scope,
+            captured: self.reliance.captured,
         };
         let outcome = scan::run(start, &self.conversation.outgoing)?;
         self.context.progress.enter(Phase::Committing);
@@ -180,7 +181,8 @@ impl Cycle<'_> {
         report.timings = timings;
         report.seconds = started.elapsed().as_secs_f64();
         let attended = self.index.attention()?;
-        let troubled = attended.iter().filter(|one| one.reason != Reason::Missed);
+        let is_trouble = |one: &&Attended| !matches!(one.reason, Reason::Missed | Reason::Kept);
+        let troubled = attended.iter().filter(is_trouble);
         report.troubled_since_seconds = troubled.map(|one| one.since).min();
         Ok(report)
     }
@@ -399,6 +401,9 @@ impl Cycle<'_> {
                 since,
             });
         };
+        for spot in &outcome.kept {
+            add(spot, Reason::Kept);
+        }
         for (_, spot) in &outcome.missed.named {
             add(spot, Reason::Missed);
         }

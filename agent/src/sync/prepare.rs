@@ -7,6 +7,7 @@ use std::time::Duration;
 use understudy_tree::{Directory, Mounts, Stat};
 
 use crate::clock::Moment;
+use crate::dumps::Captured;
 use crate::error::AgentError;
 use crate::index::Index;
 use crate::journal::Journal;
@@ -37,6 +38,8 @@ pub(crate) struct Reliance<'a> {
     pub(crate) carrying: Carrying,
     /// What to do where the spare does not have the dataset.
     pub(crate) making: Making,
+    /// What was captured of the dataset's databases before.
+    pub(crate) captured: Option<&'a Captured>,
 }
 
 /// What to do where the spare does not have the dataset.

@@ -173,6 +173,7 @@ impl Stage {
             telling: Telling::Nobody,
             carrying: Carrying::On,
             making: Making::Always,
+            captured: None,
         };
         self.with_channel(|channel| cycle(channel, &self.source, &self.context(), reliance))
     }

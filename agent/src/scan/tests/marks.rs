@@ -250,6 +250,7 @@ fn a_sweep_names_what_nobody_told_and_it_is_looked_at_from_then_on() {
         telling: crate::sync::Telling::Nobody,
         carrying: crate::sync::Carrying::On,
         making: crate::sync::Making::Always,
+        captured: None,
     };
     let report = stage
         .with_channel(|channel| {

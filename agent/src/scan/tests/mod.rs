@@ -1,6 +1,7 @@
 #![expect(clippy::disallowed_methods, reason = "changes trees")]
 
 mod busy;
+mod databases;
 mod delta;
 mod history;
 mod marks;

@@ -340,8 +340,22 @@ impl Spare {
 
     /// Entries by path; the numbers of directories are left out.
     pub(crate) fn tree(&self) -> Tree {
+        self.tree_below(DirectoryId::FILES)
+    }
+
+    /// The same of what is below the root `databases`; empty if there is none.
+    pub(crate) fn databases(&self) -> Tree {
+        let root = understudy_protocol::Name::new(b"databases").expect("name");
+        let root = self.entries.get(&Place::new(DirectoryId::TOP, root));
+        match root.and_then(|(entry, _)| entry.directory_id()) {
+            Some(id) => self.tree_below(id),
+            None => Tree::new(),
+        }
+    }
+
+    fn tree_below(&self, id: DirectoryId) -> Tree {
         let mut tree = Tree::new();
-        let mut pending = vec![(DirectoryId::FILES, understudy_protocol::RelPath::root())];
+        let mut pending = vec![(id, understudy_protocol::RelPath::root())];
         while let Some((id, path)) = pending.pop() {
             for (place, (entry, file)) in
                 self.entries.iter().filter(|(place, _)| place.parent == id)
