@@ -48,6 +48,18 @@ pub enum AgentError {
         /// The source.
         path: PathBuf,
     },
+    /// A database could not be taken: no snapshot is made without it.
+    #[error(
+        "database `{database}` of dataset `{dataset}` could not be captured, so that nothing is sent: the spare keeps its last snapshot. {reason}"
+    )]
+    Database {
+        /// The dataset.
+        dataset: DatasetName,
+        /// The database, as it is named in snapshots.
+        database: String,
+        /// What happened, and what to do.
+        reason: String,
+    },
     /// Everything is gone at once, which a missing mount looks like.
     #[error(
         "the source `{}` is empty, but dataset `{dataset}` on the spare is not: is something not mounted? Nothing \

@@ -9,6 +9,7 @@ mod clock;
 pub mod config;
 mod conversation;
 pub mod daemon;
+pub mod databases;
 mod db;
 mod dumps;
 mod effort;
@@ -45,6 +46,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use databases::{Capture, DatabaseSettings, OnFailure};
 use serde::Deserialize;
 use understudy_protocol::{DatasetName, SecretKey};
 use understudy_tree::{Excludes, Mounts};
@@ -89,6 +91,10 @@ pub struct Source {
     pub sweep: Duration,
     /// What happens with files that never stand still.
     pub unsettled: Unsettled,
+    /// Its databases.
+    pub databases: Vec<DatabaseSettings>,
+    /// What becomes of a cycle when one of them cannot be captured.
+    pub on_database_failure: OnFailure,
 }
 
 impl Source {
@@ -134,4 +140,6 @@ pub struct Context {
     pub store: Option<PathBuf>,
     /// The main's key, which signs what is sent; without one nothing is signed.
     pub signer: Option<Arc<SecretKey>>,
+    /// Who captures databases; `None` leaves what the spare has of them as it is.
+    pub databases: Option<Arc<dyn Capture>>,
 }

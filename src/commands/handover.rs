@@ -261,6 +261,7 @@ fn ship(scheduled: &Scheduled, ground: &Ground<'_>) -> Result<Position, CommandE
     let dataset = &source.dataset;
     let context = Context {
         signer: trust::signer(&ground.state)?,
+        databases: None,
         pace: std::sync::Arc::new(Pace::unlimited()),
         ..session.context(ground.state.clone(), spare)
     };

@@ -199,6 +199,7 @@ impl Session {
     fn context(&self, state: PathBuf, spare: &Spare) -> Context {
         Context {
             signer: None,
+            databases: None,
             state,
             spare: spare.name(),
             progress: Arc::new(Progress::default()),

@@ -140,6 +140,8 @@ fn source(
         emptied: Emptied::Refuse,
         sweep: Source::SWEEP,
         unsettled: Unsettled::default(),
+        databases: Vec::new(),
+        on_database_failure: Default::default(),
     })
 }
 

@@ -40,6 +40,7 @@ pub(crate) fn run(arguments: &Sync, session: &Session) -> Result<Report, Command
     }
     let context = Context {
         signer: trust::signer(&state)?,
+        databases: None,
         ..session.context(state, &spare)
     };
     let synced = once(&spare, &source, &context, session)?;
@@ -99,6 +100,8 @@ fn source(arguments: &Sync, path: PathBuf) -> Result<Source, CommandError> {
         },
         sweep: Source::SWEEP,
         unsettled: Unsettled::default(),
+        databases: Vec::new(),
+        on_database_failure: Default::default(),
     })
 }
 

@@ -340,6 +340,7 @@ fn context(place: &Place) -> Context {
         pace: Arc::new(Pace::unlimited()),
         store: Some(place.store()),
         signer: Some(signer()),
+        databases: None,
     }
 }
 
@@ -353,6 +354,8 @@ fn sync_once(place: &Place, rules: &Rules) -> Result<(), Trouble> {
         emptied: Emptied::Refuse,
         sweep: Source::SWEEP,
         unsettled: Unsettled::default(),
+        databases: Vec::new(),
+        on_database_failure: Default::default(),
     };
     let context = context(place);
     std::fs::create_dir_all(place.state()).unwrap();

@@ -93,6 +93,8 @@ impl Host {
             emptied: Emptied::Refuse,
             sweep: Source::SWEEP,
             unsettled: Unsettled::default(),
+            databases: Vec::new(),
+            on_database_failure: Default::default(),
         }
     }
 
@@ -105,6 +107,7 @@ impl Host {
             pace: Arc::new(Pace::unlimited()),
             store: None,
             signer: None,
+            databases: None,
         }
     }
 

@@ -172,6 +172,8 @@ impl Dataset {
             emptied: Emptied::Refuse,
             sweep: self.sweep,
             unsettled: self.unsettled,
+            databases: Vec::new(),
+            on_database_failure: Default::default(),
         };
         Scheduled {
             source,

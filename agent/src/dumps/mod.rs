@@ -1,10 +1,13 @@
 //! Dumps of the databases of a dataset, as the agent keeps and ships them.
 
+mod capture;
 mod difference;
+mod keeper;
 
 use understudy_protocol::{Name, Timestamp};
 use understudy_tree::Directory;
 
+pub(crate) use capture::capture;
 pub(crate) use difference::{Stretch, difference};
 
 /// What was captured before a scan.
@@ -31,3 +34,6 @@ pub(crate) struct Dump {
     /// Those of the one before, which the spare should have.
     pub(crate) former: Option<Directory>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -165,8 +165,8 @@ impl Worker<'_> {
         dump: &Dump,
         stat: &Stat,
     ) -> Result<(), AgentError> {
-        let seen = Seen::of(stat, Settled::Yes);
-        if known.is_some_and(|known| known.seen.is_some_and(|seen| seen.proves(stat))) {
+        let seen = seen_in_dump(stat);
+        if known.is_some_and(|known| known.seen == Some(seen)) {
             return Ok(());
         }
         let file = dump.files.open_file(&place.name)?;
@@ -312,6 +312,15 @@ impl DifferenceError {
             Self::Send(error) => error,
         }
     }
+}
+
+/// A file of a dump is written once, and gets further names: what the kernel says of its last change is no news.
+fn seen_in_dump(stat: &Stat) -> Seen {
+    let stat = Stat {
+        changed: stat.modified,
+        ..stat.clone()
+    };
+    Seen::of(&stat, Settled::Yes)
 }
 
 fn opened(directory: Option<&Directory>, name: &Name) -> Option<Directory> {

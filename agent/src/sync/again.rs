@@ -4,8 +4,9 @@ use understudy_protocol::transport::Channel;
 use understudy_protocol::{FailureCode, ProtocolError};
 
 use super::{Carrying, Making, Patience, Reliance, SyncReport, Telling, Trust, cycle};
+use crate::dumps::capture;
 use crate::error::AgentError;
-use crate::{Context, Source};
+use crate::{Context, Source, ask};
 
 /// How the next cycle does without what the last one failed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +41,34 @@ impl Again {
     }
 }
 
-/// As [`cycle`], once more if the spare could make nothing of a delta, a leftover or a reference to its history, or has another snapshot than the agent believes.
+/// Takes the dataset's databases, then as [`cycle`], once more if the spare could make nothing of a delta, a leftover or a reference to its history, or has another snapshot than the agent believes.
 pub(crate) fn cycle_in_two_tries(
+    connect: &mut impl FnMut() -> Result<Channel, ProtocolError>,
+    source: &Source,
+    context: &Context,
+    reliance: Reliance<'_>,
+) -> Result<SyncReport, AgentError> {
+    let taken = match capture(source, context) {
+        Ok(taken) => taken,
+        Err(error) => {
+            if reliance.telling == Telling::Spare && matches!(error, AgentError::Database { .. }) {
+                ask::tell_trouble(connect()?, &source.dataset, &error, &context.cancel);
+            }
+            return Err(error);
+        }
+    };
+    let reliance = Reliance {
+        captured: taken.as_ref().map(|taken| &taken.captured),
+        ..reliance
+    };
+    let report = with_tries(connect, source, context, reliance)?;
+    if let Some(taken) = taken {
+        taken.acknowledge()?;
+    }
+    Ok(report)
+}
+
+fn with_tries(
     connect: &mut impl FnMut() -> Result<Channel, ProtocolError>,
     source: &Source,
     context: &Context,

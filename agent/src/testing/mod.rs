@@ -84,6 +84,8 @@ impl Stage {
             emptied: crate::Emptied::Refuse,
             sweep: Source::SWEEP,
             unsettled: crate::Unsettled::default(),
+            databases: Vec::new(),
+            on_database_failure: Default::default(),
         };
         Self {
             scratch,
@@ -138,6 +140,7 @@ impl Stage {
             cancel: Cancel::default(),
             store: None,
             signer: self.signer.clone(),
+            databases: None,
             pace: Arc::new(Pace::unlimited()),
         }
     }

@@ -107,6 +107,7 @@ impl World {
             pace: Arc::new(Pace::unlimited()),
             store: None,
             signer: Some(Arc::new(key(1))),
+            databases: None,
         }
     }
 
@@ -174,6 +175,8 @@ impl World {
             emptied: Emptied::Refuse,
             sweep: Source::SWEEP,
             unsettled: Unsettled::default(),
+            databases: Vec::new(),
+            on_database_failure: Default::default(),
         }
     }
 

@@ -43,6 +43,8 @@ pub(crate) fn adoptions(data: &[u8]) {
         emptied: Emptied::Refuse,
         sweep: Source::SWEEP,
         unsettled: Unsettled::default(),
+        databases: Vec::new(),
+        on_database_failure: Default::default(),
     };
     let cycles = 1 + choices.below(2);
     for _ in 0..cycles {
@@ -112,6 +114,7 @@ fn context(scratch: &Path) -> Context {
     Context {
         state: scratch.join("state"),
         signer: None,
+        databases: None,
         spare: "spare".to_owned(),
         progress: Arc::new(Progress::default()),
         cancel: Cancel::default(),

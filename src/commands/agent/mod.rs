@@ -55,6 +55,7 @@ pub(crate) fn run(
     let context = Context {
         pace: Arc::new(Pace::new(config.pace.clone())),
         signer: trust::signer(&state)?,
+        databases: None,
         ..session.context(state, &spare)
     };
     let mut fences = Fences::new(prepared.fencer, &spare, &context);

@@ -1,0 +1,287 @@
+//! The dumps of one dataset on this host: for each database the one that the spare has, and the one that was taken last.
+//!
+//! ```text
+//! STATE/databases/DATASET/lock       held while somebody takes or ships them
+//!                         NAME/dump  what the spare acknowledged: the next differences start from it
+//!                         NAME/next  what was taken after that, whole if the file `taken` is there
+//!                         NAME/shipped, NAME/taken   what is known of them
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use understudy_databases::{Dump, Probe};
+use understudy_protocol::{DatasetName, Name};
+use understudy_tree::durable::{self, Durability};
+use understudy_tree::{Directory, Kind, Mounts, content, remove};
+
+use crate::error::AgentError;
+use crate::lock::try_lock;
+
+/// The layout of the notes.
+const FORMAT: u32 = 1;
+/// Far more than a few numbers and the names of all tables take.
+const NOTE_BYTES: u64 = 64 << 20;
+/// How deep a dump may be.
+const DEPTH: usize = 64;
+
+/// What is known of a dump.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Note {
+    format: u32,
+    /// Read before it was taken.
+    pub(crate) probe: Probe,
+    /// When it was taken, in seconds since 1970.
+    pub(crate) taken_seconds: i64,
+    /// Rows, by table, and what a person ought to know.
+    pub(crate) dump: Dump,
+    /// How often one that was taken although nothing was said to have changed was another one.
+    pub(crate) misses: u64,
+}
+
+impl Note {
+    pub(crate) fn new(probe: Probe, taken_seconds: i64, dump: Dump, misses: u64) -> Self {
+        Self {
+            format: FORMAT,
+            probe,
+            taken_seconds,
+            dump,
+            misses,
+        }
+    }
+
+    /// Whether a dump of a database that says `probe` now would be the same.
+    pub(crate) fn proves(&self, probe: &Probe, now_seconds: i64, force: Duration) -> bool {
+        let age = now_seconds - self.taken_seconds;
+        let is_young = u64::try_from(age).is_ok_and(|age| age < force.as_secs());
+        self.says_unchanged(probe) && is_young
+    }
+
+    /// Whether the database says that nothing has changed since.
+    pub(crate) fn says_unchanged(&self, probe: &Probe) -> bool {
+        self.probe.is_settled && self.probe.token == probe.token
+    }
+}
+
+/// The dumps of a dataset.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    root: Directory,
+    path: PathBuf,
+    _lock: File,
+}
+
+/// Those of one of its databases.
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    home: Directory,
+    path: PathBuf,
+}
+
+impl Keeper {
+    /// Opens or makes them; [`AgentError::IndexLocked`] if somebody else works with them.
+    pub(crate) fn open(state: &Path, dataset: &DatasetName) -> Result<Self, AgentError> {
+        crate::db::ensure_state_directory(state)?;
+        let root = Directory::open(state, Mounts::Cross)?
+            .ensure_directory(&name("databases"))?
+            .ensure_directory(&name(dataset.as_str()))?;
+        root.set_mode(0o700)?;
+        let path = state.join("databases").join(dataset.as_str());
+        let lock = path.join("lock");
+        match try_lock(&lock)? {
+            Some(lock) => Ok(Self {
+                root,
+                path,
+                _lock: lock,
+            }),
+            None => Err(AgentError::IndexLocked { path: lock }),
+        }
+    }
+
+    /// The dumps of a database.
+    pub(crate) fn shelf(&self, database: &str) -> Result<Shelf, AgentError> {
+        Ok(Shelf {
+            home: self.root.ensure_directory(&name(database))?,
+            path: self.path.join(database),
+        })
+    }
+}
+
+impl Shelf {
+    /// What is known of the dump that the spare has.
+    pub(crate) fn shipped(&self) -> Result<Option<Note>, AgentError> {
+        match self.home.stat_if_present(&name("dump"))? {
+            Some(_) => self.note("shipped"),
+            None => Ok(None),
+        }
+    }
+
+    /// What is known of the one that was taken after that, if it is whole.
+    pub(crate) fn taken(&self) -> Result<Option<Note>, AgentError> {
+        self.note("taken")
+    }
+
+    /// The files of the dump that the spare has.
+    pub(crate) fn dump(&self) -> Result<Option<Directory>, AgentError> {
+        opened(&self.home, "dump")
+    }
+
+    /// The files of the one that was taken last.
+    pub(crate) fn next(&self) -> Result<Option<Directory>, AgentError> {
+        opened(&self.home, "next")
+    }
+
+    /// Makes room for another one; returns where it is to be written.
+    pub(crate) fn prepare(&self) -> Result<PathBuf, AgentError> {
+        remove_file(&self.home, "taken")?;
+        self.remove("next")?;
+        self.home.create_directory(&name("next"))?;
+        Ok(self.path.join("next"))
+    }
+
+    /// What was written there is worth nothing.
+    pub(crate) fn give_up(&self) -> Result<(), AgentError> {
+        self.remove("next")
+    }
+
+    /// What was written there is whole. Its files that are as before become the same files, so that nobody reads them again; returns
+    /// whether any is not.
+    pub(crate) fn keep(&self, note: &Note) -> Result<Difference, AgentError> {
+        let difference = match (self.next()?, self.dump()?) {
+            (Some(next), Some(former)) => align(&next, &former, DEPTH)?,
+            _ => Difference::Some,
+        };
+        self.write("taken", note)?;
+        Ok(difference)
+    }
+
+    /// The spare has what was taken last.
+    pub(crate) fn acknowledge(&self) -> Result<(), AgentError> {
+        let Some(note) = self.taken()? else {
+            return Ok(());
+        };
+        // Interrupted after this, the next differences start from nothing.
+        remove_file(&self.home, "shipped")?;
+        self.remove("dump")?;
+        remove_file(&self.home, "taken")?;
+        self.home
+            .rename_new(&name("next"), &self.home, &name("dump"))?;
+        self.write("shipped", &note)
+    }
+
+    /// One more failure in a row; returns how many there were.
+    pub(crate) fn count_failure(&self) -> Result<u32, AgentError> {
+        let before = durable::read(&self.home, &name("failures"), 64)?;
+        let before = before.and_then(|text| String::from_utf8(text).ok()?.trim().parse().ok());
+        let failures = before.unwrap_or(0_u32).saturating_add(1);
+        let text = format!("{failures}\n");
+        durable::replace(
+            &self.home,
+            &name("failures"),
+            text.as_bytes(),
+            Durability::Later,
+        )?;
+        Ok(failures)
+    }
+
+    /// It was taken.
+    pub(crate) fn end_failures(&self) -> Result<(), AgentError> {
+        remove_file(&self.home, "failures")
+    }
+
+    fn note(&self, file: &str) -> Result<Option<Note>, AgentError> {
+        let content = durable::read(&self.home, &name(file), NOTE_BYTES)?;
+        let note: Option<Note> = content.and_then(|content| serde_json::from_slice(&content).ok());
+        Ok(note.filter(|note| note.format == FORMAT))
+    }
+
+    fn write(&self, file: &str, note: &Note) -> Result<(), AgentError> {
+        let content = serde_json::to_vec(note)
+            .map_err(|error| AgentError::state("write", &self.path.join(file), &error))?;
+        Ok(durable::replace(
+            &self.home,
+            &name(file),
+            &content,
+            Durability::Later,
+        )?)
+    }
+
+    fn remove(&self, directory: &str) -> Result<(), AgentError> {
+        let trash = self.home.ensure_directory(&name("trash"))?;
+        Ok(remove::tree(&self.home, &name(directory), &trash)?)
+    }
+}
+
+/// Whether two dumps differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Difference {
+    /// In no byte, and in no name.
+    None,
+    /// They do.
+    Some,
+}
+
+/// Makes files of `next` that are as those of `former` the same files.
+fn align(next: &Directory, former: &Directory, depth: usize) -> Result<Difference, AgentError> {
+    let mut difference = Difference::None;
+    let mut left: BTreeMap<Name, ()> = former.names()?.into_iter().map(|name| (name, ())).collect();
+    for one in next.names()? {
+        let is_known = left.remove(&one).is_some();
+        let (Some(stat), Some(before)) =
+            (next.stat_if_present(&one)?, former.stat_if_present(&one)?)
+        else {
+            difference = Difference::Some;
+            continue;
+        };
+        let is_same = match (stat.kind, before.kind) {
+            (Kind::Directory, Kind::Directory) if depth > 0 && is_known => {
+                let (next, former) = (next.open_directory(&one)?, former.open_directory(&one)?);
+                align(&next, &former, depth - 1)? == Difference::None
+            }
+            (Kind::File, Kind::File) if stat.size == before.size => {
+                let hash = |directory: &Directory| {
+                    content::hash_file(&directory.open_file(&one)?, stat.size)
+                };
+                let is_same = hash(next)? == hash(former)?;
+                if is_same {
+                    next.remove_file(&one)?;
+                    former.link(&one, next, &one)?;
+                }
+                is_same
+            }
+            _ => false,
+        };
+        if !is_same {
+            difference = Difference::Some;
+        }
+    }
+    match left.is_empty() {
+        true => Ok(difference),
+        false => Ok(Difference::Some),
+    }
+}
+
+fn opened(home: &Directory, directory: &str) -> Result<Option<Directory>, AgentError> {
+    match home.open_directory(&name(directory)) {
+        Err(error) if error.is_gone() => Ok(None),
+        directory => Ok(Some(directory?)),
+    }
+}
+
+fn remove_file(home: &Directory, file: &str) -> Result<(), AgentError> {
+    match home.remove_file(&name(file)) {
+        Err(error) if !error.is_gone() => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn name(text: &str) -> Name {
+    #[expect(
+        clippy::unwrap_used,
+        reason = "names of datasets and databases are names"
+    )]
+    Name::new(text).unwrap()
+}
