@@ -44,6 +44,9 @@ pub enum DatabaseError {
     /// A program succeeded, and what it wrote is not whole or not understood.
     #[error("{0}")]
     Incomplete(String),
+    /// What is asked for cannot be done with what is installed or configured, and a person has to change that.
+    #[error("{0}")]
+    Unsupported(String),
     /// A file of a dump cannot be written or read.
     #[error("cannot {operation} `{}`: {error}", path.display())]
     File {
