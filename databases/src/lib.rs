@@ -4,6 +4,7 @@
 //! of its own.
 
 mod error;
+pub mod postgres;
 pub mod run;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,1 @@
+//! Everything that can go wrong says what it means, and what to do.
