@@ -12,6 +12,8 @@ mod server;
 mod dumps;
 #[path = "postgres/failures.rs"]
 mod failures;
+#[path = "postgres/loads.rs"]
+mod loads;
 #[path = "postgres/probes.rs"]
 mod probes;
 

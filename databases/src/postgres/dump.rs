@@ -278,7 +278,7 @@ fn move_files(scratch: &Path, into: &Path, files: &[File]) -> Result<(), Databas
 }
 
 /// Roles and their memberships, without passwords, which a role that is no superuser may not read.
-fn globals(postgres: &Postgres, client: &Client) -> Result<Vec<u8>, DatabaseError> {
+pub(super) fn globals(postgres: &Postgres, client: &Client) -> Result<Vec<u8>, DatabaseError> {
     let limit = postgres.limits.probe.max(Duration::from_secs(60));
     // Help is only given if nothing else is asked for.
     let help = [

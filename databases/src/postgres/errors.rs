@@ -70,11 +70,9 @@ const MEANINGS: &[(&[&str], &str)] = &[
         "the role may not do that. To dump it needs to read everything: GRANT pg_read_all_data TO it; to load it has to be a superuser, or \
          the owner of all that is loaded",
     ),
-    (
-        &["lock timeout"],
-        "somebody holds a table so that it cannot be read, for longer than the limit: a migration, VACUUM FULL or a forgotten transaction. It \
-         is found by SELECT pid, pg_blocking_pids(pid), query FROM pg_stat_activity. The next cycle tries again",
-    ),
+    // Which of the two names the limit of a lock has depends on who sets it.
+    (&["lock timeout"], LOCKED),
+    (&["statement timeout", "lock table"], LOCKED),
     (
         &["could not obtain lock on relation"],
         "a table was about to be altered while it was dumped. The next cycle tries again",
@@ -104,6 +102,10 @@ const MEANINGS: &[(&[&str], &str)] = &[
         "the dump was written by newer client programs than these. Install those of that version",
     ),
     (
+        &["unrecognized configuration parameter"],
+        "the dump was written by, or for, a newer version than this server is. Upgrade the server to that version",
+    ),
+    (
         &["extension \"", "is not available"],
         "an extension that the database uses is not installed on this server. Install its package",
     ),
@@ -116,6 +118,9 @@ const MEANINGS: &[(&[&str], &str)] = &[
         "somebody connects again and again to the database that is to be replaced. Stop that application, or keep it out by pg_hba.conf",
     ),
 ];
+
+const LOCKED: &str = "somebody holds a table so that it cannot be read, for longer than the limit: a migration, VACUUM FULL or a forgotten transaction. \
+     It is found by SELECT pid, pg_blocking_pids(pid), query FROM pg_stat_activity. The next cycle tries again";
 
 /// The same error with its meaning, for the database `database`.
 pub(super) fn explain(

@@ -101,13 +101,9 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Schema and name, escaped, with a dot between them: as it is written, for most names.
+    /// See [`table_name`].
     pub(super) fn name(&self) -> String {
-        format!(
-            "{}.{}",
-            escape(&bytes(&self.schema)),
-            escape(&bytes(&self.name))
-        )
+        table_name(&self.schema, &self.name)
     }
 
     pub(super) fn has_rows(&self) -> bool {
@@ -140,6 +136,24 @@ pub(super) fn read(postgres: &Postgres) -> Result<Facts, DatabaseError> {
         ))),
         false => Ok(facts),
     }
+}
+
+/// The major of the server, asked where databases are made.
+pub(super) fn version(postgres: &Postgres) -> Result<u32, DatabaseError> {
+    let question = "SELECT current_setting('server_version_num')::int / 10000;";
+    let database = &postgres.settings.maintenance_database;
+    let answer = postgres.sql(database, question, postgres.limits.probe)?;
+    let answer = String::from_utf8_lossy(&answer);
+    answer.trim().parse().map_err(|_| {
+        DatabaseError::Incomplete(format!(
+            "PostgreSQL's version is not understood: {answer:?}"
+        ))
+    })
+}
+
+/// Schema and name, each sent as hexadecimal digits: escaped, with a dot between them. For most names that is as they are written.
+pub(super) fn table_name(schema: &str, name: &str) -> String {
+    format!("{}.{}", escape(&bytes(schema)), escape(&bytes(name)))
 }
 
 fn bytes(digits: &str) -> Vec<u8> {

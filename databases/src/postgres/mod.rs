@@ -8,12 +8,14 @@
 //! application that uses numbers of a sequence without storing them may see them again.
 
 mod archive;
+mod check;
 mod clients;
 mod contents;
 mod dump;
 mod errors;
 mod facts;
 mod listing;
+mod load;
 mod probe;
 
 use std::collections::BTreeMap;
@@ -161,19 +163,21 @@ impl Database for Postgres {
     }
 
     fn check(&self) -> Result<Vec<String>, DatabaseError> {
-        Ok(Vec::new())
+        Ok(check::check(self))
     }
 
-    fn load(&self, _from: &Path, _name: &str) -> Result<(), DatabaseError> {
-        Ok(())
+    /// Sessions that are connected to a database `name` are ended when it is replaced; it stays as `NAME__previous` until the next load.
+    fn load(&self, from: &Path, name: &str) -> Result<(), DatabaseError> {
+        load::load(self, from, name)
     }
 
-    fn drop_database(&self, _name: &str) -> Result<(), DatabaseError> {
-        Ok(())
+    /// With `NAME__next` and `NAME__previous`. Sessions that are connected to them are ended.
+    fn drop_database(&self, name: &str) -> Result<(), DatabaseError> {
+        load::drop_database(self, name)
     }
 
-    fn count(&self, _name: &str) -> Result<BTreeMap<String, u64>, DatabaseError> {
-        Ok(BTreeMap::new())
+    fn count(&self, name: &str) -> Result<BTreeMap<String, u64>, DatabaseError> {
+        load::count(self, name)
     }
 }
 

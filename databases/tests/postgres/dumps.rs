@@ -98,7 +98,7 @@ fn a_dump_of_what_has_not_changed_has_the_same_bytes() {
         match name.as_str() {
             "public.nothing.dat" => assert!(!third.contains_key(name)),
             "toc.dat" | "contents.json" | "public.t.dat" => {
-                assert!(third[name] != *bytes, "{name}")
+                assert!(third[name] != *bytes, "{name}");
             }
             _ => assert!(third[name] == *bytes, "{name}"),
         }

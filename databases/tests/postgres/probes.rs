@@ -103,13 +103,14 @@ fn a_transaction_that_ran_already_is_a_change_when_it_commits() {
     assert_ne!(server.postgres("shop").probe().unwrap().token, after.token);
 }
 
-fn random(below: u64) -> u64 {
-    RandomState::new().build_hasher().finish() % below
+fn random(below_microseconds: u64) -> Duration {
+    let random = RandomState::new().build_hasher().finish();
+    Duration::from_micros(random % below_microseconds)
 }
 
 /// Whatever wakes a thread before.
-fn pause(microseconds: u64) {
-    let (started, length) = (Instant::now(), Duration::from_micros(microseconds));
+pub(crate) fn pause(length: Duration) {
+    let started = Instant::now();
     while let Some(rest) = length.checked_sub(started.elapsed()) {
         std::thread::park_timeout(rest);
     }
@@ -155,8 +156,8 @@ fn races(server: &Server, tries: u64) -> u64 {
     for number in 1..=tries {
         // The probe comes first, or the transaction, which may be done before it or not.
         let (probe, write) = match number % 2 {
-            0 => (random(60_000), 0),
-            _ => (0, random(60_000)),
+            0 => (random(60_000), Duration::ZERO),
+            _ => (Duration::ZERO, random(60_000)),
         };
         let hold = random(30_000);
         let scratch = tempfile::tempdir().unwrap();

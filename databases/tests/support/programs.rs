@@ -1,9 +1,10 @@
 //! Programs of an engine in tests: skipped where they are missing, and never run as root.
 
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Says so; where everything has to be installed, fails.
 pub(crate) fn skipped(program: &str) {
@@ -40,4 +41,18 @@ fn number(of: &str, user: &str) -> u32 {
         .trim()
         .parse()
         .unwrap()
+}
+
+/// Writes a program. A process of its own does, for as long as this one has it open for writing, another thread's child may as well, and then
+/// it cannot be run.
+pub(crate) fn script(path: &Path, text: &str) {
+    let mut cat = Command::new("sh");
+    let cat = cat
+        .args(["-c", r#"cat > "$0" && chmod 755 "$0""#])
+        .arg(path);
+    let mut child = cat.stdin(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(text.as_bytes()).unwrap();
+    drop(input);
+    assert!(child.wait().unwrap().success());
 }

@@ -1,0 +1,358 @@
+//! Making a database of a dump, beside the one that is to be replaced, and putting it in its place in one transaction.
+//!
+//! `NAME` serves until everything is loaded into `NAME__next`; then the two take each other's place, and what was there stays as
+//! `NAME__previous` until the next load. There is no moment at which `NAME` is missing, and wherever a load is killed, the next one begins
+//! anew. Sessions that are connected to `NAME` are ended for it: they belong to the database that is replaced, not to its name.
+//!
+//! Roles are not made: what is in `globals.sql` is for a person to run, or for whoever sets up the server.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "owns the directory of links that pg_restore reads"
+)]
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::error::DatabaseError;
+use crate::postgres::clients::{Client, closest};
+use crate::postgres::contents::Contents;
+use crate::postgres::facts::{self, Properties, Setting};
+use crate::postgres::{Postgres, errors, identifier, literal};
+
+/// The engine cuts longer names without a word.
+const NAME_BYTES: usize = 63;
+/// So often somebody who connects again may be quicker.
+const SWAPS: u32 = 5;
+/// Sessions that only load lose nothing by it: the swap, after them, waits until all is on disk.
+const LAZY: &str = " options='-c synchronous_commit=off'";
+
+/// Begins the name of a directory of links.
+const LINKS: &str = "understudy-load-";
+
+/// The names that belong to one.
+struct Names<'a> {
+    name: &'a str,
+    next: String,
+    previous: String,
+}
+
+impl<'a> Names<'a> {
+    fn new(postgres: &Postgres, name: &'a str) -> Result<Self, DatabaseError> {
+        let is_engines = [
+            "postgres",
+            "template0",
+            "template1",
+            &postgres.settings.maintenance_database,
+        ]
+        .contains(&name);
+        let (next, previous) = (format!("{name}__next"), format!("{name}__previous"));
+        if name.is_empty() || name.contains('\0') || is_engines || previous.len() > NAME_BYTES {
+            return Err(DatabaseError::Unsupported(format!(
+                "no database can be loaded as `{name}`: a name is needed that is not the engine's own and at most {} bytes long",
+                NAME_BYTES + name.len() - previous.len()
+            )));
+        }
+        Ok(Self {
+            name,
+            next,
+            previous,
+        })
+    }
+}
+
+pub(super) fn load(postgres: &Postgres, from: &Path, name: &str) -> Result<(), DatabaseError> {
+    let contents = Contents::read(from)?;
+    let names = Names::new(postgres, name)?;
+    let version = facts::version(postgres)?;
+    let client = closest(
+        postgres.clients(),
+        version.max(contents.client),
+        "the server, or for the dump,",
+    )?;
+    let archive = Archive::link(from, &contents)?;
+    remove(postgres, &names.next)?;
+    create(postgres, &names.next, &contents.properties)?;
+    restore(postgres, client, &archive, &names.next)?;
+    // Without it, the first that is asked of a large table takes far too long.
+    postgres.sql(&names.next, "ANALYZE;", postgres.limits.load)?;
+    set(postgres, &names.next, &contents.properties.settings);
+    swap(postgres, &names)
+}
+
+/// With what was kept of it.
+pub(super) fn drop_database(postgres: &Postgres, name: &str) -> Result<(), DatabaseError> {
+    let names = Names::new(postgres, name)?;
+    for name in [&*names.next, &*names.previous, names.name] {
+        remove(postgres, name)?;
+    }
+    Ok(())
+}
+
+/// Sessions in it are ended.
+fn remove(postgres: &Postgres, name: &str) -> Result<(), DatabaseError> {
+    let remove = format!(
+        "SET client_min_messages = warning; DROP DATABASE IF EXISTS {} WITH (FORCE);",
+        identifier(name)
+    );
+    maintain(postgres, &remove)?;
+    Ok(())
+}
+
+/// Where other databases are made, renamed and removed. Those that are large take longer than a question.
+fn maintain(postgres: &Postgres, statements: &str) -> Result<Vec<u8>, DatabaseError> {
+    let limit = postgres.limits.probe.max(Duration::from_secs(60));
+    postgres.sql(&postgres.settings.maintenance_database, statements, limit)
+}
+
+/// Empty, and as the one was that was dumped.
+fn create(postgres: &Postgres, name: &str, properties: &Properties) -> Result<(), DatabaseError> {
+    let Properties {
+        encoding,
+        collate,
+        ctype,
+        owner,
+        ..
+    } = properties;
+    let database = identifier(name);
+    let locale = properties.locale.as_deref().unwrap_or_default();
+    let provider = match properties.provider.as_str() {
+        "i" => format!(" LOCALE_PROVIDER icu ICU_LOCALE{}", literal(locale)),
+        "b" => format!(" LOCALE_PROVIDER builtin BUILTIN_LOCALE{}", literal(locale)),
+        _ => String::new(),
+    };
+    let mut statements = format!(
+        "CREATE DATABASE {database} TEMPLATE template0 OWNER {} ENCODING{} LC_COLLATE{} LC_CTYPE{}{provider};\n",
+        identifier(owner),
+        literal(encoding),
+        literal(collate),
+        literal(ctype),
+    );
+    if let Some(grants) = &properties.grants {
+        statements.push_str(&format!("REVOKE ALL ON DATABASE {database} FROM PUBLIC;\n"));
+        for grant in grants {
+            // The word of a privilege is no name, and is written into a statement as it is.
+            if !grant
+                .privilege
+                .bytes()
+                .all(|byte| byte.is_ascii_uppercase() || byte == b' ')
+            {
+                continue;
+            }
+            let to = grant
+                .to
+                .as_deref()
+                .map_or_else(|| "PUBLIC".to_owned(), identifier);
+            let option = if grant.can_grant {
+                " WITH GRANT OPTION"
+            } else {
+                ""
+            };
+            statements.push_str(&format!(
+                "GRANT {} ON DATABASE {database} TO {to}{option};\n",
+                grant.privilege
+            ));
+        }
+    }
+    maintain(postgres, &statements)?;
+    Ok(())
+}
+
+fn restore(
+    postgres: &Postgres,
+    client: &Client,
+    archive: &Archive,
+    name: &str,
+) -> Result<(), DatabaseError> {
+    let jobs = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(4);
+    let arguments = [
+        "--format=directory".to_owned(),
+        format!("--jobs={jobs}"),
+        "--exit-on-error".to_owned(),
+        "--no-tablespaces".to_owned(),
+        format!("--dbname={}{LAZY}", postgres.connection(name)),
+    ];
+    let arguments = arguments.into_iter().map(OsString::from);
+    let arguments = arguments.chain([archive.directory.as_os_str().to_owned()]);
+    let program = postgres.program(client, "pg_restore", arguments, postgres.limits.load);
+    program
+        .if_too_long("the database is too large for the limit of a load, or the server is too busy")
+        .answer()
+        .map_err(|error| errors::explain(error, &postgres.settings, name))?;
+    Ok(())
+}
+
+/// What whoever connects gets, taken over by the server's own parser: some are lists. A setting that this server does not know is left out.
+fn set(postgres: &Postgres, name: &str, settings: &[Setting]) {
+    for setting in settings {
+        let (key, database) = (&setting.name, identifier(name));
+        let whose = match &setting.role {
+            Some(role) => format!("ROLE {} IN DATABASE {database}", identifier(role)),
+            None => format!("DATABASE {database}"),
+        };
+        // A setting of an extension has a dot between two names.
+        let parts: Vec<_> = key.split('.').map(identifier).collect();
+        let statements = format!(
+            "BEGIN; SELECT set_config({}, {}, false); ALTER {whose} SET {} FROM CURRENT; COMMIT;",
+            literal(key),
+            literal(&setting.value),
+            parts.join("."),
+        );
+        if let Err(error) = maintain(postgres, &statements) {
+            tracing::warn!(
+                "the setting `{key}` of the database `{name}` is not taken over: {error}"
+            );
+        }
+    }
+}
+
+/// Both renames in one transaction. It waits for nobody: sessions in the way are ended, and the engine keeps new ones out while it renames.
+fn swap(postgres: &Postgres, names: &Names<'_>) -> Result<(), DatabaseError> {
+    let Names {
+        name,
+        next,
+        previous,
+    } = names;
+    let there = format!(
+        "SELECT count(*) FROM pg_database WHERE datname ={};",
+        literal(name)
+    );
+    let into_place = format!(
+        "ALTER DATABASE {} RENAME TO {};",
+        identifier(next),
+        identifier(name)
+    );
+    if maintain(postgres, &there)?.starts_with(b"0") {
+        maintain(postgres, &into_place)?;
+        return Ok(());
+    }
+    remove(postgres, previous)?;
+    let statements = format!(
+        "SELECT count(*) FROM (SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname ={}) AS ended;\n\
+         BEGIN; ALTER DATABASE {} RENAME TO {}; {into_place} COMMIT;",
+        literal(name),
+        identifier(name),
+        identifier(previous),
+    );
+    let mut tried = 1;
+    loop {
+        match maintain(postgres, &statements) {
+            Ok(ended) => {
+                let ended = String::from_utf8_lossy(&ended);
+                if ended.trim() != "0" {
+                    tracing::warn!(
+                        "{} sessions of the database `{name}` were ended to replace it",
+                        ended.trim()
+                    );
+                }
+                return Ok(());
+            }
+            Err(DatabaseError::Failed { said, .. })
+                if tried < SWAPS && said.contains("is being accessed by other users") =>
+            {
+                tried += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The directory that `pg_dump` wrote, made of links under the names that it gave. It is gone when this is.
+struct Archive {
+    directory: PathBuf,
+}
+
+impl Archive {
+    fn link(from: &Path, contents: &Contents) -> Result<Self, DatabaseError> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let from = from
+            .canonicalize()
+            .map_err(|error| DatabaseError::file("find", from, error))?;
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        remove_abandoned();
+        let directory = format!("{LINKS}{}-{number}", std::process::id());
+        let directory = std::env::temp_dir().join(directory);
+        let mut builder = std::fs::DirBuilder::new();
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        let made = builder.create(&directory);
+        made.map_err(|error| DatabaseError::file("make", &directory, error))?;
+        let archive = Self { directory };
+        for file in &contents.files {
+            let path = from.join(&file.name);
+            let is_file = path.symlink_metadata().is_ok_and(|found| found.is_file());
+            if !is_file {
+                return Err(DatabaseError::Incomplete(format!(
+                    "the dump is not whole: `{}` is missing. Take another snapshot",
+                    path.display()
+                )));
+            }
+            let link = archive.directory.join(&file.archive);
+            std::os::unix::fs::symlink(&path, &link)
+                .map_err(|error| DatabaseError::file("make a link", link, error))?;
+        }
+        Ok(archive)
+    }
+}
+
+impl Drop for Archive {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// What processes have left that were killed.
+fn remove_abandoned() {
+    let entries = std::fs::read_dir(std::env::temp_dir());
+    for entry in entries.into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(LINKS)?.split('-').next());
+        let is_gone = |process: &str| {
+            process.parse::<u32>().is_ok() && !Path::new("/proc").join(process).exists()
+        };
+        if process.is_some_and(is_gone) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// What is counted is what a dump has rows of. Each count is a statement that the server makes itself, so that any name will do.
+const COUNT: &str = "\
+SET row_security = off;
+BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+SELECT format('SELECT %L, count(*) FROM ONLY %I.%I',
+  encode(convert_to(n.nspname, e.name), 'hex') || '.' || encode(convert_to(c.relname, e.name), 'hex'), n.nspname, c.relname)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,
+  (SELECT CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END AS name) e
+WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+  AND NOT EXISTS (SELECT FROM pg_depend p WHERE p.classid = 'pg_class'::regclass AND p.objid = c.oid AND p.deptype = 'e')
+\\gexec
+COMMIT;
+";
+
+pub(super) fn count(
+    postgres: &Postgres,
+    name: &str,
+) -> Result<BTreeMap<String, u64>, DatabaseError> {
+    let answer = postgres.sql(name, COUNT, postgres.limits.load)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let line = |line: &str| {
+        let (table, rows) = line.split_once('|')?;
+        let (schema, table) = table.split_once('.')?;
+        Some((facts::table_name(schema, table), rows.parse().ok()?))
+    };
+    let counted = answer.lines().map(|text| {
+        line(text).ok_or_else(|| {
+            DatabaseError::Incomplete(format!(
+                "PostgreSQL's count of rows is not understood: {text:?}"
+            ))
+        })
+    });
+    counted.collect()
+}
