@@ -153,6 +153,8 @@ pub(crate) enum Command {
     Messenger(Messenger),
     #[command(hide = true)]
     Fencer(Fencer),
+    #[command(hide = true)]
+    Capturer(Fencer),
     Restore(Restore),
     Snapshots(Snapshots),
     Status(Status),
@@ -196,7 +198,7 @@ impl Command {
     pub(crate) fn is_daemon(&self) -> bool {
         match self {
             // One that serves whoever has started it must not say anything when it is told to end.
-            Self::Receiver(_) | Self::Messenger(_) | Self::Fencer(_) => true,
+            Self::Receiver(_) | Self::Messenger(_) | Self::Fencer(_) | Self::Capturer(_) => true,
             Self::Agent(agent) => !agent.once,
             _ => false,
         }

@@ -24,7 +24,7 @@ use crate::commands::agent::check_sources;
 use crate::commands::receiver::Settings;
 use crate::commands::stdio::{self, Served};
 use crate::exit::{Code, CommandError};
-use crate::{fencer, paths, service};
+use crate::{capturer, fencer, paths, service};
 
 /// What a confined receiver reads beside its store: what the kernel tells of this process and of its limits, and the time
 /// zone.
@@ -45,6 +45,8 @@ pub(crate) struct Prepared {
     pub(crate) messenger: Option<Started>,
     /// Of an agent: the process that runs what is to run once another host took over.
     pub(crate) fencer: Option<fencer::Started>,
+    /// Who captures databases.
+    pub(crate) capturer: Option<capturer::Started>,
     /// Of a receiver for whoever has started it: what it serves.
     pub(crate) served: Option<Served>,
 }
@@ -144,9 +146,15 @@ fn agent(
             "cannot start the process that runs `on_fence`: {error}"
         ))
     })?;
+    let capturer = capturer::Started::start(&config, output).map_err(|error| {
+        CommandError::failed(format!(
+            "cannot start the process that captures databases: {error}"
+        ))
+    })?;
     main(&spare, &state)?;
     Ok(Prepared {
         fencer,
+        capturer,
         ..Prepared::default()
     })
 }

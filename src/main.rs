@@ -7,6 +7,7 @@
 mod address;
 mod alert;
 mod arguments;
+mod capturer;
 mod commands;
 mod confinement;
 mod confirm;

@@ -48,8 +48,8 @@ impl Cancel {
         self.0.reload.swap(false, Ordering::Relaxed)
     }
 
-    /// An error once somebody asked for the end.
-    pub(crate) fn check(&self) -> Result<(), AgentError> {
+    /// [`AgentError::Interrupted`] once somebody asked for the end.
+    pub fn check(&self) -> Result<(), AgentError> {
         self.0.looks.fetch_add(1, Ordering::Relaxed);
         if self.is_cancelled() {
             Err(AgentError::Interrupted)

@@ -1,12 +1,13 @@
 //! Running a program of an engine: without a shell, in a process group of its own, with a limit of time, a secret that nobody sees, and the end
 //! of what it prints to standard error.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -19,6 +20,35 @@ const SAID_BYTES: usize = 8 << 10;
 const ANSWER_BYTES: u64 = 64 << 20;
 /// How often a program that runs is looked at.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// Process groups that run.
+static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+/// Ends every program that runs, with all that it has started: whoever wanted something of it has gone.
+pub fn stop_all() {
+    let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    for group in running.iter().copied().filter_map(Pid::from_raw) {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+}
+
+/// A process group is known as long as this is there.
+struct Registered(Pid);
+
+impl Registered {
+    fn new(group: Pid) -> Self {
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        running.insert(group.as_raw_nonzero().get());
+        Self(group)
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        running.remove(&self.0.as_raw_nonzero().get());
+    }
+}
 
 /// What a program does with what it prints.
 pub type Sink<'a> = Box<dyn FnOnce(&mut dyn Read) -> Result<(), DatabaseError> + Send + 'a>;
@@ -111,6 +141,7 @@ impl Program {
         let started = Instant::now();
         let mut child = self.start()?;
         let group = Pid::from_child(&child);
+        let _registered = Registered::new(group);
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let Self {

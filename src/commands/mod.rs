@@ -53,6 +53,7 @@ use understudy_receiver::Store;
 use crate::address::Address;
 use crate::alert::messenger;
 use crate::arguments::{Command, OnSpare, Output, Places};
+use crate::capturer;
 use crate::confinement::Prepared;
 use crate::drills::{self, Expectation};
 use crate::exit::{Code, CommandError};
@@ -94,6 +95,9 @@ pub(crate) fn run(
         }
         Command::Fencer(arguments) => {
             fencer::serve(&arguments.config, &session.runtime).map(|()| Report::ended())
+        }
+        Command::Capturer(arguments) => {
+            capturer::serve(&arguments.config).map(|()| Report::ended())
         }
         Command::Restore(arguments) => restore::run(&arguments, session),
         Command::Snapshots(arguments) => snapshots::run(&arguments, session),

@@ -2,18 +2,19 @@
 
 use std::collections::HashSet;
 use std::fmt::Display;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
-use toml::{Spanned, Value};
+use toml::{Spanned, Table, Value};
 use understudy_protocol::DatasetName;
 use understudy_tree::priority::IoPriority;
 use understudy_tree::{Excludes, Mounts};
 
+use super::databases::RawOnFailure;
 use super::units::{parse_bandwidth, parse_interval, parse_time};
 use super::{Config, Dataset, Sources, Watch, name_of};
 use crate::error::AgentError;
@@ -85,6 +86,10 @@ struct RawDataset {
     on_fence: Option<Vec<Spanned<Vec<String>>>>,
     #[serde(default)]
     cross_mounts: bool,
+    #[serde(default)]
+    database: Vec<Spanned<Table>>,
+    on_database_failure: Option<RawOnFailure>,
+    ship_files_after: Option<Spanned<NonZeroU32>>,
 }
 
 /// What holds for every dataset that does not say otherwise.
@@ -125,7 +130,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, AgentError> {
 }
 
 /// The file being checked.
-struct File<'a> {
+pub(super) struct File<'a> {
     text: &'a str,
     path: &'a Path,
 }
@@ -167,8 +172,17 @@ impl File<'_> {
         } else {
             Mounts::Stay
         };
+        let place = self.place(raw)?;
+        let databases = self.databases(&raw.database)?;
+        if let (Sources::Each(_), Some(first)) = (&place, raw.database.first()) {
+            let why = "a path that ends in `/*` is several datasets, and a database belongs to one: give that a [[dataset]] of its own";
+            return Err(self.refuse(Some(first.span()), &why));
+        }
         Ok(Dataset {
-            place: self.place(raw)?,
+            place,
+            databases,
+            on_database_failure: self
+                .on_failure(raw.on_database_failure, raw.ship_files_after.as_ref())?,
             excludes: self.excludes(&raw.exclude)?,
             interval: self.interval_or(raw.interval.as_ref(), defaults.interval)?,
             sweep: self.interval_or(raw.sweep.as_ref(), defaults.sweep)?,
@@ -352,7 +366,7 @@ impl File<'_> {
         })
     }
 
-    fn refuse(&self, span: Option<Range<usize>>, why: &dyn Display) -> AgentError {
+    pub(super) fn refuse(&self, span: Option<Range<usize>>, why: &dyn Display) -> AgentError {
         let before = self
             .text
             .get(..span.map_or(0, |span| span.start))
@@ -364,7 +378,7 @@ impl File<'_> {
 }
 
 /// The parser's message, with the nearest known word for an unknown one.
-fn explain(message: &str) -> String {
+pub(super) fn explain(message: &str) -> String {
     let what = if message.starts_with("unknown field") {
         "key"
     } else if message.starts_with("unknown variant") {

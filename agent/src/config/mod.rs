@@ -2,6 +2,7 @@
 //!
 //! Every error names file, line and column. What is unknown is refused, not ignored.
 
+mod databases;
 mod file;
 mod units;
 
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use understudy_protocol::DatasetName;
 use understudy_tree::{Excludes, Mounts};
 
+use crate::databases::{DatabaseSettings, OnFailure};
 use crate::error::AgentError;
 use crate::{Emptied, Source, Unsettled, pace};
 
@@ -68,6 +70,10 @@ pub struct Dataset {
     pub on_stop: Vec<Vec<String>>,
     /// The programs that run once this host was told that another one took over; likewise.
     pub on_fence: Vec<Vec<String>>,
+    /// Its databases.
+    pub databases: Vec<DatabaseSettings>,
+    /// What becomes of a cycle when one of them cannot be captured.
+    pub on_database_failure: OnFailure,
 }
 
 /// Which directories a `[[dataset]]` means.
@@ -172,8 +178,8 @@ impl Dataset {
             emptied: Emptied::Refuse,
             sweep: self.sweep,
             unsettled: self.unsettled,
-            databases: Vec::new(),
-            on_database_failure: Default::default(),
+            databases: self.databases.clone(),
+            on_database_failure: self.on_database_failure,
         };
         Scheduled {
             source,

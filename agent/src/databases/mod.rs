@@ -8,7 +8,7 @@ use std::path::Path;
 use understudy_databases::{Dump, Probe};
 use understudy_protocol::DatasetName;
 
-pub use settings::{DatabaseSettings, OnFailure};
+pub use settings::{DatabaseSettings, Engine, OnFailure};
 
 /// Takes databases; it may start other programs, which an agent may not.
 pub trait Capture: Send + Sync + Debug {

@@ -2,16 +2,42 @@
 
 use std::time::Duration;
 
+use understudy_databases::postgres::{Postgres, PostgresSettings};
+use understudy_databases::{Database, Limits};
+
 /// A database of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatabaseSettings {
-    /// Its name in snapshots.
+    /// Its name in snapshots: letters, digits, `_`, `-` and `.`, which it does not begin with.
     pub name: String,
+    /// Whose it is, and where.
+    pub engine: Engine,
+    /// How long each thing may take.
+    pub limits: Limits,
     /// How often a dump is taken although nothing is said to have changed.
     pub force_dump: Duration,
 }
 
-/// What becomes of a cycle when a database cannot be taken.
+/// Whose a database is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Engine {
+    /// PostgreSQL.
+    Postgres(PostgresSettings),
+}
+
+impl DatabaseSettings {
+    /// How often a dump is taken if nobody says otherwise.
+    pub const FORCE_DUMP: Duration = Duration::from_secs(6 * 60 * 60);
+
+    /// The database; nobody is asked yet.
+    pub fn open(&self) -> Box<dyn Database> {
+        match &self.engine {
+            Engine::Postgres(settings) => Box::new(Postgres::new(settings.clone(), self.limits)),
+        }
+    }
+}
+
+/// What becomes of a cycle when a database cannot be captured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnFailure {
     /// It fails: the spare keeps its last snapshot.

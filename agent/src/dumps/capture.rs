@@ -10,7 +10,7 @@ use super::{Captive, Captured, Dump};
 use crate::clock;
 use crate::databases::{Capture, CaptureError, DatabaseSettings, OnFailure};
 use crate::error::AgentError;
-use crate::{Context, Source};
+use crate::{Cancel, Context, Source};
 
 /// What was taken, and must be told what became of it.
 #[derive(Debug)]
@@ -41,6 +41,7 @@ pub(crate) fn capture(source: &Source, context: &Context) -> Result<Option<Taken
         dataset: &source.dataset,
         engines,
         keeper: &keeper,
+        cancel: &context.cancel,
         ahead: Vec::new(),
     };
     let since = clock::now();
@@ -61,6 +62,7 @@ struct Taking<'a> {
     dataset: &'a DatasetName,
     engines: &'a Arc<dyn Capture>,
     keeper: &'a Keeper,
+    cancel: &'a Cancel,
     ahead: Vec<String>,
 }
 
@@ -96,6 +98,7 @@ impl Taking<'_> {
     fn take(&mut self, settings: &DatabaseSettings) -> Result<Captive, AgentError> {
         let shelf = self.keeper.shelf(&settings.name)?;
         let probe = self.engines.probe(self.dataset, &settings.name);
+        self.cancel.check()?;
         let probe = probe.map_err(|error| self.failed(settings, &error))?;
         let now = clock::now().seconds;
         let shipped = shelf.shipped()?;
@@ -124,10 +127,12 @@ impl Taking<'_> {
         let dump = match dumped {
             Ok(dump) => dump,
             Err(error) => {
+                self.cancel.check()?;
                 shelf.give_up()?;
                 return Err(self.failed(settings, &error));
             }
         };
+        shelf.is_whole(&into)?;
         let misses = shipped.as_ref().map_or(0, |note| note.misses);
         let mut note = Note::new(probe, now, dump, misses);
         let difference = shelf.keep(&note)?;

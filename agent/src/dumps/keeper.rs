@@ -25,6 +25,8 @@ use crate::lock::try_lock;
 const FORMAT: u32 = 1;
 /// Far more than a few numbers and the names of all tables take.
 const NOTE_BYTES: u64 = 64 << 20;
+/// What the name of a dump that is being taken begins with.
+const TAKING: &str = "taking-";
 /// How deep a dump may be.
 const DEPTH: usize = 64;
 
@@ -134,20 +136,37 @@ impl Shelf {
         opened(&self.home, "next")
     }
 
-    /// Makes room for another one; returns where it is to be written.
+    /// Makes room for another one; returns where it is to be written. No two have the same place: a program that was left alone may still be
+    /// writing to another.
     pub(crate) fn prepare(&self) -> Result<PathBuf, AgentError> {
         remove_file(&self.home, "taken")?;
         self.remove("next")?;
-        self.home.create_directory(&name("next"))?;
-        Ok(self.path.join("next"))
+        self.give_up()?;
+        let now = crate::clock::now();
+        let place = format!("{TAKING}{}.{:09}", now.seconds, now.nanoseconds);
+        self.home.create_directory(&name(&place))?;
+        Ok(self.path.join(place))
     }
 
-    /// What was written there is worth nothing.
+    /// What was being written is worth nothing.
     pub(crate) fn give_up(&self) -> Result<(), AgentError> {
-        self.remove("next")
+        for one in self.home.names()? {
+            if one.as_bytes().starts_with(TAKING.as_bytes()) {
+                let trash = self.home.ensure_directory(&name("trash"))?;
+                remove::tree(&self.home, &one, &trash)?;
+            }
+        }
+        Ok(())
     }
 
-    /// What was written there is whole. Its files that are as before become the same files, so that nobody reads them again; returns
+    /// What was written to `place` is whole.
+    pub(crate) fn is_whole(&self, place: &Path) -> Result<(), AgentError> {
+        let last = place.file_name().unwrap_or_default();
+        let taken = name(&last.to_string_lossy());
+        Ok(self.home.rename_new(&taken, &self.home, &name("next"))?)
+    }
+
+    /// Notes what is known of what was taken last. Its files that are as before become the same files, so that nobody reads them again; returns
     /// whether any is not.
     pub(crate) fn keep(&self, note: &Note) -> Result<Difference, AgentError> {
         let difference = match (self.next()?, self.dump()?) {

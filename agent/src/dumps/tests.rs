@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use understudy_databases::{Dump, Probe};
+use understudy_databases::{Dump, Limits, Probe};
 use understudy_protocol::{ContentHash, DatasetName, ProtocolError};
 
 use crate::databases::{Capture, CaptureError, DatabaseSettings, OnFailure};
@@ -72,6 +72,10 @@ impl Play {
         stage.write("file", "content");
         stage.source.databases = vec![DatabaseSettings {
             name: "shop".to_owned(),
+            engine: crate::databases::Engine::Postgres(
+                serde_json::from_str("{\"database\": \"shop\"}").expect("settings"),
+            ),
+            limits: Limits::default(),
             force_dump: Duration::from_secs(3600),
         }];
         stage.source.on_database_failure = on_failure;

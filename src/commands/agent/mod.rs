@@ -55,8 +55,13 @@ pub(crate) fn run(
     let context = Context {
         pace: Arc::new(Pace::new(config.pace.clone())),
         signer: trust::signer(&state)?,
-        databases: None,
         ..session.context(state, &spare)
+    };
+    let context = Context {
+        databases: prepared
+            .capturer
+            .map(|started| started.capture(&context.cancel)),
+        ..context
     };
     let mut fences = Fences::new(prepared.fencer, &spare, &context);
     let far_end: RefCell<Option<FarEnd>> = RefCell::default();
