@@ -3,6 +3,7 @@
 //! Knows nothing of snapshots, spares or schedules. Everything here may take long and starts other programs: an agent calls it in a process
 //! of its own.
 
+pub mod command;
 mod error;
 pub mod postgres;
 pub mod run;

@@ -229,9 +229,14 @@ fn run(programs: &Path, directory: &Path, settings: &[&str]) -> Child {
         .arg(directory.join("data"))
         .arg("-k")
         .arg(directory);
-    for setting in ["listen_addresses=", "fsync=off", "max_connections=30"]
-        .iter()
-        .chain(settings)
+    for setting in [
+        "listen_addresses=",
+        "fsync=off",
+        "max_connections=30",
+        "shared_buffers=16MB",
+    ]
+    .iter()
+    .chain(settings)
     {
         postgres.args(["-c", setting]);
     }
