@@ -132,9 +132,9 @@ impl Engines {
         let (known, database) = self
             .0
             .entry(key)
-            .or_insert_with(|| (settings.clone(), settings.open()));
+            .or_insert_with(|| (settings.clone(), settings.open(&request.dataset)));
         if *known != settings {
-            (*known, *database) = (settings.clone(), settings.open());
+            (*known, *database) = (settings.clone(), settings.open(&request.dataset));
         }
         Ok(&**database)
     }
@@ -263,5 +263,5 @@ fn failure(answer: Answer) -> CaptureError {
             "the process that captures databases answered something else".to_owned()
         }
     };
-    CaptureError { text }
+    CaptureError::failed(text)
 }

@@ -1,6 +1,6 @@
-//! `[[dataset.database]]`.
+//! `[[dataset.database]]`: keys that every database has, and those of its engine, which that reads by itself.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::{Spanned, Table, Value};
 use understudy_databases::Limits;
+use understudy_databases::command::CommandSettings;
 
 use super::file::{File, explain};
 use super::units::parse_interval;
@@ -19,11 +20,14 @@ const NAME_BYTES: usize = 64;
 /// Failures in a row after which files are shipped without a database, if nobody says how many.
 const FAILURES: u32 = 3;
 
-/// The keys that every engine has. What is left belongs to the engine.
+/// The keys of a database.
+pub(super) type RawDatabase = BTreeMap<Spanned<String>, Spanned<Value>>;
+
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum RawEngine {
     Postgres,
+    Command,
 }
 
 /// What to do when a database cannot be captured.
@@ -37,18 +41,19 @@ pub(super) enum RawOnFailure {
 impl File<'_> {
     pub(super) fn databases(
         &self,
-        raw: &[Spanned<Table>],
+        raw: &[Spanned<RawDatabase>],
     ) -> Result<Vec<DatabaseSettings>, AgentError> {
         let mut names = HashSet::new();
         let mut databases = Vec::new();
-        for table in raw {
-            let database = self.database(table)?;
+        for raw in raw {
+            let database = self.database(raw)?;
             if !names.insert(database.name.clone()) {
                 let why = format!(
                     "there are two databases called `{}` in this dataset; give one another `name`",
                     database.name
                 );
-                return Err(self.refuse(Some(table.span()), &why));
+                let span = raw.get_ref().get("name").map_or(raw.span(), Spanned::span);
+                return Err(self.refuse(Some(span), &why));
             }
             databases.push(database);
         }
@@ -57,10 +62,19 @@ impl File<'_> {
 
     pub(super) fn on_failure(
         &self,
-        raw: Option<RawOnFailure>,
+        raw: Option<&Spanned<RawOnFailure>>,
         after: Option<&Spanned<NonZeroU32>>,
+        databases: &[DatabaseSettings],
     ) -> Result<OnFailure, AgentError> {
-        match (raw, after) {
+        let span = raw
+            .map(Spanned::span)
+            .or_else(|| after.map(Spanned::span))
+            .filter(|_| databases.is_empty());
+        if span.is_some() {
+            let why = "this dataset has no database: add a [[dataset.database]] below it, or remove this line";
+            return Err(self.refuse(span, &why));
+        }
+        match (raw.map(Spanned::get_ref), after) {
             (Some(RawOnFailure::ShipFiles), after) => Ok(OnFailure::ShipFiles {
                 after: after.map_or(FAILURES, |after| after.get_ref().get()),
             }),
@@ -72,52 +86,27 @@ impl File<'_> {
         }
     }
 
-    fn database(&self, table: &Spanned<Table>) -> Result<DatabaseSettings, AgentError> {
-        let mut own = table.get_ref().clone();
-        let refuse = |why: &str| self.refuse(Some(table.span()), &why);
-        let mut take = |key: &str| own.remove(key);
-        let engine = take("engine")
-            .ok_or_else(|| refuse("a database has an `engine`: write `engine = \"postgres\"`"))?;
-        let engine: RawEngine = self.of_engine(table, engine)?;
-        let name = take("name");
+    fn database(&self, raw: &Spanned<RawDatabase>) -> Result<DatabaseSettings, AgentError> {
+        let mut keys = Keys {
+            file: self,
+            whole: raw,
+            left: raw.get_ref().clone(),
+        };
+        let engine = keys.engine()?;
+        let name = keys.left.remove("name");
         let default = Limits::default();
-        let mut time = |key: &str, default: Duration| -> Result<Duration, AgentError> {
-            match take(key) {
-                None => Ok(default),
-                Some(Value::String(text)) => {
-                    parse_interval(&text).map_err(|why| refuse(&format!("`{key}`: {why}")))
-                }
-                Some(_) => Err(refuse(&format!(
-                    "`{key}` is a time: write `{key} = \"20s\"`"
-                ))),
-            }
-        };
         let limits = Limits {
-            probe: time("max_probe", default.probe)?,
-            dump: time("max_dump", default.dump)?,
-            lock: time("max_lock", default.lock)?,
-            load: time("max_load", default.load)?,
+            probe: keys.time("max_probe", default.probe)?,
+            dump: keys.time("max_dump", default.dump)?,
+            lock: keys.time("max_lock", default.lock)?,
+            load: keys.time("max_load", default.load)?,
         };
-        let force_dump = time("force_dump", DatabaseSettings::FORCE_DUMP)?;
-        let database = own.get("database").cloned();
+        let force_dump = keys.time("force_dump", DatabaseSettings::FORCE_DUMP)?;
+        let name = keys.name(name)?;
         let engine = match engine {
-            RawEngine::Postgres => Engine::Postgres(self.of_engine(table, Value::Table(own))?),
+            RawEngine::Postgres => Engine::Postgres(keys.rest()?),
+            RawEngine::Command => Engine::Command(keys.command()?),
         };
-        let name = match name.or(database) {
-            Some(Value::String(name)) => name,
-            _ => {
-                return Err(refuse(
-                    "a database has a `name`, by which it is found in snapshots",
-                ));
-            }
-        };
-        if !is_name(&name) {
-            let why = format!(
-                "`{}` is no name for a database in a snapshot: write `name = \"...\"` with up to {NAME_BYTES} letters, digits, `_`, `-` and `.`, which it does not begin with",
-                name.escape_debug()
-            );
-            return Err(refuse(&why));
-        }
         Ok(DatabaseSettings {
             name,
             engine,
@@ -125,14 +114,105 @@ impl File<'_> {
             force_dump,
         })
     }
+}
 
-    fn of_engine<T: DeserializeOwned>(
-        &self,
-        table: &Spanned<Table>,
-        value: Value,
-    ) -> Result<T, AgentError> {
-        let read = value.try_into::<T>();
-        read.map_err(|error| self.refuse(Some(table.span()), &explain(error.message())))
+/// The keys of one database, of which some are read already.
+struct Keys<'a> {
+    file: &'a File<'a>,
+    whole: &'a Spanned<RawDatabase>,
+    left: RawDatabase,
+}
+
+impl Keys<'_> {
+    fn engine(&mut self) -> Result<RawEngine, AgentError> {
+        let Some(engine) = self.left.remove("engine") else {
+            return Err(self.refuse(
+                "a database has an `engine`: write `engine = \"postgres\"`, or \"command\" for one that a program of yours takes",
+            ));
+        };
+        let span = engine.span();
+        let read = engine.into_inner().try_into();
+        read.map_err(|error: toml::de::Error| {
+            self.file.refuse(Some(span), &explain(error.message()))
+        })
+    }
+
+    fn time(&mut self, key: &str, default: Duration) -> Result<Duration, AgentError> {
+        let Some(value) = self.left.remove(key) else {
+            return Ok(default);
+        };
+        let time = match value.get_ref() {
+            Value::String(text) => parse_interval(text),
+            _ => Err(format!(
+                "`{key}` is a time: write for instance `{key} = \"90s\"`"
+            )),
+        };
+        time.map_err(|why| self.file.refuse(Some(value.span()), &why))
+    }
+
+    /// What it is called in snapshots: as it is named here, or else as the engine calls it.
+    fn name(&self, own: Option<Spanned<Value>>) -> Result<String, AgentError> {
+        let Some(given) = own.as_ref().or_else(|| self.left.get("database")) else {
+            return Err(self.refuse(
+                "a database has a name, by which it is found in snapshots: write `name = \"shop\"`",
+            ));
+        };
+        let wrong = |what: &str| {
+            let why = format!(
+                "{what} is no name for a database in a snapshot: write `name = \"...\"` with at most {NAME_BYTES} of the characters A-Z, a-z, 0-9, `_`, `-` and `.`, and not `.` first"
+            );
+            self.file.refuse(Some(given.span()), &why)
+        };
+        match given.get_ref() {
+            Value::String(name) if is_name(name) => Ok(name.clone()),
+            Value::String(name) => Err(wrong(&format!("`{}`", name.escape_debug()))),
+            other => Err(wrong(&other.to_string())),
+        }
+    }
+
+    fn command(self) -> Result<CommandSettings, AgentError> {
+        let span = self.left.get("command").map(Spanned::span);
+        let file = self.file;
+        let settings: CommandSettings = self.rest()?;
+        let is_program = settings
+            .command
+            .first()
+            .is_some_and(|word| !word.is_empty());
+        let has_nul = settings.command.iter().any(|word| word.contains('\0'));
+        if is_program && !has_nul {
+            return Ok(settings);
+        }
+        let why = "`command` is a program and its arguments, run without a shell: write `command = [\"/usr/local/bin/dump-shop\"]`";
+        Err(file.refuse(span, &why))
+    }
+
+    /// Everything that is left must be known to the engine.
+    fn rest<T: DeserializeOwned>(self) -> Result<T, AgentError> {
+        let mut spans = BTreeMap::new();
+        let mut table = Table::new();
+        for (key, value) in self.left {
+            spans.insert(key.get_ref().clone(), (key.span(), value.span()));
+            table.insert(key.into_inner(), value.into_inner());
+        }
+        let read = Value::Table(table).try_into::<T>();
+        read.map_err(|error| {
+            let shown = error.to_string();
+            let unknown = shown.strip_prefix("unknown field `");
+            let unknown = unknown.and_then(|rest| rest.split('`').next());
+            let wrong = shown.rsplit_once("in `");
+            let wrong = wrong.and_then(|(_, rest)| rest.split(['`', '.']).next());
+            let span = match (unknown, wrong) {
+                (Some(key), _) => spans.get(key).map(|(key, _)| key.clone()),
+                (None, Some(key)) => spans.get(key).map(|(_, value)| value.clone()),
+                (None, None) => None,
+            };
+            let span = span.unwrap_or_else(|| self.whole.span());
+            self.file.refuse(Some(span), &explain(error.message()))
+        })
+    }
+
+    fn refuse(&self, why: &str) -> AgentError {
+        self.file.refuse(Some(self.whole.span()), &why)
     }
 }
 

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
-use toml::{Spanned, Table, Value};
+use toml::{Spanned, Value};
 use understudy_protocol::DatasetName;
 use understudy_tree::priority::IoPriority;
 use understudy_tree::{Excludes, Mounts};
 
-use super::databases::RawOnFailure;
+use super::databases::{RawDatabase, RawOnFailure};
 use super::units::{parse_bandwidth, parse_interval, parse_time};
 use super::{Config, Dataset, Sources, Watch, name_of};
 use crate::error::AgentError;
@@ -87,8 +87,8 @@ struct RawDataset {
     #[serde(default)]
     cross_mounts: bool,
     #[serde(default)]
-    database: Vec<Spanned<Table>>,
-    on_database_failure: Option<RawOnFailure>,
+    database: Vec<Spanned<RawDatabase>>,
+    on_database_failure: Option<Spanned<RawOnFailure>>,
     ship_files_after: Option<Spanned<NonZeroU32>>,
 }
 
@@ -178,11 +178,15 @@ impl File<'_> {
             let why = "a path that ends in `/*` is several datasets, and a database belongs to one: give that a [[dataset]] of its own";
             return Err(self.refuse(Some(first.span()), &why));
         }
+        let on_database_failure = self.on_failure(
+            raw.on_database_failure.as_ref(),
+            raw.ship_files_after.as_ref(),
+            &databases,
+        )?;
         Ok(Dataset {
             place,
             databases,
-            on_database_failure: self
-                .on_failure(raw.on_database_failure, raw.ship_files_after.as_ref())?,
+            on_database_failure,
             excludes: self.excludes(&raw.exclude)?,
             interval: self.interval_or(raw.interval.as_ref(), defaults.interval)?,
             sweep: self.interval_or(raw.sweep.as_ref(), defaults.sweep)?,

@@ -3,9 +3,11 @@
 use std::num::NonZeroU64;
 
 use jiff::civil::time;
+use understudy_databases::Limits;
 use understudy_tree::priority::IoPriority;
 
 use super::*;
+use crate::databases::Engine;
 use crate::pace::{Bandwidth, Hours, Percent, Settings};
 
 fn refused(text: &str) -> String {
@@ -276,4 +278,192 @@ fn a_star_means_the_directories_there_are() {
         config.sources()[0].is_err(),
         "a parent that is not there is not an empty one"
     );
+}
+
+#[test]
+fn databases_are_read_with_what_their_engines_know() {
+    let text = "[[dataset]]\npath = \"/a\"\non_database_failure = \"ship-files\"\n\
+                [[dataset.database]]\nengine = \"postgres\"\ndatabase = \"shop\"\nport = 5433\n\
+                force_dump = \"1h\"\nmax_probe = \"2s\"\nmax_dump = \"3m\"\nmax_lock = \"4s\"\nmax_load = \"5h\"\n\
+                [[dataset.database]]\nname = \"queue\"\nengine = \"command\"\ncommand = [\"/bin/dump\", \"q\"]\n\
+                [[dataset]]\npath = \"/b\"\n";
+    let config = Config::parse(text, Path::new("agent.toml")).expect("valid");
+    let sources: Vec<Source> = config
+        .sources()
+        .into_iter()
+        .map(|one| one.expect("a source").source)
+        .collect();
+    let [shop, queue] = &sources[0].databases[..] else {
+        unreachable!("two databases")
+    };
+    assert_eq!((&*shop.name, &*queue.name), ("shop", "queue"));
+    let Engine::Postgres(settings) = &shop.engine else {
+        unreachable!("PostgreSQL")
+    };
+    assert_eq!((&*settings.database, settings.port), ("shop", Some(5433)));
+    let seconds = Duration::from_secs;
+    assert_eq!(shop.force_dump, seconds(3600));
+    assert_eq!(
+        shop.limits,
+        Limits {
+            probe: seconds(2),
+            dump: seconds(180),
+            lock: seconds(4),
+            load: seconds(5 * 3600),
+        }
+    );
+    let Engine::Command(settings) = &queue.engine else {
+        unreachable!("a program")
+    };
+    assert_eq!(settings.command, ["/bin/dump", "q"]);
+    assert_eq!(queue.force_dump, seconds(6 * 3600));
+    assert_eq!(queue.limits, Limits::default());
+    assert_eq!(
+        sources[0].on_database_failure,
+        OnFailure::ShipFiles { after: 3 }
+    );
+    assert!(sources[1].databases.is_empty());
+    assert_eq!(sources[1].on_database_failure, OnFailure::Fail);
+}
+
+#[test]
+fn wrong_databases_say_where_and_what_to_write() {
+    let long = format!("engine = \"postgres\"\ndatabase = \"{}\"\n", "x".repeat(65));
+    for (text, place, words) in [
+        ("name = \"a\"\n", "3:1", "write `engine = \"postgres\"`"),
+        (
+            "engine = \"postgress\"\n",
+            "4:10",
+            "did you mean `postgres`?",
+        ),
+        ("engine = 5\n", "4:10", "expected"),
+        ("engine = \"postgres\"\n", "3:1", "write `name = \"shop\"`"),
+        (
+            "engine = \"postgres\"\nname = \"a\"\n",
+            "3:1",
+            "missing field `database`",
+        ),
+        (
+            "engine = \"postgres\"\ndatabase = \"a\"\nhots = \"b\"\n",
+            "6:1",
+            "did you mean `host`?",
+        ),
+        (
+            "engine = \"postgres\"\ndatabase = \"a\"\nport = \"b\"\n",
+            "6:8",
+            "expected u16",
+        ),
+        (
+            "engine = \"postgres\"\ndatabase = \"a\"\ncommand = [\"b\"]\n",
+            "6:1",
+            "unknown key `command`",
+        ),
+        (
+            "engine = \"postgres\"\ndatabase = \"a b\"\n",
+            "5:12",
+            "no name for a database in a snapshot",
+        ),
+        (&long, "5:12", "at most 64"),
+        (
+            "engine = \"postgres\"\ndatabase = \"a\"\nname = \".a\"\n",
+            "6:8",
+            "not `.` first",
+        ),
+        (
+            "engine = \"postgres\"\ndatabase = \"a\"\nname = 5\n",
+            "6:8",
+            "5 is no name",
+        ),
+        (
+            "engine = \"postgres\"\ndatabase = \"a\"\nmax_dump = \"5\"\n",
+            "6:12",
+            "no interval",
+        ),
+        (
+            "engine = \"postgres\"\ndatabase = \"a\"\nforce_dump = 5\n",
+            "6:14",
+            "write for instance `force_dump = \"90s\"`",
+        ),
+        (
+            "engine = \"command\"\nname = \"a\"\ncommand = []\n",
+            "6:11",
+            "run without a shell",
+        ),
+        (
+            "engine = \"command\"\nname = \"a\"\ncommand = [\"b\\u0000\"]\n",
+            "6:11",
+            "run without a shell",
+        ),
+        (
+            "engine = \"command\"\ncommand = [\"b\"]\n",
+            "3:1",
+            "write `name = \"shop\"`",
+        ),
+    ] {
+        let message = refused(&format!(
+            "[[dataset]]\npath = \"/a\"\n[[dataset.database]]\n{text}"
+        ));
+        assert!(
+            message.contains(&format!("agent.toml:{place}:")),
+            "{text:?}: {message}"
+        );
+        assert!(message.contains(words), "{text:?}: {message}");
+    }
+}
+
+#[test]
+fn what_is_said_of_databases_belongs_together() {
+    let database = "[[dataset.database]]\nengine = \"postgres\"\ndatabase = \"a\"\n";
+    let named = format!("{database}name = \"a\"\n");
+    for (text, place, words) in [
+        (
+            format!("path = \"/a\"\n{database}{named}"),
+            "9:8",
+            "two databases called `a`",
+        ),
+        (
+            format!("path = \"/a\"\n{database}{database}"),
+            "6:1",
+            "two databases called `a`",
+        ),
+        (
+            format!("path = \"/a/*\"\n{database}"),
+            "3:1",
+            "a [[dataset]] of its own",
+        ),
+        (
+            "path = \"/a\"\non_database_failure = \"fail\"\n".to_owned(),
+            "3:23",
+            "has no database",
+        ),
+        (
+            "path = \"/a\"\nship_files_after = 2\n".to_owned(),
+            "3:20",
+            "has no database",
+        ),
+        (
+            format!("path = \"/a\"\nship_files_after = 2\n{database}"),
+            "3:20",
+            "says nothing without",
+        ),
+        (
+            format!(
+                "path = \"/a\"\non_database_failure = \"ship-files\"\nship_files_after = 0\n{database}"
+            ),
+            "4:20",
+            "nonzero",
+        ),
+        (
+            format!("path = \"/a\"\non_database_failure = \"ship\"\n{database}"),
+            "3:23",
+            "known are `fail`, `ship-files`",
+        ),
+    ] {
+        let message = refused(&format!("[[dataset]]\n{text}"));
+        assert!(
+            message.contains(&format!("agent.toml:{place}:")),
+            "{text:?}: {message}"
+        );
+        assert!(message.contains(words), "{text:?}: {message}");
+    }
 }

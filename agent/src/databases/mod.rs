@@ -5,7 +5,8 @@ mod settings;
 use std::fmt::Debug;
 use std::path::Path;
 
-use understudy_databases::{Dump, Probe};
+use serde::{Deserialize, Serialize};
+use understudy_databases::{DatabaseError, Dump, Probe};
 use understudy_protocol::DatasetName;
 
 pub use settings::{DatabaseSettings, Engine, OnFailure};
@@ -25,9 +26,45 @@ pub trait Capture: Send + Sync + Debug {
 }
 
 /// A database could not be taken.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{text}")]
+#[serde(deny_unknown_fields)]
 pub struct CaptureError {
     /// What happened, and what to do.
     pub text: String,
+    /// Whether anything is wrong.
+    pub kind: CaptureFailure,
+}
+
+/// Whether something is wrong with a database that could not be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CaptureFailure {
+    /// It is.
+    Failed,
+    /// Nothing is: it does not let itself be taken at this moment.
+    NotNow,
+}
+
+impl CaptureError {
+    /// Something is wrong.
+    pub fn failed(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            kind: CaptureFailure::Failed,
+        }
+    }
+}
+
+impl From<DatabaseError> for CaptureError {
+    fn from(error: DatabaseError) -> Self {
+        let kind = match &error {
+            DatabaseError::NotNow(_) => CaptureFailure::NotNow,
+            _ => CaptureFailure::Failed,
+        };
+        Self {
+            text: error.to_string(),
+            kind,
+        }
+    }
 }

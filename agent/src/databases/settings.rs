@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use understudy_databases::command::{CommandDatabase, CommandSettings};
 use understudy_databases::postgres::{Postgres, PostgresSettings};
 use understudy_databases::{Database, Limits};
+use understudy_protocol::DatasetName;
 
 /// A database of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,16 +25,24 @@ pub struct DatabaseSettings {
 pub enum Engine {
     /// PostgreSQL.
     Postgres(PostgresSettings),
+    /// Any other one, by a program.
+    Command(CommandSettings),
 }
 
 impl DatabaseSettings {
     /// How often a dump is taken if nobody says otherwise.
     pub const FORCE_DUMP: Duration = Duration::from_secs(6 * 60 * 60);
 
-    /// The database; nobody is asked yet.
-    pub fn open(&self) -> Box<dyn Database> {
+    /// The database of a dataset; nobody is asked yet.
+    pub fn open(&self, dataset: &DatasetName) -> Box<dyn Database> {
         match &self.engine {
             Engine::Postgres(settings) => Box::new(Postgres::new(settings.clone(), self.limits)),
+            Engine::Command(settings) => Box::new(CommandDatabase::new(
+                settings.clone(),
+                dataset.as_str(),
+                &*self.name,
+                self.limits,
+            )),
         }
     }
 }

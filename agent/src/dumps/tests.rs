@@ -55,7 +55,7 @@ impl Capture for Engine {
         fs::write(into.join("always"), "the same").expect("write");
         fs::write(into.join("text"), &state.text).expect("write");
         match &state.fails {
-            Some(text) => Err(CaptureError { text: text.clone() }),
+            Some(text) => Err(CaptureError::failed(text)),
             None => Ok(Dump::default()),
         }
     }
