@@ -27,7 +27,7 @@ use crate::report;
 
 pub(crate) use adopt::{Adopt, Failback};
 pub(crate) use check::{Check, Checked, ExpectedRole};
-pub(crate) use daemons::{Agent, Fencer, Messenger, Receiver};
+pub(crate) use daemons::{Agent, Capturer, Fencer, Messenger, Receiver};
 pub(crate) use demote::{Demote, Resume};
 pub(crate) use drift::{Drift, DriftAction};
 pub(crate) use handover::Handover;
@@ -154,7 +154,7 @@ pub(crate) enum Command {
     #[command(hide = true)]
     Fencer(Fencer),
     #[command(hide = true)]
-    Capturer(Fencer),
+    Capturer(Capturer),
     Restore(Restore),
     Snapshots(Snapshots),
     Status(Status),

@@ -1,12 +1,20 @@
-//! The process that captures databases: started by the agent before that confines itself, for an agent may start nothing, and the programs of an
-//! engine need the rights of whoever has started the agent. It reads the configuration itself; the agent only says which database, and where its
-//! dump goes.
+//! The processes that capture databases. An agent may start nothing, so it starts the *capturer* before it confines itself, with the rights
+//! that it has then: `keeper` reads what the agent asks for, and has a `worker` do each thing, a process of its own. So one that hangs, dies or
+//! grows takes nothing else with it, and nobody has to be started again by somebody who may not.
+//!
+//! Both read the configuration themselves; the agent only says which database, and by which name its dump goes into the agent's own state.
+
+mod keeper;
+mod strays;
+mod worker;
 
 use std::collections::HashMap;
-use std::io::{self, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::ffi::OsStr;
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,18 +22,19 @@ use serde::{Deserialize, Serialize};
 use understudy_agent::Cancel;
 use understudy_agent::config::Config;
 use understudy_agent::databases::{Capture, CaptureError, DatabaseSettings};
-use understudy_databases::{Database, Dump, Probe, run};
+use understudy_databases::{Dump, Probe, run};
 use understudy_protocol::DatasetName;
 
-use crate::alert::voice::beside;
+use crate::alert::voice::again;
 use crate::alert::wire;
-use crate::arguments::Output;
+use crate::arguments::{Capturer as Arguments, Output};
 use crate::exit::CommandError;
+use crate::paths;
 
 /// How often whoever waits for an answer looks whether the agent is to end.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// What the agent asks for.
+/// What is asked for.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Request {
@@ -41,8 +50,8 @@ struct Request {
 enum Phase {
     /// Whether it has changed.
     Probe,
-    /// Everything, into this directory.
-    Dump(PathBuf),
+    /// Everything, into the directory of this name where the agent keeps dumps of this database.
+    Dump(String),
 }
 
 /// What came of it.
@@ -58,86 +67,52 @@ struct Reply {
 enum Answer {
     Probe(Probe),
     Dump(Dump),
-    Failure(String),
+    Failure(CaptureError),
 }
 
-/// Does what the agent at the other end of standard input asks for, one thing after another, until that ends. What runs then is ended as well.
-pub(crate) fn serve(config: &Path) -> Result<(), CommandError> {
-    let (requests, asked) = sync_channel::<Request>(16);
-    let file = config.to_owned();
-    std::thread::spawn(move || work(&file, &asked));
-    let mut input = BufReader::new(io::stdin().lock());
-    loop {
-        match wire::read::<Request>(&mut input) {
-            Ok(Some(request)) => {
-                if requests.send(request).is_err() {
-                    return Err(CommandError::failed("nobody captures databases any more"));
-                }
-            }
-            Ok(None) => {
-                run::stop_all();
-                return Ok(());
-            }
-            Err(error) => {
-                run::stop_all();
-                let message = format!("the agent asked for what is not done here: {error}");
-                return Err(CommandError::failed(message));
-            }
-        }
+/// Does what the other end of standard input asks for, until that ends.
+pub(crate) fn run(
+    arguments: &Arguments,
+    state: Option<&Path>,
+    output: Output,
+) -> Result<(), CommandError> {
+    let state = paths::state(state)?;
+    match arguments.one {
+        true => worker::run(&arguments.config, &state),
+        false => keeper::run(&arguments.config, &state, output),
     }
 }
 
-fn work(config: &Path, asked: &Receiver<Request>) {
-    let mut engines = Engines::default();
-    for request in asked {
-        let number = request.number;
-        let answer = engines.answer(config, &request);
-        let mut output = io::stdout();
-        let written = wire::write(&mut output, &Reply { number, answer });
-        if written.and_then(|()| output.flush()).is_err() {
-            // The agent has ended.
-            return;
-        }
-    }
+/// This program once more, with nothing of the environment but what programs of an engine need.
+fn capturer(config: &Path, state: &Path, output: Output) -> Command {
+    let mut command = again("capturer", config, output);
+    let inherited = run::INHERITED
+        .iter()
+        .filter_map(|key| Some((key, std::env::var_os(key)?)));
+    command
+        .arg("--state")
+        .arg(state)
+        .env_clear()
+        .envs(inherited)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    command
 }
 
-/// Databases that were asked for before: what they know of their programs stays known.
-#[derive(Default)]
-struct Engines(HashMap<(DatasetName, String), (DatabaseSettings, Box<dyn Database>)>);
-
-impl Engines {
-    fn answer(&mut self, config: &Path, request: &Request) -> Answer {
-        let database = match self.find(config, request) {
-            Ok(database) => database,
-            Err(error) => return Answer::Failure(error),
-        };
-        let answered = match &request.phase {
-            Phase::Probe => database.probe().map(Answer::Probe),
-            Phase::Dump(into) => database.dump(into).map(Answer::Dump),
-        };
-        answered.unwrap_or_else(|error| Answer::Failure(error.to_string()))
-    }
-
-    fn find(&mut self, config: &Path, request: &Request) -> Result<&dyn Database, String> {
-        let config = Config::load(config).map_err(|error| error.to_string())?;
-        let sources = config.sources().into_iter().flatten();
-        let settings = sources
-            .filter(|one| one.source.dataset == request.dataset)
-            .flat_map(|one| one.source.databases)
-            .find(|settings| settings.name == request.database);
-        let Some(settings) = settings else {
-            return Err("the configuration does not have it any more".to_owned());
-        };
-        let key = (request.dataset.clone(), request.database.clone());
-        let (known, database) = self
-            .0
-            .entry(key)
-            .or_insert_with(|| (settings.clone(), settings.open(&request.dataset)));
-        if *known != settings {
-            (*known, *database) = (settings.clone(), settings.open(&request.dataset));
-        }
-        Ok(&**database)
-    }
+/// What the configuration says of a database now.
+fn settings(config: &Path, request: &Request) -> Result<DatabaseSettings, CaptureError> {
+    let config = Config::load(config).map_err(|error| CaptureError::failed(error.to_string()))?;
+    let sources = config.sources().into_iter().flatten();
+    let mut databases = sources
+        .filter(|one| one.source.dataset == request.dataset)
+        .flat_map(|one| one.source.databases);
+    databases
+        .find(|settings| settings.name == request.database)
+        .ok_or_else(|| {
+            let text =
+                "the configuration does not have it any more: let the agent read it again (SIGHUP)";
+            CaptureError::failed(text)
+        })
 }
 
 /// The other process, to which nobody speaks yet: there are no threads.
@@ -146,54 +121,64 @@ pub(crate) struct Started(Child);
 
 impl Started {
     /// Starts it with what this process may do now, if the configuration names any database.
-    pub(crate) fn start(config: &Config, output: Output) -> io::Result<Option<Self>> {
-        let has_any = config.datasets.iter().any(|one| !one.databases.is_empty());
-        match has_any {
-            true => beside("capturer", &config.file, output).map(|child| Some(Self(child))),
-            false => Ok(None),
+    pub(crate) fn start(config: &Config, state: &Path, output: Output) -> io::Result<Option<Self>> {
+        if config.datasets.iter().all(|one| one.databases.is_empty()) {
+            return Ok(None);
         }
+        // What interrupts a terminal's command ends the one who has started this, and with it this.
+        let started = capturer(&config.file, state, output)
+            .process_group(0)
+            .spawn();
+        started.map(|child| Some(Self(child)))
     }
 
     /// Speaks to it, until the agent is to end.
     pub(crate) fn capture(mut self, cancel: &Cancel) -> Arc<dyn Capture> {
-        let (replies, heard) = sync_channel(16);
+        let open = Arc::new(Mutex::new(Open::default()));
         if let Some(output) = self.0.stdout.take() {
-            std::thread::spawn(move || listen(BufReader::new(output), &replies));
+            let open = Arc::clone(&open);
+            std::thread::spawn(move || listen(BufReader::new(output), &open));
         }
         Arc::new(Capturer {
-            pipe: Mutex::new(Pipe {
-                to: self.0.stdin.take(),
-                heard,
-                next: 0,
-                _child: self.0,
-            }),
+            to: Mutex::new(self.0.stdin.take()),
+            open,
             cancel: cancel.clone(),
+            _child: self.0,
         })
     }
 }
 
-fn listen(mut from: impl io::BufRead, replies: &SyncSender<Reply>) {
-    while let Ok(Some(reply)) = wire::read::<Reply>(&mut from) {
-        if replies.send(reply).is_err() {
-            return;
-        }
-    }
-}
-
+/// Speaks to the other process, from any thread.
 #[derive(Debug)]
 struct Capturer {
-    pipe: Mutex<Pipe>,
-    cancel: Cancel,
-}
-
-#[derive(Debug)]
-struct Pipe {
     /// Closed, it ends.
-    to: Option<ChildStdin>,
-    heard: Receiver<Reply>,
-    next: u64,
+    to: Mutex<Option<ChildStdin>>,
+    open: Arc<Mutex<Open>>,
+    cancel: Cancel,
     /// Which the kernel remembers until somebody has asked how it ended.
     _child: Child,
+}
+
+/// What was asked for and not answered.
+#[derive(Debug, Default)]
+struct Open {
+    last: u64,
+    answers: HashMap<u64, SyncSender<Answer>>,
+    /// Nothing is answered any more.
+    is_over: bool,
+}
+
+fn listen(mut from: impl BufRead, open: &Mutex<Open>) {
+    let locked = || open.lock().unwrap_or_else(PoisonError::into_inner);
+    while let Ok(Some(Reply { number, answer })) = wire::read(&mut from) {
+        // Nobody waits for one that came after the agent gave it up.
+        if let Some(waits) = locked().answers.remove(&number) {
+            let _ = waits.try_send(answer);
+        }
+    }
+    let mut open = locked();
+    open.is_over = true;
+    open.answers.clear();
 }
 
 impl Capturer {
@@ -204,30 +189,37 @@ impl Capturer {
         phase: Phase,
     ) -> Result<Answer, CaptureError> {
         let gone = || {
-            CaptureError {
-            text: "the process that captures databases has ended: restart the agent, and look at what it logged".to_owned(),
-        }
+            let text = "the process that captures databases has ended: restart the agent, and look at what it logged";
+            CaptureError::failed(text)
         };
-        let mut pipe = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
-        pipe.next += 1;
-        let number = pipe.next;
+        let (sender, answer) = sync_channel(1);
+        let number = {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            if open.is_over {
+                return Err(gone());
+            }
+            open.last += 1;
+            let number = open.last;
+            open.answers.insert(number, sender);
+            number
+        };
         let request = Request {
             number,
             dataset: dataset.clone(),
             database: database.to_owned(),
             phase,
         };
-        let to = pipe.to.as_mut().ok_or_else(gone)?;
-        wire::write(to, &request).map_err(|_| gone())?;
+        {
+            let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
+            let to = to.as_mut().ok_or_else(gone)?;
+            wire::write(to, &request).map_err(|_| gone())?;
+        }
         loop {
-            match pipe.heard.recv_timeout(LOOK) {
-                // One that came after the agent gave up on it is nobody's.
-                Ok(reply) if reply.number == number => return Ok(reply.answer),
-                Ok(_) => {}
+            match answer.recv_timeout(LOOK) {
+                Ok(answer) => return Ok(answer),
                 Err(RecvTimeoutError::Timeout) => {
-                    self.cancel.check().map_err(|error| CaptureError {
-                        text: error.to_string(),
-                    })?;
+                    let checked = self.cancel.check();
+                    checked.map_err(|error| CaptureError::failed(error.to_string()))?;
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err(gone()),
             }
@@ -249,7 +241,8 @@ impl Capture for Capturer {
         database: &str,
         into: &Path,
     ) -> Result<Dump, CaptureError> {
-        match self.ask(dataset, database, Phase::Dump(into.to_owned()))? {
+        let name = into.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        match self.ask(dataset, database, Phase::Dump(name.to_owned()))? {
             Answer::Dump(dump) => Ok(dump),
             answer => Err(failure(answer)),
         }
@@ -257,11 +250,10 @@ impl Capture for Capturer {
 }
 
 fn failure(answer: Answer) -> CaptureError {
-    let text = match answer {
-        Answer::Failure(text) => text,
+    match answer {
+        Answer::Failure(error) => error,
         Answer::Probe(_) | Answer::Dump(_) => {
-            "the process that captures databases answered something else".to_owned()
+            CaptureError::failed("the process that captures databases answered something else")
         }
-    };
-    CaptureError::failed(text)
+    }
 }

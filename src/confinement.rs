@@ -45,7 +45,7 @@ pub(crate) struct Prepared {
     pub(crate) messenger: Option<Started>,
     /// Of an agent: the process that runs what is to run once another host took over.
     pub(crate) fencer: Option<fencer::Started>,
-    /// Who captures databases.
+    /// Of an agent: the process that captures databases.
     pub(crate) capturer: Option<capturer::Started>,
     /// Of a receiver for whoever has started it: what it serves.
     pub(crate) served: Option<Served>,
@@ -146,7 +146,7 @@ fn agent(
             "cannot start the process that runs `on_fence`: {error}"
         ))
     })?;
-    let capturer = capturer::Started::start(&config, output).map_err(|error| {
+    let capturer = capturer::Started::start(&config, &state, output).map_err(|error| {
         CommandError::failed(format!(
             "cannot start the process that captures databases: {error}"
         ))

@@ -21,13 +21,26 @@ const ANSWER_BYTES: u64 = 64 << 20;
 /// How often a program that runs is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Process groups that run.
-static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+/// What a program has of this process's environment.
+pub const INHERITED: [&str; 7] = ["PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ"];
 
-/// Ends every program that runs, with all that it has started: whoever wanted something of it has gone.
+static RUNNING: Mutex<Running> = Mutex::new(Running {
+    groups: BTreeSet::new(),
+    is_over: false,
+});
+
+/// Programs that run, by their process groups.
+struct Running {
+    groups: BTreeSet<i32>,
+    /// None may run any more.
+    is_over: bool,
+}
+
+/// Ends every program that runs or is started later, with all that it has started: whoever wanted something of it has gone.
 pub fn stop_all() {
-    let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-    for group in running.iter().copied().filter_map(Pid::from_raw) {
+    let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    running.is_over = true;
+    for group in running.groups.iter().copied().filter_map(Pid::from_raw) {
         let _ = kill_process_group(group, Signal::KILL);
     }
 }
@@ -38,7 +51,10 @@ struct Registered(Pid);
 impl Registered {
     fn new(group: Pid) -> Self {
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-        running.insert(group.as_raw_nonzero().get());
+        running.groups.insert(group.as_raw_nonzero().get());
+        if running.is_over {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
         Self(group)
     }
 }
@@ -46,7 +62,7 @@ impl Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-        running.remove(&self.0.as_raw_nonzero().get());
+        running.groups.remove(&self.0.as_raw_nonzero().get());
     }
 }
 
@@ -217,7 +233,7 @@ impl Program {
         };
         let mut command = Command::new(program);
         command.args(words).env_clear().process_group(0);
-        for key in ["PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ"] {
+        for key in INHERITED {
             if let Some(value) = std::env::var_os(key) {
                 command.env(key, value);
             }

@@ -37,6 +37,18 @@ impl Started {
 
 /// Starts this program once more, as the command `name` with a configuration, to be spoken to through pipes.
 pub(crate) fn beside(name: &str, file: &Path, output: Output) -> io::Result<Child> {
+    again(name, file, output)
+        // That of the one who starts it.
+        .env_remove("NOTIFY_SOCKET")
+        // What interrupts a terminal's command ends the one who has started this, and with it this.
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+}
+
+/// This program once more, as the command `name` with a configuration, telling things as this one does.
+pub(crate) fn again(name: &str, file: &Path, output: Output) -> Command {
     let volume: &[&str] = match output.detail {
         Detail::Quiet => &["--quiet"],
         Detail::Normal => &[],
@@ -48,18 +60,13 @@ pub(crate) fn beside(name: &str, file: &Path, output: Output) -> io::Result<Chil
         Color::Always => "always",
         Color::Never => "never",
     };
-    Command::new("/proc/self/exe")
+    let mut command = Command::new("/proc/self/exe");
+    command
         .arg0("understudy")
         .args([name, "--color", color])
         .args(volume)
-        .arg(file)
-        // That of the one who starts it.
-        .env_remove("NOTIFY_SOCKET")
-        // What interrupts a terminal's command ends the one who has started this, and with it this.
-        .process_group(0)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
+        .arg(file);
+    command
 }
 
 /// Speaks to the messenger, from any thread.

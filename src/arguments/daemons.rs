@@ -171,3 +171,14 @@ pub(crate) struct Fencer {
     #[arg(value_name = "FILE")]
     pub(crate) config: PathBuf,
 }
+
+/// Take the databases that the agent at the other end of standard input names; started by the agent alone
+#[derive(Debug, Args)]
+pub(crate) struct Capturer {
+    /// The agent's configuration
+    #[arg(value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Do one thing, and end
+    #[arg(long)]
+    pub(crate) one: bool,
+}

@@ -97,7 +97,8 @@ pub(crate) fn run(
             fencer::serve(&arguments.config, &session.runtime).map(|()| Report::ended())
         }
         Command::Capturer(arguments) => {
-            capturer::serve(&arguments.config).map(|()| Report::ended())
+            let state = session.places.state.as_deref();
+            capturer::run(&arguments, state, session.output).map(|()| Report::ended())
         }
         Command::Restore(arguments) => restore::run(&arguments, session),
         Command::Snapshots(arguments) => snapshots::run(&arguments, session),

@@ -177,12 +177,12 @@ impl Keys<'_> {
         let is_program = settings
             .command
             .first()
-            .is_some_and(|word| !word.is_empty());
+            .is_some_and(|word| word.starts_with('/'));
         let has_nul = settings.command.iter().any(|word| word.contains('\0'));
         if is_program && !has_nul {
             return Ok(settings);
         }
-        let why = "`command` is a program and its arguments, run without a shell: write `command = [\"/usr/local/bin/dump-shop\"]`";
+        let why = "`command` must begin with an absolute path, for it is run without a shell: write `command = [\"/usr/local/bin/dump-shop\"]`";
         Err(file.refuse(span, &why))
     }
 

@@ -390,7 +390,7 @@ fn wrong_databases_say_where_and_what_to_write() {
             "run without a shell",
         ),
         (
-            "engine = \"command\"\nname = \"a\"\ncommand = [\"b\\u0000\"]\n",
+            "engine = \"command\"\nname = \"a\"\ncommand = [\"/b\\u0000\"]\n",
             "6:11",
             "run without a shell",
         ),

@@ -68,6 +68,22 @@ impl Note {
     }
 }
 
+/// Opens the directory that a dump is to be written to. No link is followed below the state directory.
+pub fn place(
+    state: &Path,
+    dataset: &DatasetName,
+    database: &str,
+    taking: &Name,
+) -> Result<Directory, AgentError> {
+    let database = Name::new(database)
+        .map_err(|error| AgentError::state("look for dumps of", Path::new(database), &error))?;
+    let home = Directory::open(state, Mounts::Cross)?
+        .open_directory(&name("databases"))?
+        .open_directory(&name(dataset.as_str()))?
+        .open_directory(&database)?;
+    Ok(home.open_directory(taking)?)
+}
+
 /// The dumps of a dataset.
 #[derive(Debug)]
 pub(crate) struct Keeper {

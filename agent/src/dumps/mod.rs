@@ -9,6 +9,7 @@ use understudy_tree::Directory;
 
 pub(crate) use capture::capture;
 pub(crate) use difference::{Stretch, difference};
+pub use keeper::place;
 
 /// What was captured before a scan.
 #[derive(Debug)]
