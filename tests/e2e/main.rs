@@ -21,6 +21,7 @@ mod support;
 mod alerts;
 mod bad_input;
 mod browse;
+mod capturer;
 mod confined;
 mod crashes;
 mod daemon;
