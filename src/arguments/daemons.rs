@@ -44,8 +44,25 @@ A configuration:
   path = \"/srv/photos\"
   exclude = [\"*.tmp\"]
 
+  on_database_failure = \"fail\" # the spare keeps its last snapshot; or \"ship-files\": the files
+  # ship_files_after = 3        # go without it after so many failures in a row
+
+  [[dataset.database]]         # captured before the files, and one snapshot with them
+  engine = \"postgres\"
+  database = \"photos\"          # also: host, port, user, service, password_file, programs
+  force_dump = \"6h\"            # so often even if nothing is said to have changed
+
+  [[dataset.database]]
+  engine = \"command\"           # any other one, by a program
+  name = \"cache\"               # in snapshots [default: `database`]
+  command = [\"/usr/local/lib/understudy/redis.sh\"]
+  max_probe = \"10s\"            # each question; a whole dump: max_dump = \"1h\", a load:
+  max_lock = \"20s\"             # max_load = \"4h\"; writers wait at most so long
+
   [[dataset]]
-  path = \"/var/www/*\"          # one dataset for each directory there")]
+  path = \"/var/www/*\"          # one dataset for each directory there
+
+`understudy check databases` says what keeps a database from being captured.")]
 pub(crate) struct Agent {
     /// The configuration
     #[arg(

@@ -1,6 +1,8 @@
 //! `understudy check role`: what a monitor asks on either host, with an answer that is an exit code.
 
-use std::path::Path;
+mod databases;
+
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use understudy_agent::config::Config;
@@ -14,6 +16,9 @@ use crate::exit::{Code, CommandError};
 use crate::paths;
 use crate::report::Report;
 
+/// Where an agent's configuration is, if nobody says otherwise.
+const CONFIG: &str = "/etc/understudy/agent.toml";
+
 /// One dataset, as it was found.
 struct Found {
     dataset: DatasetName,
@@ -22,15 +27,38 @@ struct Found {
     wrong: Option<String>,
 }
 
-/// Looks whether this host is what somebody takes it for.
+/// Looks at what is asked for.
 pub(crate) fn run(arguments: Check, session: &Session) -> Result<Report, CommandError> {
+    match (arguments.what, arguments.expect) {
+        (Checked::Role, Some(expect)) => role(arguments, expect, session),
+        (Checked::Role, None) => Err(CommandError::usage(
+            "nobody says which part this host should play",
+            "add --expect spare or --expect main",
+        )),
+        (Checked::Databases, None) if is_of_a_main(&arguments) => {
+            let config = arguments.agent.unwrap_or_else(|| PathBuf::from(CONFIG));
+            databases::run(&config, &arguments.datasets)
+        }
+        (Checked::Databases, _) => Err(CommandError::usage(
+            "databases are checked on the main, from the agent's configuration",
+            "leave --expect, --served, --store and --config out; --agent FILE names another configuration",
+        )),
+    }
+}
+
+fn is_of_a_main(arguments: &Check) -> bool {
+    let OnSpare { store, config } = &arguments.on_spare;
+    store.is_none() && config.is_none() && arguments.served.is_none()
+}
+
+/// Looks whether this host is what somebody takes it for.
+fn role(arguments: Check, expect: ExpectedRole, session: &Session) -> Result<Report, CommandError> {
     let Check {
-        what: Checked::Role,
-        expect,
         datasets,
         served,
         agent,
         on_spare,
+        ..
     } = arguments;
     let (mut found, absence) = match &agent {
         Some(config) => (of_agent(config, session)?, None),

@@ -292,3 +292,59 @@ fn a_dump_goes_nowhere_but_into_the_agents_own_state() {
         "content\n"
     );
 }
+
+#[test]
+fn checking_databases_says_what_is_to_be_done() {
+    let mut scene = scene(
+        "[ $UNDERSTUDY_PHASE = check ] || exit 64\n\
+         [ ! -e $place/fails ] || { echo 'cannot log in' >&2; exit 1; }\n\
+         cat $place/problems || exit 0",
+        "",
+    );
+    fs::write(note(&scene, "problems"), "").unwrap();
+    let source = scene.outside("other source");
+    fs::create_dir(&source).unwrap();
+    let absent = scene.stage.path().join("absent");
+    let other = format!(
+        "[[dataset]]\npath = {source:?}\nname = \"other\"\n{}",
+        database(&absent, "")
+    );
+    let check = |scene: &Scene| Run::new(["check", "databases", "--agent"]).arg(scene.configure());
+    assert_eq!(check(&scene).ok().stdout, "ok: site/shop\n");
+
+    scene.others = other;
+    let outcome = check(&scene).expect(1);
+    assert_eq!(outcome.stdout, "ok: site/shop\n");
+    outcome.mentions(&[
+        "other/shop",
+        "absent",
+        "Correct `command`",
+        "1 of 2 databases",
+    ]);
+    assert_eq!(check(&scene).arg("site").ok().stdout, "ok: site/shop\n");
+    check(&scene)
+        .arg("nobody")
+        .expect(2)
+        .mentions(&["no dataset `nobody`"]);
+
+    let lines = "views cannot be read: GRANT SHOW VIEW\nroutines neither\n";
+    fs::write(note(&scene, "problems"), lines).unwrap();
+    let outcome = check(&scene).arg("--json").expect(1);
+    let data = &outcome.json()["data"];
+    let problems = &data["databases"][0]["problems"];
+    assert_eq!(problems.as_array().map(Vec::len), Some(2), "{data}");
+    check(&scene)
+        .expect(1)
+        .mentions(&["site/shop: views cannot be read", "site/shop: routines"]);
+    fs::write(note(&scene, "fails"), "").unwrap();
+    check(&scene)
+        .arg("site")
+        .expect(1)
+        .mentions(&["site/shop", "cannot log in"]);
+    for wrong in [["--expect", "main"], ["--store", "/srv/spare"]] {
+        Run::new(["check", "databases"]).args(wrong).expect(2);
+    }
+    Run::new(["check", "role"])
+        .expect(2)
+        .mentions(&["--expect"]);
+}
