@@ -358,6 +358,27 @@ mod tests {
     }
 
     #[test]
+    fn the_agent_takes_the_configuration_that_its_help_shows() {
+        let mut command = CommandLine::command();
+        let agent = command.find_subcommand_mut("agent").expect("agent");
+        let help = agent.get_after_long_help().expect("help").to_string();
+        let shown = help
+            .split_once("A configuration:\n")
+            .and_then(|(_, rest)| rest.split_once("`understudy check databases`"));
+        let (shown, _) = shown.expect("a configuration, and what follows it");
+        assert!(
+            shown.lines().all(|line| line.len() < 100),
+            "a line would be wrapped"
+        );
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("agent.toml");
+        std::fs::write(&path, shown).expect("written");
+        let config = understudy_agent::config::Config::load(&path).expect("valid");
+        let names = config.datasets.iter().map(|one| one.databases.len());
+        assert_eq!(names.collect::<Vec<_>>(), [2, 0]);
+    }
+
+    #[test]
     fn every_command_teaches_by_example() {
         let command = CommandLine::command();
         for command in command

@@ -10,7 +10,7 @@ mod worker;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::io::{self, BufRead, BufReader};
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -83,6 +83,27 @@ pub(crate) fn run(
     }
 }
 
+/// Starts it with what this process may do now, if the configuration names any database.
+pub(crate) fn start(
+    config: &Config,
+    state: &Path,
+    output: Output,
+) -> Result<Option<Started>, CommandError> {
+    if config.datasets.iter().all(|one| one.databases.is_empty()) {
+        return Ok(None);
+    }
+    // What interrupts a terminal's command ends the one who has started this, and with it this.
+    let started = capturer(&config.file, state, output)
+        .process_group(0)
+        .spawn();
+    let started = started.map_err(|error| {
+        CommandError::failed(format!(
+            "cannot start the process that captures databases: {error}"
+        ))
+    })?;
+    Ok(Some(Started(started)))
+}
+
 /// This program once more, with nothing of the environment but what programs of an engine need.
 fn capturer(config: &Path, state: &Path, output: Output) -> Command {
     let mut command = again("capturer", config, output);
@@ -120,18 +141,6 @@ fn settings(config: &Path, request: &Request) -> Result<DatabaseSettings, Captur
 pub(crate) struct Started(Child);
 
 impl Started {
-    /// Starts it with what this process may do now, if the configuration names any database.
-    pub(crate) fn start(config: &Config, state: &Path, output: Output) -> io::Result<Option<Self>> {
-        if config.datasets.iter().all(|one| one.databases.is_empty()) {
-            return Ok(None);
-        }
-        // What interrupts a terminal's command ends the one who has started this, and with it this.
-        let started = capturer(&config.file, state, output)
-            .process_group(0)
-            .spawn();
-        started.map(|child| Some(Self(child)))
-    }
-
     /// Speaks to it, until the agent is to end.
     pub(crate) fn capture(mut self, cancel: &Cancel) -> Arc<dyn Capture> {
         let open = Arc::new(Mutex::new(Open::default()));

@@ -146,11 +146,7 @@ fn agent(
             "cannot start the process that runs `on_fence`: {error}"
         ))
     })?;
-    let capturer = capturer::Started::start(&config, &state, output).map_err(|error| {
-        CommandError::failed(format!(
-            "cannot start the process that captures databases: {error}"
-        ))
-    })?;
+    let capturer = capturer::start(&config, &state, output)?;
     main(&spare, &state)?;
     Ok(Prepared {
         fencer,

@@ -107,7 +107,15 @@ impl Spare {
     ) -> Result<T, CommandError> {
         let (channel, far_end) = self.connect()?;
         let result = talk(channel);
-        let received = far_end.finish();
+        self.judge(result, far_end.finish())
+    }
+
+    /// What came of talking to it, where both ends know something.
+    pub(crate) fn judge<T>(
+        &self,
+        result: Result<T, AgentError>,
+        received: Result<(), ReceiverError>,
+    ) -> Result<T, CommandError> {
         match (result, received) {
             (Ok(value), _) => Ok(value),
             // What the embedded receiver died of says more than that it is gone.

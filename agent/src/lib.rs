@@ -71,7 +71,9 @@ pub use restore::{
 pub use retention::{RetentionOf, retention};
 pub use role::{resume, retire, standing, store_of};
 pub use scan::Trust;
-pub use sync::{Again, LookedAt, Problem, SyncReport, again, sync, sync_again};
+pub use sync::{
+    Again, LookedAt, Problem, SyncReport, again, sync, sync_again, sync_with_databases,
+};
 pub use wishes::Cancel;
 
 /// A directory tree that is one dataset.

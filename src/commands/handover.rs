@@ -3,9 +3,11 @@
 mod telling;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use understudy_agent::config::{Config, Scheduled};
+use understudy_agent::databases::Capture;
 use understudy_agent::{Context, Pace};
 use understudy_protocol::{DatasetName, Position, Role, Snapshot, Standing};
 use understudy_receiver::Store;
@@ -14,6 +16,7 @@ use understudy_tree::crash_point;
 
 use super::{Session, roles, sync, trust};
 use crate::arguments::Handover;
+use crate::capturer;
 use crate::confirm::{self, Question};
 use crate::exit::{Code, CommandError};
 use crate::hooks::{self, Ran};
@@ -29,6 +32,8 @@ struct Ground<'a> {
     session: &'a Session,
     spare: Spare,
     state: PathBuf,
+    /// Who captures databases, once anything is sent.
+    databases: Option<Arc<dyn Capture>>,
 }
 
 /// What is known of a dataset before anything is done.
@@ -57,10 +62,11 @@ struct Done {
 pub(crate) fn run(arguments: &Handover, session: &Session) -> Result<Report, CommandError> {
     let config = Config::load(&arguments.config)?;
     let chosen = chosen(&config, arguments)?;
-    let ground = Ground {
+    let mut ground = Ground {
         session,
         spare: session.spare_of(&config)?,
         state: session.state_of(&config)?,
+        databases: None,
     };
     let told: Vec<Result<Facts, CommandError>> = chosen
         .iter()
@@ -83,6 +89,8 @@ pub(crate) fn run(arguments: &Handover, session: &Session) -> Result<Report, Com
         }
         confirm(&chosen, new, session)?;
     }
+    ground.databases = capturer::start(&config, &ground.state, session.output)?
+        .map(|started| started.capture(&session.cancel));
     let mut done = Vec::new();
     for (scheduled, facts) in chosen.iter().zip(told) {
         let mut ran = Vec::new();
@@ -261,11 +269,11 @@ fn ship(scheduled: &Scheduled, ground: &Ground<'_>) -> Result<Position, CommandE
     let dataset = &source.dataset;
     let context = Context {
         signer: trust::signer(&ground.state)?,
-        databases: None,
-        pace: std::sync::Arc::new(Pace::unlimited()),
+        databases: ground.databases.clone(),
+        pace: Arc::new(Pace::unlimited()),
         ..session.context(ground.state.clone(), spare)
     };
-    let synced = sync::once(spare, source, &context, session)?;
+    let synced = sync::with_databases(spare, source, &context, session)?;
     let left = synced
         .unreadable
         .iter()

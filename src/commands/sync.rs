@@ -17,7 +17,7 @@ use crate::arguments::Sync;
 use crate::exit::{Code, CommandError};
 use crate::progress::Line;
 use crate::report::{self, Report};
-use crate::spare::{Absent, Spare};
+use crate::spare::{Absent, FarEnd, Spare};
 use crate::{paths, words};
 
 /// Brings the spare up to date with the source.
@@ -52,6 +52,32 @@ pub(crate) fn run(arguments: &Sync, session: &Session) -> Result<Report, Command
     let mut report = Report::done(value(&synced), lines);
     note_problems(&mut report, &synced);
     Ok(report)
+}
+
+/// As [`once`], with the databases of the source, if it has any.
+pub(super) fn with_databases(
+    spare: &Spare,
+    source: &Source,
+    context: &Context,
+    session: &Session,
+) -> Result<SyncReport, CommandError> {
+    if source.databases.is_empty() {
+        return once(spare, source, context, session);
+    }
+    let progress = Line::show(&context.progress, session.output);
+    let mut far_end: Option<FarEnd> = None;
+    let mut connect = || {
+        if let Some(Err(error)) = far_end.take().map(FarEnd::finish) {
+            tracing::debug!("the embedded receiver's session ended: {error}");
+        }
+        let (channel, other) = spare.connect_again()?;
+        far_end = Some(other);
+        Ok(channel)
+    };
+    let result = understudy_agent::sync_with_databases(&mut connect, source, context);
+    let received = far_end.map_or(Ok(()), FarEnd::finish);
+    drop(progress);
+    spare.judge(result, received)
 }
 
 /// A cycle that looks at everything, shown as it goes, and once more if the spare asks for another one.

@@ -348,3 +348,42 @@ fn checking_databases_says_what_is_to_be_done() {
         .expect(2)
         .mentions(&["--expect"]);
 }
+
+/// Its content is in a file beside it.
+const OF_A_FILE: &str = "[ $UNDERSTUDY_PHASE = check ] || cat $place/content";
+
+#[test]
+fn a_handover_ships_what_the_database_has_once_the_application_is_stopped() {
+    let mut scene = scene(OF_A_FILE, "");
+    fs::write(note(&scene, "content"), "first").unwrap();
+    let stop = "printf last > $1";
+    scene.settings = format!(
+        "on_stop = [[\"/bin/sh\", \"-c\", {stop:?}, \"stop\", {:?}]]\n",
+        note(&scene, "content")
+    );
+    once(&scene).ok();
+    assert_eq!(dumped(&scene, "output"), "first");
+    let hand_over = Run::new(["handover", "site", "--yes", "--config"]).arg(scene.configure());
+    hand_over.ok();
+    assert_eq!(dumped(&scene, "output"), "last");
+}
+
+#[test]
+fn a_first_database_while_the_agent_runs_is_not_left_out_in_silence() {
+    let mut scene = scene(OF_A_FILE, "");
+    fs::write(note(&scene, "content"), "first").unwrap();
+    let with_database = std::mem::take(&mut scene.dataset);
+    let mut agent = scene.start();
+    agent.until("a snapshot", |cycle| cycle["committed"] == true);
+    scene.dataset = with_database;
+    scene.configure();
+    agent.signal(Signal::HUP);
+    let cycle = agent.until("what is to be done", |cycle| cycle["error"].is_object());
+    let message = cycle["error"]["message"].as_str().unwrap();
+    assert!(message.contains("restart it"), "{message}");
+    assert_eq!(agent.end(Signal::TERM).0, Some(0));
+    let mut agent = scene.start();
+    agent.until("another one", |cycle| cycle["committed"] == true);
+    assert_eq!(dumped(&scene, "output"), "first");
+    assert_eq!(agent.end(Signal::TERM).0, Some(0));
+}

@@ -8,7 +8,7 @@ mod testimony;
 
 use understudy_protocol::message::{Begin, Claim, Commit, Committed, Confirm};
 use understudy_protocol::transport::Channel;
-use understudy_protocol::{FIRST_EPOCH, Message, Position, Snapshot, version};
+use understudy_protocol::{FIRST_EPOCH, Message, Position, ProtocolError, Snapshot, version};
 use understudy_tree::{Directory, Stat, crash_point};
 
 use crate::chain::Chain;
@@ -45,6 +45,27 @@ pub fn sync(
     cycle(channel, source, context, by_itself(Carrying::On))
 }
 
+/// As [`sync`], with the dataset's databases, and once more where the spare asks for another cycle; `connect` opens a new connection each time.
+pub fn sync_with_databases(
+    connect: &mut impl FnMut() -> Result<Channel, ProtocolError>,
+    source: &Source,
+    context: &Context,
+) -> Result<SyncReport, AgentError> {
+    cycle_in_two_tries(connect, source, context, by_itself(Carrying::On))
+}
+
+/// Databases that are configured are captured, or nothing is sent: files without them would be taken for a snapshot with them.
+fn expect_captured(source: &Source, reliance: Reliance<'_>) -> Result<(), AgentError> {
+    match source.databases.first() {
+        Some(first) if reliance.captured.is_none() => Err(AgentError::Database {
+            dataset: source.dataset.clone(),
+            database: first.name.clone(),
+            reason: "there is no process that captures databases, for the configuration had none when the agent was started: restart it".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// As [`sync`], with what the cycle may rely on.
 pub(crate) fn cycle(
     channel: Channel,
@@ -54,7 +75,8 @@ pub(crate) fn cycle(
 ) -> Result<SyncReport, AgentError> {
     let started = Moment::now();
     context.progress.restart(Phase::Connecting);
-    let prepared = prepare(source, context, reliance.patience);
+    let prepared = expect_captured(source, reliance)
+        .and_then(|()| prepare(source, context, reliance.patience));
     let (root, root_stat, index, part) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
