@@ -48,9 +48,9 @@ pub enum AgentError {
         /// The source.
         path: PathBuf,
     },
-    /// A database could not be taken: no snapshot is made without it.
+    /// A database could not be taken: no snapshot is made with files that are newer than those that were sent before the attempt.
     #[error(
-        "database `{database}` of dataset `{dataset}` could not be captured, so that nothing is sent: the spare keeps its last snapshot. {reason}"
+        "database `{database}` of dataset `{dataset}` could not be captured, and the spare keeps its last snapshot: {reason}"
     )]
     Database {
         /// The dataset.

@@ -25,6 +25,7 @@ mod capturer;
 mod confined;
 mod crashes;
 mod daemon;
+mod databases;
 mod delta;
 mod documents;
 mod drift;

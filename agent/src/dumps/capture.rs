@@ -1,12 +1,13 @@
 //! Taking the dumps of a dataset before its files are looked at.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use understudy_databases::Probe;
-use understudy_protocol::{DatasetName, Name};
+use understudy_protocol::{DatasetName, Name, Timestamp};
 
 use super::keeper::{Difference, Keeper, Note, Shelf};
-use super::{Captive, Captured, Dump};
+use super::{Captive, Captured, Dump, Staying};
 use crate::clock;
 use crate::databases::{Capture, CaptureError, DatabaseSettings, OnFailure};
 use crate::error::AgentError;
@@ -31,48 +32,104 @@ impl Taken {
     }
 }
 
-/// Takes a dump of each database that may have changed. `None` if the dataset has none, and nobody says that it had.
-pub(crate) fn capture(source: &Source, context: &Context) -> Result<Option<Taken>, AgentError> {
+/// Opens the dumps of a dataset. `None` if it has no databases, as far as anybody says.
+pub(crate) fn begin<'a>(
+    source: &'a Source,
+    context: &'a Context,
+) -> Result<Option<Taking<'a>>, AgentError> {
     let Some(engines) = &context.databases else {
         return Ok(None);
     };
-    let keeper = Keeper::open(&context.state, &source.dataset)?;
-    let mut taking = Taking {
+    Ok(Some(Taking {
+        source,
         dataset: &source.dataset,
         engines,
-        keeper: &keeper,
+        keeper: Keeper::open(&context.state, &source.dataset)?,
         cancel: &context.cancel,
+        asked: HashMap::new(),
         ahead: Vec::new(),
-    };
-    let since = clock::now();
-    let mut databases = Vec::new();
-    for settings in &source.databases {
-        context.cancel.check()?;
-        databases.push(taking.take_or_leave(settings, source.on_database_failure)?);
-    }
-    let ahead = taking.ahead;
-    Ok(Some(Taken {
-        captured: Captured { since, databases },
-        keeper,
-        ahead,
     }))
 }
 
-struct Taking<'a> {
+/// Taking the databases of a dataset.
+#[derive(Debug)]
+pub(crate) struct Taking<'a> {
+    source: &'a Source,
     dataset: &'a DatasetName,
     engines: &'a Arc<dyn Capture>,
-    keeper: &'a Keeper,
+    keeper: Keeper,
     cancel: &'a Cancel,
+    /// What databases said that were asked already, and when.
+    asked: HashMap<String, (Probe, Timestamp)>,
     ahead: Vec<String>,
 }
 
 impl Taking<'_> {
+    /// Whether one of them may have changed, and is to be dumped. One that cannot be asked says so when it is taken.
+    pub(crate) fn will_dump(&mut self) -> Result<bool, AgentError> {
+        let mut will_dump = false;
+        for settings in &self.source.databases {
+            match self.which(settings) {
+                Ok(which) => will_dump |= which.is_none(),
+                Err(AgentError::Database { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(will_dump)
+    }
+
+    /// Dumps those once, for nothing, that could not be dumped the last time: as long as that fails, no files are shipped before them.
+    pub(crate) fn rehearse(&mut self) -> Result<(), AgentError> {
+        for settings in &self.source.databases {
+            let shelf = self.keeper.shelf(&settings.name)?;
+            if shelf.failures()? == 0 || self.which(settings)?.is_some() {
+                continue;
+            }
+            let into = shelf.prepare()?;
+            let dumped = self.engines.dump(self.dataset, &settings.name, &into);
+            self.cancel.check()?;
+            shelf.give_up()?;
+            dumped.map_err(|error| self.failed(settings, &error))?;
+        }
+        Ok(())
+    }
+
+    /// What the files are shipped with before anything is dumped. A file that comes and goes while a dump is taken, and of which a row speaks, must
+    /// have reached the spare before; and until the dump is there, nothing goes of which a row of the one before may speak.
+    pub(crate) fn files_first(&mut self) -> Result<Captured, AgentError> {
+        self.asked.clear();
+        let leave = |settings| {
+            let name = self.name(settings)?;
+            Ok(Captive { name, dump: None })
+        };
+        let databases = self.source.databases.iter().map(leave);
+        Ok(Captured {
+            staying: Staying::Everything,
+            databases: databases.collect::<Result<_, AgentError>>()?,
+        })
+    }
+
+    /// Takes a dump of each database that may have changed.
+    pub(crate) fn take_all(mut self) -> Result<Taken, AgentError> {
+        let now = clock::now();
+        let asked = self.asked.values().map(|(_, asked)| *asked).min();
+        let mut databases = Vec::new();
+        for settings in &self.source.databases {
+            self.cancel.check()?;
+            databases.push(self.take_or_leave(settings)?);
+        }
+        Ok(Taken {
+            captured: Captured {
+                staying: Staying::Since(asked.map_or(now, |asked| asked.min(now))),
+                databases,
+            },
+            keeper: self.keeper,
+            ahead: self.ahead,
+        })
+    }
+
     /// Takes a database, or leaves the one that the spare has, where that is allowed by now.
-    fn take_or_leave(
-        &mut self,
-        settings: &DatabaseSettings,
-        on_failure: OnFailure,
-    ) -> Result<Captive, AgentError> {
+    fn take_or_leave(&mut self, settings: &DatabaseSettings) -> Result<Captive, AgentError> {
         let shelf = self.keeper.shelf(&settings.name)?;
         let error = match self.take(settings) {
             Ok(captive) => {
@@ -83,7 +140,7 @@ impl Taking<'_> {
             Err(error) => return Err(error),
         };
         let failures = shelf.count_failure()?;
-        match on_failure {
+        match self.source.on_database_failure {
             OnFailure::ShipFiles { after } if failures >= after => {}
             _ => return Err(error),
         }
@@ -97,21 +154,40 @@ impl Taking<'_> {
 
     fn take(&mut self, settings: &DatabaseSettings) -> Result<Captive, AgentError> {
         let shelf = self.keeper.shelf(&settings.name)?;
+        if let Some(which) = self.which(settings)? {
+            return self.captive(settings, &shelf, which);
+        }
+        let shipped = shelf.shipped()?;
+        let (probe, asked) = self.ask(settings)?;
+        self.dump(settings, &shelf, (probe, asked.seconds), shipped)?;
+        self.captive(settings, &shelf, Which::Next)
+    }
+
+    /// The dump that is as the database is now; `None` if there is none.
+    fn which(&mut self, settings: &DatabaseSettings) -> Result<Option<Which>, AgentError> {
+        let (probe, asked) = self.ask(settings)?;
+        let shelf = self.keeper.shelf(&settings.name)?;
+        let proves = |note: &Note| note.proves(&probe, asked.seconds, settings.force_dump);
+        // What was taken and never reached the spare is as good, if it is as new.
+        if shelf.taken()?.as_ref().is_some_and(proves) {
+            return Ok(Some(Which::Next));
+        }
+        let is_shipped = shelf.shipped()?.as_ref().is_some_and(proves);
+        Ok(is_shipped.then_some(Which::Shipped))
+    }
+
+    /// Asks a database whether it has changed, once.
+    fn ask(&mut self, settings: &DatabaseSettings) -> Result<(Probe, Timestamp), AgentError> {
+        if let Some(asked) = self.asked.get(&settings.name) {
+            return Ok(asked.clone());
+        }
+        let now = clock::now();
         let probe = self.engines.probe(self.dataset, &settings.name);
         self.cancel.check()?;
         let probe = probe.map_err(|error| self.failed(settings, &error))?;
-        let now = clock::now().seconds;
-        let shipped = shelf.shipped()?;
-        let proves = |note: &Note| note.proves(&probe, now, settings.force_dump);
-        // What was taken and never reached the spare is as good, if it is as new.
-        if shelf.taken()?.as_ref().is_some_and(proves) {
-            return self.captive(settings, &shelf, Which::Next);
-        }
-        if shipped.as_ref().is_some_and(proves) {
-            return self.captive(settings, &shelf, Which::Shipped);
-        }
-        self.dump(settings, &shelf, (probe, now), shipped)?;
-        self.captive(settings, &shelf, Which::Next)
+        self.asked
+            .insert(settings.name.clone(), (probe.clone(), now));
+        Ok((probe, now))
     }
 
     fn dump(

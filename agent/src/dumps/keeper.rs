@@ -207,11 +207,16 @@ impl Shelf {
         self.write("shipped", &note)
     }
 
+    /// How often in a row it could not be taken.
+    pub(crate) fn failures(&self) -> Result<u32, AgentError> {
+        let text = durable::read(&self.home, &name("failures"), 64)?;
+        let failures = text.and_then(|text| String::from_utf8(text).ok()?.trim().parse().ok());
+        Ok(failures.unwrap_or(0))
+    }
+
     /// One more failure in a row; returns how many there were.
     pub(crate) fn count_failure(&self) -> Result<u32, AgentError> {
-        let before = durable::read(&self.home, &name("failures"), 64)?;
-        let before = before.and_then(|text| String::from_utf8(text).ok()?.trim().parse().ok());
-        let failures = before.unwrap_or(0_u32).saturating_add(1);
+        let failures = self.failures()?.saturating_add(1);
         let text = format!("{failures}\n");
         durable::replace(
             &self.home,

@@ -7,17 +7,26 @@ mod keeper;
 use understudy_protocol::{Name, Timestamp};
 use understudy_tree::Directory;
 
-pub(crate) use capture::capture;
+pub(crate) use capture::{Taking, begin};
 pub(crate) use difference::{Stretch, difference};
 pub use keeper::place;
 
 /// What was captured before a scan.
 #[derive(Debug)]
 pub(crate) struct Captured {
-    /// What stands in the source at this moment, or later, stays in the snapshot under its name: a row may speak of it.
-    pub(crate) since: Timestamp,
+    /// What stays in the snapshot although it is gone, for a row may speak of it.
+    pub(crate) staying: Staying,
     /// All databases that the dataset has.
     pub(crate) databases: Vec<Captive>,
+}
+
+/// What stays in a snapshot although it is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Staying {
+    /// Everything that the spare has: its dumps are those of a moment before.
+    Everything,
+    /// What was there at this moment, by the clock of the file system, or later: then the dumps were begun.
+    Since(Timestamp),
 }
 
 /// One of them.

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use understudy_databases::{Dump, Limits, Probe};
+use understudy_protocol::transport::in_process;
 use understudy_protocol::{ContentHash, DatasetName, ProtocolError};
 
 use crate::databases::{Capture, CaptureError, DatabaseSettings, OnFailure};
 use crate::scan::Trust;
 use crate::sync::{Carrying, Making, Patience, Reliance, SyncReport, Telling, cycle_in_two_tries};
-use crate::testing::Stage;
+use crate::testing::{Stage, settle, spare};
 use crate::{AgentError, Context};
 
 /// A database that is one text.
@@ -70,6 +71,7 @@ impl Play {
     fn new(on_failure: OnFailure) -> Self {
         let mut stage = Stage::new();
         stage.write("file", "content");
+        settle();
         stage.source.databases = vec![DatabaseSettings {
             name: "shop".to_owned(),
             engine: crate::databases::Engine::Postgres(
@@ -109,14 +111,23 @@ impl Play {
             making: Making::Always,
             captured: None,
         };
-        self.stage.with_channel(|channel| {
-            let mut channel = Some(channel);
+        let mut sessions = Vec::new();
+        let result = {
             let mut connect = || match is_away {
                 true => Err(ProtocolError::Cut),
-                false => channel.take().ok_or(ProtocolError::Cut),
+                false => {
+                    let (ours, theirs) = in_process();
+                    let spare = Arc::clone(&self.stage.spare);
+                    sessions.push(std::thread::spawn(move || spare::serve(&spare, theirs)));
+                    Ok(ours)
+                }
             };
             cycle_in_two_tries(&mut connect, &self.stage.source, &context, reliance)
-        })
+        };
+        for session in sessions {
+            session.join().expect("the spare saw a broken rule");
+        }
+        result
     }
 
     fn cycle(&self) -> SyncReport {
@@ -216,8 +227,14 @@ fn a_database_that_cannot_be_taken_ends_the_cycle_or_is_left() {
     let error = play.cycle_over(false).expect_err("no snapshot");
     assert!(error.to_string().contains("start the server"), "{error}");
     assert!(play.has("first"));
+    // What was sent before the dump failed is all that is sent.
+    let snapshots = play.stage.spare().uploads.len();
+    play.stage.write("file", "changed again");
+    play.cycle_over(false).expect_err("no snapshot");
+    assert_eq!(play.stage.spare().uploads.len(), snapshots);
     play.set(|state| state.fails = None);
     assert!(play.cycle().committed);
+    play.stage.compare();
     assert!(play.has("half"));
 
     let play = Play::new(OnFailure::ShipFiles { after: 2 });
@@ -225,6 +242,7 @@ fn a_database_that_cannot_be_taken_ends_the_cycle_or_is_left() {
     play.set(broken);
     play.stage.write("file", "changed");
     play.cycle_over(false).expect_err("no snapshot yet");
+    play.stage.write("file", "changed again");
     assert!(play.cycle().committed);
     assert!(play.has("first"));
     play.stage.compare();

@@ -7,21 +7,21 @@
 use std::collections::HashSet;
 
 use understudy_protocol::message::Content;
-use understudy_protocol::{Bytes, DirectoryId, Entry, Node, Place, Timestamp};
+use understudy_protocol::{Bytes, DirectoryId, Entry, Node, Place};
 
 use super::findings::{Findings, Spot};
 use super::worker::{Change, Worker};
 use super::{Scan, is_about_entry};
 use crate::clock::{Settled, settled};
-use crate::dumps::Captured;
+use crate::dumps::{Captured, Staying};
 use crate::error::AgentError;
 use crate::index::{Index, Known, Reason, Side};
 
 /// What stays.
 #[derive(Debug)]
 pub(super) struct Keeping {
-    /// When the capture began; `None` if there was none.
-    since: Option<Timestamp>,
+    /// `None` if nothing does.
+    staying: Option<Staying>,
     /// What stayed in the last snapshot already.
     before: HashSet<Place>,
 }
@@ -31,7 +31,7 @@ impl Keeping {
         let attended = index.attention()?.into_iter();
         let kept = attended.filter(|one| one.reason == Reason::Kept);
         Ok(Self {
-            since: captured.map(|captured| captured.since),
+            staying: captured.map(|captured| captured.staying),
             before: kept
                 .filter_map(|one| Some(Place::new(one.directory, one.name?)))
                 .collect(),
@@ -57,13 +57,15 @@ pub(super) fn settle(scan: &Scan<'_>, findings: &mut Findings) -> Result<(), Age
 impl Worker<'_> {
     /// Whether what vanished from a place may have done so after the capture began.
     pub(super) fn keeps(&self, place: &Place) -> Result<bool, AgentError> {
-        let Keeping { since, before } = &self.scan.keeping;
-        let Some(since) = since.filter(|_| !before.contains(place)) else {
-            return Ok(false);
-        };
         if place.parent == DirectoryId::TOP {
             return Ok(false);
         }
+        let Keeping { staying, before } = &self.scan.keeping;
+        let since = match staying {
+            Some(Staying::Everything) => return Ok(true),
+            Some(Staying::Since(since)) if !before.contains(place) => *since,
+            _ => return Ok(false),
+        };
         let Some(path) = self.scan.index.pending_path(place.parent)? else {
             return Ok(false);
         };

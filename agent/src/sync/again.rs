@@ -4,7 +4,7 @@ use understudy_protocol::transport::Channel;
 use understudy_protocol::{FailureCode, ProtocolError};
 
 use super::{Carrying, Making, Patience, Reliance, SyncReport, Telling, Trust, cycle};
-use crate::dumps::capture;
+use crate::dumps::{Taking, begin};
 use crate::error::AgentError;
 use crate::{Context, Source, ask};
 
@@ -41,31 +41,56 @@ impl Again {
     }
 }
 
-/// Takes the dataset's databases, then as [`cycle`], once more if the spare could make nothing of a delta, a leftover or a reference to its history, or has another snapshot than the agent believes.
+/// A cycle of the files, if a database is to be dumped, then the dumps, then a cycle with both; each as [`cycle`], once more if the spare could make nothing of a delta, a leftover or a reference to its history, or has another snapshot than the agent believes.
 pub(crate) fn cycle_in_two_tries(
     connect: &mut impl FnMut() -> Result<Channel, ProtocolError>,
     source: &Source,
     context: &Context,
     reliance: Reliance<'_>,
 ) -> Result<SyncReport, AgentError> {
-    let taken = match capture(source, context) {
-        Ok(taken) => taken,
-        Err(error) => {
-            if reliance.telling == Telling::Spare && matches!(error, AgentError::Database { .. }) {
-                ask::tell_trouble(connect()?, &source.dataset, &error, &context.cancel);
-            }
-            return Err(error);
-        }
+    let taking = begin(source, context)?;
+    let Some(mut taking) = taking else {
+        return with_tries(connect, source, context, reliance);
     };
+    let files = match taking.will_dump()? && rehearsed(&mut taking)? {
+        true => {
+            let captured = taking.files_first()?;
+            let reliance = Reliance {
+                captured: Some(&captured),
+                ..reliance
+            };
+            Some(with_tries(connect, source, context, reliance)?)
+        }
+        false => None,
+    };
+    let taken = taking.take_all().inspect_err(|error| {
+        if reliance.telling == Telling::Spare
+            && matches!(error, AgentError::Database { .. })
+            && let Ok(channel) = connect()
+        {
+            ask::tell_trouble(channel, &source.dataset, error, &context.cancel);
+        }
+    })?;
+    let captured = Some(&taken.captured);
     let reliance = Reliance {
-        captured: taken.as_ref().map(|taken| &taken.captured),
+        captured,
         ..reliance
     };
-    let report = with_tries(connect, source, context, reliance)?;
-    if let Some(taken) = taken {
-        taken.acknowledge()?;
+    let mut report = with_tries(connect, source, context, reliance)?;
+    taken.acknowledge()?;
+    if let Some(files) = files {
+        report.add(&files);
     }
     Ok(report)
+}
+
+/// Whether what could not be dumped the last time can be now. If not, it is told when it is taken.
+fn rehearsed(taking: &mut Taking<'_>) -> Result<bool, AgentError> {
+    match taking.rehearse() {
+        Ok(()) => Ok(true),
+        Err(AgentError::Database { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn with_tries(

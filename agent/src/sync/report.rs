@@ -69,6 +69,29 @@ pub struct SyncReport {
     pub seconds: f64,
 }
 
+impl SyncReport {
+    /// Adds what a cycle did that came right before.
+    pub(super) fn add(&mut self, before: &Self) {
+        self.committed |= before.committed;
+        self.added += before.added;
+        self.changed += before.changed;
+        self.removed += before.removed;
+        self.moved += before.moved;
+        self.files_read += before.files_read;
+        self.bytes_read += before.bytes_read;
+        self.deltas += before.deltas;
+        self.deltas_refused += before.deltas_refused;
+        self.bytes_kept += before.bytes_kept;
+        self.bytes_resumed += before.bytes_resumed;
+        self.leftovers_refused += before.leftovers_refused;
+        self.recalled += before.recalled;
+        self.bytes_recalled += before.bytes_recalled;
+        self.history_refused += before.history_refused;
+        self.bytes_sent += before.bytes_sent;
+        self.seconds += before.seconds;
+    }
+}
+
 /// What a cycle looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LookedAt {

@@ -28,6 +28,15 @@ static HOOKS: Mutex<Option<HashMap<(PathBuf, String), Hook>>> = Mutex::new(None)
 
 static ALONE: Mutex<()> = Mutex::new(());
 
+/// Change times older than two ticks prove something.
+pub(crate) fn settle() {
+    let until = std::time::Instant::now() + std::time::Duration::from_millis(30);
+    // A thread that was waited for before may wake this one once more.
+    while let Some(left) = until.checked_duration_since(std::time::Instant::now()) {
+        std::thread::park_timeout(left);
+    }
+}
+
 /// A scan of `source` has reached `moment`.
 pub(crate) fn passed(source: &Path, moment: &str) {
     let hook = HOOKS

@@ -10,7 +10,7 @@ use understudy_tree::{Directory, Mounts};
 
 use super::{contents, filled, settle};
 use crate::clock;
-use crate::dumps::{Captive, Captured, Dump};
+use crate::dumps::{Captive, Captured, Dump, Staying};
 use crate::scan::Trust;
 use crate::sync::{Carrying, Making, Patience, Reliance, SyncReport, Telling, cycle};
 use crate::testing::Stage;
@@ -24,7 +24,7 @@ fn opened(path: &Path) -> Directory {
 fn captured(stage: &Stage, dump: &str, former: Option<&str>) -> Captured {
     settle();
     let captured = Captured {
-        since: clock::now(),
+        staying: Staying::Since(clock::now()),
         databases: vec![Captive {
             name: Name::new("shop").expect("name"),
             dump: Some(Dump {

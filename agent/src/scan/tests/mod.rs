@@ -10,22 +10,13 @@ mod short;
 
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use understudy_protocol::message::{Change, Content};
 use understudy_protocol::{Failure, FailureCode};
 
 use crate::AgentError;
-use crate::testing::Stage;
-
-/// Change times older than two ticks prove something.
-pub(super) fn settle() {
-    let until = Instant::now() + Duration::from_millis(30);
-    // A thread that was waited for before may wake this one once more.
-    while let Some(left) = until.checked_duration_since(Instant::now()) {
-        std::thread::park_timeout(left);
-    }
-}
+use crate::testing::{Stage, settle};
 
 /// Which contents a list of changes has, sorted.
 fn contents(changes: &[Change]) -> Vec<&'static str> {

@@ -1,0 +1,279 @@
+//! Files and databases in one snapshot: real servers, the real agent.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::support::{Random, Run, full, judge};
+
+#[path = "../../databases/tests/support/postgres.rs"]
+#[expect(dead_code, reason = "the tests of the crate use more of it")]
+mod postgres;
+#[path = "../../databases/tests/support/programs.rs"]
+mod programs;
+
+/// A site with a database, and where its agent keeps things.
+struct Site {
+    place: tempfile::TempDir,
+}
+
+impl Site {
+    fn new(database: &str) -> Self {
+        let place = tempfile::tempdir_in(crate::support::stage::directory_for_tests()).unwrap();
+        let site = Self { place };
+        fs::create_dir(site.files()).unwrap();
+        let config = format!(
+            "spare = \"{0}/spare\"\nstate = \"{0}/state\"\n[pace]\npressure = \"off\"\n[[dataset]]\npath = \"{0}/site\"\n{database}",
+            site.place.path().display()
+        );
+        fs::write(site.config(), config).unwrap();
+        site
+    }
+
+    fn files(&self) -> PathBuf {
+        self.place.path().join("site")
+    }
+
+    fn config(&self) -> PathBuf {
+        self.place.path().join("agent.toml")
+    }
+
+    fn spare(&self) -> PathBuf {
+        self.place.path().join("spare")
+    }
+
+    fn live(&self) -> PathBuf {
+        self.spare().join("site/live")
+    }
+
+    fn cycle(&self) -> Run {
+        Run::new(["agent", "--once", "--config"]).arg(self.config())
+    }
+
+    fn restore(&self, number: u64) -> (PathBuf, PathBuf) {
+        let target = |what: &str| self.place.path().join(format!("{what}-{number}"));
+        let (files, databases) = (target("files"), target("databases"));
+        Run::new(["restore", "site"])
+            .arg(&files)
+            .arg("--databases")
+            .arg(&databases)
+            .args(["--snapshot", &number.to_string(), "--unverified", "--spare"])
+            .arg(self.spare())
+            .arg("--state")
+            .arg(self.place.path().join("other-state"))
+            .ok();
+        (files, databases)
+    }
+}
+
+fn of_postgres(server: &postgres::Server) -> String {
+    format!(
+        "[[dataset.database]]\nengine = \"postgres\"\ndatabase = \"shop\"\nuser = \"postgres\"\nhost = \"{}\"\n",
+        server.directory().display()
+    )
+}
+
+/// An application with uploads: a picture is written before its row, and removed after it.
+struct Gallery<'a> {
+    server: &'a postgres::Server,
+    files: PathBuf,
+    next: AtomicU64,
+}
+
+impl Gallery<'_> {
+    fn act(&self, session: &mut postgres::Session, random: &mut Random, known: &mut Vec<u64>) {
+        if known.len() > 20 && random.below(3) == 0 {
+            let id = known.swap_remove(random.index(known.len()));
+            session.sql(&format!("DELETE FROM pictures WHERE id = {id};"));
+            fs::remove_file(self.path(id)).unwrap();
+            return;
+        }
+        if known.len() > 20 && random.below(4) == 0 {
+            // Another name: the file first, then its row, then the former file.
+            let place = random.index(known.len());
+            let (id, new) = (known[place], self.new_id());
+            fs::copy(self.path(id), self.path(new)).unwrap();
+            session.sql(&format!("UPDATE pictures SET id = {new} WHERE id = {id};"));
+            fs::remove_file(self.path(id)).unwrap();
+            known[place] = new;
+            return;
+        }
+        let id = self.new_id();
+        fs::write(self.path(id), format!("picture {id}\n")).unwrap();
+        session.sql(&format!("INSERT INTO pictures VALUES ({id});"));
+        known.push(id);
+    }
+
+    fn new_id(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn path(&self, id: u64) -> PathBuf {
+        self.files.join(format!("d{}", id % 7)).join(id.to_string())
+    }
+
+    /// Until somebody says that it is enough.
+    fn run(&self, seed: u64, is_over: &AtomicBool) {
+        let (mut random, mut known) = (Random::new(seed), Vec::new());
+        let mut session = self.server.session("shop");
+        while !is_over.load(Ordering::Relaxed) {
+            self.act(&mut session, &mut random, &mut known);
+        }
+    }
+}
+
+/// Rows of a dump, as `pg_dump` writes them.
+fn ids(dump: &Path) -> Vec<String> {
+    let text = fs::read_to_string(dump.join("public.pictures.dat")).unwrap();
+    let rows = text.lines().take_while(|line| *line != "\\.");
+    rows.map(str::to_owned).collect()
+}
+
+/// `UNDERSTUDY_TEST_FULL=1`: 200 snapshots.
+#[test]
+fn each_row_of_each_snapshot_has_its_file() {
+    let Some(server) = postgres::Server::start() else {
+        return;
+    };
+    server.sql("postgres", "CREATE DATABASE shop;");
+    server.sql("shop", "CREATE TABLE pictures (id bigint PRIMARY KEY);");
+    let site = Site::new(&of_postgres(&server));
+    for number in 0..7 {
+        fs::create_dir(site.files().join(format!("d{number}"))).unwrap();
+    }
+    let gallery = Gallery {
+        server: &server,
+        files: site.files(),
+        next: AtomicU64::new(1),
+    };
+    let (is_over, snapshots) = (AtomicBool::new(false), if full() { 200 } else { 8 });
+    std::thread::scope(|scope| {
+        for seed in 0..3 {
+            let (gallery, is_over) = (&gallery, &is_over);
+            scope.spawn(move || gallery.run(seed, is_over));
+        }
+        for number in 1..=snapshots {
+            let outcome = site.cycle().outcome();
+            // Files that change or vanish while they are read are told.
+            if ![Some(0), Some(3)].contains(&outcome.code) {
+                is_over.store(true, Ordering::Relaxed);
+                panic!("{}", outcome.said());
+            }
+            let rows = ids(&site.live().join("databases/shop"));
+            let lost: Vec<&String> = rows
+                .iter()
+                .filter(|id| {
+                    let place = id.parse::<u64>().unwrap() % 7;
+                    let path = site.live().join(format!("files/d{place}")).join(id);
+                    !fs::read_to_string(path).is_ok_and(|text| text.starts_with("picture"))
+                })
+                .collect();
+            if !lost.is_empty() {
+                is_over.store(true, Ordering::Relaxed);
+                panic!(
+                    "snapshot {number}: rows without files: {lost:?} of {}",
+                    rows.len()
+                );
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    // At rest: what was kept for a row goes, and everything is as it is here.
+    for _ in 0..2 {
+        site.cycle().ok();
+    }
+    assert_eq!(
+        judge::rsync(&site.files(), &site.live().join("files"), &[]),
+        ""
+    );
+    // A restored database has the rows of the one that was captured.
+    let (files, databases) = site.restore(3);
+    use understudy_databases::Database;
+    let restored = server.postgres("shop");
+    restored.load(&databases.join("shop"), "restored").unwrap();
+    let rows = server.sql("restored", "SELECT id FROM pictures;");
+    assert_eq!(rows.lines().count(), ids(&databases.join("shop")).len());
+    for id in rows.lines() {
+        let place = id.parse::<u64>().unwrap() % 7;
+        assert!(files.join(format!("d{place}/{id}")).exists(), "{id}");
+    }
+}
+
+#[test]
+fn a_database_that_cannot_be_captured_ends_the_cycle_and_the_spare_keeps_what_it_has() {
+    let Some(mut server) = postgres::Server::start() else {
+        return;
+    };
+    server.sql("postgres", "CREATE DATABASE shop;");
+    server.sql(
+        "shop",
+        "CREATE TABLE pictures (id bigint PRIMARY KEY); INSERT INTO pictures VALUES (1);",
+    );
+    let site = Site::new(&of_postgres(&server));
+    fs::write(site.files().join("page"), "first").unwrap();
+    site.cycle().ok();
+    let data = site.cycle().data();
+    assert_eq!(data["datasets"][0]["committed"], false, "{data}");
+    fs::write(site.files().join("page"), "second").unwrap();
+    server.stop(rustix::process::Signal::INT);
+    let outcome = site.cycle().expect(1);
+    outcome.mentions(&["shop", "Start it", "keeps its last snapshot"]);
+    assert_eq!(
+        fs::read_to_string(site.live().join("files/page")).unwrap(),
+        "first"
+    );
+    server.restart();
+    site.cycle().ok();
+    assert_eq!(
+        fs::read_to_string(site.live().join("files/page")).unwrap(),
+        "second"
+    );
+}
+
+#[test]
+fn any_other_database_is_captured_by_a_program() {
+    let site = Site::new("");
+    let program = site.place.path().join("engine");
+    let text = "#!/bin/sh\ncase $UNDERSTUDY_PHASE in\n\
+        probe) cat \"$0.data\" || exit 1;;\n\
+        dump) cp \"$0.data\" \"$UNDERSTUDY_OUT/all\"; echo of \"$UNDERSTUDY_DATASET/$UNDERSTUDY_DATABASE\";;\n\
+        *) exit 64;;\nesac\n";
+    programs::script(&program, text);
+    let data = site.place.path().join("engine.data");
+    fs::write(&data, "first").unwrap();
+    let config = fs::read_to_string(site.config()).unwrap();
+    let database = format!(
+        "[[dataset.database]]\nengine = \"command\"\nname = \"other\"\ncommand = [\"{}\"]\n",
+        program.display()
+    );
+    fs::write(site.config(), format!("{config}{database}")).unwrap();
+    site.cycle().ok();
+    let has =
+        |file: &str| fs::read_to_string(site.live().join("databases/other").join(file)).unwrap();
+    assert_eq!(
+        (has("all"), has("output")),
+        ("first".into(), "of site/other\n".into())
+    );
+    fs::write(&data, "second").unwrap();
+    site.cycle().ok();
+    assert_eq!(has("all"), "second");
+    fs::remove_file(&data).unwrap();
+    site.cycle().expect(1).mentions(&["other", "engine.data"]);
+    assert_eq!(has("all"), "second");
+    // Nobody may read what is in a database but its owner.
+    let mode = fs::metadata(site.live().join("databases/other/all"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // One that is configured no more is in no snapshot.
+    fs::write(site.config(), config).unwrap();
+    site.cycle().ok();
+    assert!(
+        site.live().join("databases/other").exists(),
+        "nobody says that it had one"
+    );
+    std::thread::park_timeout(Duration::from_millis(1));
+}
