@@ -19,7 +19,7 @@ use crate::postgres::clients::{Client, closest};
 use crate::postgres::contents::{CONTENTS, Contents, File, file_name};
 use crate::postgres::facts::{Facts, Table};
 use crate::postgres::listing::{self, Listing};
-use crate::postgres::{Postgres, archive, errors, facts};
+use crate::postgres::{APPLICATION, Postgres, archive, errors, facts};
 use crate::run::Program;
 
 /// Where `pg_dump` writes, in the directory of the dump, until the names are changed.
@@ -72,7 +72,7 @@ fn run_pg_dump(postgres: &Postgres, client: &Client, scratch: &Path) -> Result<(
         format!("--jobs={JOBS}"),
         "--no-sync".to_owned(),
         format!("--lock-wait-timeout={lock}ms"),
-        format!("--dbname={}", postgres.connection(database)),
+        format!("--dbname={}", postgres.connection(database, APPLICATION)),
     ];
     let arguments = arguments.into_iter().map(OsString::from);
     let arguments = arguments.chain(["--file".into(), scratch.as_os_str().to_owned()]);
@@ -294,7 +294,7 @@ pub(super) fn globals(postgres: &Postgres, client: &Client) -> Result<Vec<u8>, D
     }
     let database = &postgres.settings.database;
     arguments.push(format!("--database={database}").into());
-    arguments.push(format!("--dbname={}", postgres.connection(database)).into());
+    arguments.push(format!("--dbname={}", postgres.connection(database, APPLICATION)).into());
     let program = postgres.program(client, "pg_dumpall", arguments, limit);
     let globals = program
         .answer()

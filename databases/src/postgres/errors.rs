@@ -82,12 +82,12 @@ const MEANINGS: &[(&[&str], &str)] = &[
         "this is a standby, and what was read was changed under the dump. Set max_standby_streaming_delay higher, or dump the primary",
     ),
     (
-        &["server closed the connection unexpectedly"],
-        "the server stopped, or was killed, in the middle. See its log; what was written is thrown away, and the next cycle tries again",
-    ),
-    (
         &["terminating connection"],
         "the server, or an administrator, ended the connection in the middle. What was written is thrown away, and the next cycle tries again",
+    ),
+    (
+        &["server closed the connection unexpectedly"],
+        "the server stopped, or was killed, in the middle. See its log; what was written is thrown away, and the next cycle tries again",
     ),
     (
         &["database system is shutting down"],
@@ -112,6 +112,10 @@ const MEANINGS: &[(&[&str], &str)] = &[
     (
         &["invalid locale name"],
         "this system lacks the locale that the database has. Generate it (Debian: dpkg-reconfigure locales), and restart PostgreSQL",
+    ),
+    (
+        &["division by zero"],
+        "another load goes on at the same time, and has taken the place of this one. Load again when it has ended",
     ),
     (
         &["is being accessed by other users"],

@@ -2,7 +2,8 @@
 //!
 //! `NAME` serves until everything is loaded into `NAME__next`; then the two take each other's place, and what was there stays as
 //! `NAME__previous` until the next load. There is no moment at which `NAME` is missing, and wherever a load is killed, the next one begins
-//! anew. Sessions that are connected to `NAME` are ended for it: they belong to the database that is replaced, not to its name.
+//! anew: programs of a load whose process was killed may go on for a while, so their sessions are ended first, and what they would put in place is
+//! compared with what they have made. Sessions that are connected to `NAME` are ended for it: they belong to the database that is replaced, not to its name.
 //!
 //! Roles are not made: what is in `globals.sql` is for a person to run, or for whoever sets up the server.
 
@@ -15,13 +16,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::DatabaseError;
 use crate::postgres::clients::{Client, closest};
 use crate::postgres::contents::Contents;
 use crate::postgres::facts::{self, Properties, Setting};
-use crate::postgres::{Postgres, errors, identifier, literal};
+use crate::postgres::{APPLICATION, Postgres, errors, identifier, literal};
 
 /// The engine cuts longer names without a word.
 const NAME_BYTES: usize = 63;
@@ -38,6 +39,8 @@ struct Names<'a> {
     name: &'a str,
     next: String,
     previous: String,
+    /// Of every session that works on them.
+    application: String,
 }
 
 impl<'a> Names<'a> {
@@ -56,10 +59,14 @@ impl<'a> Names<'a> {
                 NAME_BYTES + name.len() - previous.len()
             )));
         }
+        // The engine has only ASCII in it.
+        let hash = blake3::hash(name.as_bytes()).to_hex();
+        let application = format!("{APPLICATION} load {}", &hash[..16]);
         Ok(Self {
             name,
             next,
             previous,
+            application,
         })
     }
 }
@@ -74,42 +81,77 @@ pub(super) fn load(postgres: &Postgres, from: &Path, name: &str) -> Result<(), D
         "the server, or for the dump,",
     )?;
     let archive = Archive::link(from, &contents)?;
-    remove(postgres, &names.next)?;
-    create(postgres, &names.next, &contents.properties)?;
-    restore(postgres, client, &archive, &names.next)?;
+    end_abandoned(postgres, &names)?;
+    remove(postgres, &names, &names.next)?;
+    let made = create(postgres, &names, &contents.properties)?;
+    restore(postgres, client, &archive, &names)?;
     // Without it, the first that is asked of a large table takes far too long.
-    postgres.sql(&names.next, "ANALYZE;", postgres.limits.load)?;
-    set(postgres, &names.next, &contents.properties.settings);
-    swap(postgres, &names)
+    postgres.sql_as(
+        &names.application,
+        &names.next,
+        "ANALYZE;",
+        postgres.limits.load,
+    )?;
+    set(postgres, &names, &contents.properties.settings);
+    swap(postgres, &names, &made)
 }
 
 /// With what was kept of it.
 pub(super) fn drop_database(postgres: &Postgres, name: &str) -> Result<(), DatabaseError> {
     let names = Names::new(postgres, name)?;
+    end_abandoned(postgres, &names)?;
     for name in [&*names.next, &*names.previous, names.name] {
-        remove(postgres, name)?;
+        remove(postgres, &names, name)?;
+    }
+    Ok(())
+}
+
+/// Until there are none, for a session is ended only where it looks for that.
+fn end_abandoned(postgres: &Postgres, names: &Names<'_>) -> Result<(), DatabaseError> {
+    let statement = format!(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name ={} AND pid <> pg_backend_pid();",
+        literal(&names.application)
+    );
+    let started = Instant::now();
+    while !maintain(postgres, names, &statement)?.starts_with(b"0") {
+        if started.elapsed() > postgres.limits.probe.max(Duration::from_secs(60)) {
+            return Err(DatabaseError::Incomplete(format!(
+                "another load of `{}` goes on and cannot be ended: look for application_name{} in pg_stat_activity",
+                names.name,
+                literal(&names.application)
+            )));
+        }
     }
     Ok(())
 }
 
 /// Sessions in it are ended.
-fn remove(postgres: &Postgres, name: &str) -> Result<(), DatabaseError> {
+fn remove(postgres: &Postgres, names: &Names<'_>, name: &str) -> Result<(), DatabaseError> {
     let remove = format!(
         "SET client_min_messages = warning; DROP DATABASE IF EXISTS {} WITH (FORCE);",
         identifier(name)
     );
-    maintain(postgres, &remove)?;
+    maintain(postgres, names, &remove)?;
     Ok(())
 }
 
 /// Where other databases are made, renamed and removed. Those that are large take longer than a question.
-fn maintain(postgres: &Postgres, statements: &str) -> Result<Vec<u8>, DatabaseError> {
+fn maintain(
+    postgres: &Postgres,
+    names: &Names<'_>,
+    statements: &str,
+) -> Result<Vec<u8>, DatabaseError> {
     let limit = postgres.limits.probe.max(Duration::from_secs(60));
-    postgres.sql(&postgres.settings.maintenance_database, statements, limit)
+    let database = &postgres.settings.maintenance_database;
+    postgres.sql_as(&names.application, database, statements, limit)
 }
 
-/// Empty, and as the one was that was dumped.
-fn create(postgres: &Postgres, name: &str, properties: &Properties) -> Result<(), DatabaseError> {
+/// Empty, and as the one was that was dumped. Returns its number, which no other database gets.
+fn create(
+    postgres: &Postgres,
+    names: &Names<'_>,
+    properties: &Properties,
+) -> Result<String, DatabaseError> {
     let Properties {
         encoding,
         collate,
@@ -117,7 +159,7 @@ fn create(postgres: &Postgres, name: &str, properties: &Properties) -> Result<()
         owner,
         ..
     } = properties;
-    let database = identifier(name);
+    let database = identifier(&names.next);
     let locale = properties.locale.as_deref().unwrap_or_default();
     let provider = match properties.provider.as_str() {
         "i" => format!(" LOCALE_PROVIDER icu ICU_LOCALE{}", literal(locale)),
@@ -157,16 +199,21 @@ fn create(postgres: &Postgres, name: &str, properties: &Properties) -> Result<()
             ));
         }
     }
-    maintain(postgres, &statements)?;
-    Ok(())
+    statements.push_str(&format!(
+        "SELECT oid FROM pg_database WHERE datname ={};",
+        literal(&names.next)
+    ));
+    let made = maintain(postgres, names, &statements)?;
+    Ok(String::from_utf8_lossy(&made).trim().to_owned())
 }
 
 fn restore(
     postgres: &Postgres,
     client: &Client,
     archive: &Archive,
-    name: &str,
+    names: &Names<'_>,
 ) -> Result<(), DatabaseError> {
+    let connection = postgres.connection(&names.next, &names.application);
     let jobs = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(4);
@@ -175,7 +222,7 @@ fn restore(
         format!("--jobs={jobs}"),
         "--exit-on-error".to_owned(),
         "--no-tablespaces".to_owned(),
-        format!("--dbname={}{LAZY}", postgres.connection(name)),
+        format!("--dbname={connection}{LAZY}"),
     ];
     let arguments = arguments.into_iter().map(OsString::from);
     let arguments = arguments.chain([archive.directory.as_os_str().to_owned()]);
@@ -183,14 +230,14 @@ fn restore(
     program
         .if_too_long("the database is too large for the limit of a load, or the server is too busy")
         .answer()
-        .map_err(|error| errors::explain(error, &postgres.settings, name))?;
+        .map_err(|error| errors::explain(error, &postgres.settings, &names.next))?;
     Ok(())
 }
 
 /// What whoever connects gets, taken over by the server's own parser: some are lists. A setting that this server does not know is left out.
-fn set(postgres: &Postgres, name: &str, settings: &[Setting]) {
+fn set(postgres: &Postgres, names: &Names<'_>, settings: &[Setting]) {
     for setting in settings {
-        let (key, database) = (&setting.name, identifier(name));
+        let (key, database) = (&setting.name, identifier(&names.next));
         let whose = match &setting.role {
             Some(role) => format!("ROLE {} IN DATABASE {database}", identifier(role)),
             None => format!("DATABASE {database}"),
@@ -203,51 +250,48 @@ fn set(postgres: &Postgres, name: &str, settings: &[Setting]) {
             literal(&setting.value),
             parts.join("."),
         );
-        if let Err(error) = maintain(postgres, &statements) {
+        if let Err(error) = maintain(postgres, names, &statements) {
             tracing::warn!(
-                "the setting `{key}` of the database `{name}` is not taken over: {error}"
+                "the setting `{key}` of the database `{}` is not taken over: {error}",
+                names.name
             );
         }
     }
 }
 
-/// Both renames in one transaction. It waits for nobody: sessions in the way are ended, and the engine keeps new ones out while it renames.
-fn swap(postgres: &Postgres, names: &Names<'_>) -> Result<(), DatabaseError> {
-    let Names {
-        name,
-        next,
-        previous,
-    } = names;
-    let there = format!(
-        "SELECT count(*) FROM pg_database WHERE datname ={};",
-        literal(name)
+/// Both renames in one transaction. It waits for nobody: sessions in the way are ended, and the engine keeps new ones out while it renames. What
+/// is in place then must be the one that was `made`, or the division by none undoes it.
+fn swap(postgres: &Postgres, names: &Names<'_>, made: &str) -> Result<(), DatabaseError> {
+    let (name, next, previous) = (
+        identifier(names.name),
+        identifier(&names.next),
+        identifier(&names.previous),
     );
-    let into_place = format!(
-        "ALTER DATABASE {} RENAME TO {};",
-        identifier(next),
-        identifier(name)
-    );
-    if maintain(postgres, &there)?.starts_with(b"0") {
-        maintain(postgres, &into_place)?;
-        return Ok(());
-    }
-    remove(postgres, previous)?;
+    let text = literal(names.name);
+    let there = format!("SELECT count(*) FROM pg_database WHERE datname ={text};");
+    let aside = match maintain(postgres, names, &there)?.starts_with(b"0") {
+        true => String::new(),
+        false => {
+            remove(postgres, names, &names.previous)?;
+            format!("ALTER DATABASE {name} RENAME TO {previous};")
+        }
+    };
     let statements = format!(
-        "SELECT count(*) FROM (SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname ={}) AS ended;\n\
-         BEGIN; ALTER DATABASE {} RENAME TO {}; {into_place} COMMIT;",
-        literal(name),
-        identifier(name),
-        identifier(previous),
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname ={text};\n\
+         BEGIN; {aside} ALTER DATABASE {next} RENAME TO {name};\n\
+         SELECT 1 / count(*) FROM pg_database WHERE datname ={text} AND oid::text ={}; COMMIT;",
+        literal(made),
     );
     let mut tried = 1;
     loop {
-        match maintain(postgres, &statements) {
+        match maintain(postgres, names, &statements) {
             Ok(ended) => {
                 let ended = String::from_utf8_lossy(&ended);
-                if ended.trim() != "0" {
+                let ended = ended.lines().next().unwrap_or_default();
+                if ended != "0" {
                     tracing::warn!(
-                        "{} sessions of the database `{name}` were ended to replace it",
-                        ended.trim()
+                        "{ended} sessions of the database `{}` were ended to replace it",
+                        names.name
                     );
                 }
                 return Ok(());

@@ -60,6 +60,9 @@ pub struct PostgresSettings {
     pub maintenance_database: String,
 }
 
+/// The name of a session, as `pg_stat_activity` shows it.
+const APPLICATION: &str = "understudy";
+
 fn maintenance_database() -> String {
     "postgres".to_owned()
 }
@@ -88,7 +91,7 @@ impl Postgres {
     }
 
     /// Everything about the connection, for `-d`: names may have any characters, and a name with `=` would be taken for a whole connection.
-    fn connection(&self, database: &str) -> String {
+    fn connection(&self, database: &str, application: &str) -> String {
         let settings = &self.settings;
         let port = settings.port.map(|port| port.to_string());
         let seconds = self.limits.probe.as_secs().max(2).to_string();
@@ -102,7 +105,7 @@ impl Postgres {
             ("passfile", file.as_deref()),
             ("dbname", Some(database)),
             ("connect_timeout", Some(&*seconds)),
-            ("application_name", Some("understudy")),
+            ("application_name", Some(application)),
         ];
         let parts = parts.into_iter().filter_map(|(key, value)| {
             let value = value?.replace('\\', "\\\\").replace('\'', "\\'");
@@ -135,6 +138,17 @@ impl Postgres {
         statements: &str,
         limit: Duration,
     ) -> Result<Vec<u8>, DatabaseError> {
+        self.sql_as(APPLICATION, database, statements, limit)
+    }
+
+    /// In a session that others can tell from the rest.
+    fn sql_as(
+        &self,
+        application: &str,
+        database: &str,
+        statements: &str,
+        limit: Duration,
+    ) -> Result<Vec<u8>, DatabaseError> {
         let client = clients::newest(self.clients())?;
         let arguments = [
             "--no-psqlrc",
@@ -145,7 +159,7 @@ impl Postgres {
             "--dbname",
         ];
         let arguments = arguments.into_iter().map(OsString::from);
-        let connection = OsString::from(self.connection(database));
+        let connection = OsString::from(self.connection(database, application));
         self.program(client, "psql", arguments.chain([connection]), limit)
             .input(statements)
             .answer()
@@ -206,7 +220,7 @@ mod tests {
             settings(r#"{"database": "a", "host": "/run/pg", "port": 5433, "user": "o'neil\\"}"#);
         let postgres = Postgres::new(settings, Limits::default());
         assert_eq!(
-            postgres.connection("host=evil"),
+            postgres.connection("host=evil", APPLICATION),
             r"host='/run/pg' port='5433' user='o\'neil\\' dbname='host=evil' connect_timeout='10' application_name='understudy'"
         );
     }

@@ -42,7 +42,11 @@ fn everything_is_in_a_dump_under_its_own_name() {
     assert_eq!(dump.rows, rows);
     assert_eq!(dump.notes, [""; 0]);
     let files = files(scratch.path());
-    let names: Vec<_> = files.keys().map(String::as_str).collect();
+    // Since version 17 the lists of large objects have a number, which is not kept.
+    let names = files
+        .keys()
+        .map(|name| name.replace("blobs_of_4711.", "blobs."));
+    let names: Vec<_> = names.collect();
     assert_eq!(
         names,
         [

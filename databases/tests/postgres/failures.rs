@@ -241,15 +241,15 @@ fn a_dump_that_is_not_whole_is_refused() {
             ["has left out 1", "public.t"],
         ),
         (
-            format!("{real}/pg_dump \"$@\" && rm pg_dump.part/3*.dat"),
+            format!("{real}/pg_dump \"$@\" && rm pg_dump.part/[0-9]*.dat"),
             ["is not there", "public.t"],
         ),
         (
-            format!("{real}/pg_dump \"$@\" && truncate -s -1 pg_dump.part/3*.dat"),
+            format!("{real}/pg_dump \"$@\" && truncate -s -1 pg_dump.part/[0-9]*.dat"),
             ["do not end", "public.t"],
         ),
         (
-            format!("{real}/pg_dump \"$@\" && truncate -s 0 pg_dump.part/3*.dat"),
+            format!("{real}/pg_dump \"$@\" && truncate -s 0 pg_dump.part/[0-9]*.dat"),
             ["do not end", "public.t"],
         ),
     ]

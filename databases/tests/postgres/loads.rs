@@ -1,5 +1,6 @@
 //! Loading a dump: all of it, in place of what was there, or not at all.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -161,6 +162,39 @@ fn a_load_that_fails_leaves_what_was_there() {
     fails(&server, &["a role is missing", "globals.sql", "\"guest\""]);
     server.sql("postgres", "ALTER ROLE nobody RENAME TO guest");
     postgres.load(scratch.path(), "standby").unwrap();
+}
+
+/// Programs of a load that was killed may just put it in place, which ends the sessions in it.
+fn count(postgres: &Postgres) -> BTreeMap<String, u64> {
+    loop {
+        match postgres.count("standby") {
+            Ok(rows) => return rows,
+            Err(error) => assert!(
+                error.to_string().contains("terminating connection"),
+                "{error}"
+            ),
+        }
+    }
+}
+
+/// Either may end the other; what is in place is whole.
+#[test]
+fn two_loads_at_the_same_time_leave_one_whole_database() {
+    let Some((server, scratch, dump)) = shop() else {
+        return;
+    };
+    let postgres = server.postgres("shop");
+    postgres.load(scratch.path(), "standby").unwrap();
+    for _ in 0..5 {
+        std::thread::scope(|scope| {
+            let load = || server.postgres("shop").load(scratch.path(), "standby");
+            let loads = [scope.spawn(load), scope.spawn(load)];
+            loads.map(|load| drop(load.join().unwrap()));
+        });
+        assert_eq!(count(&postgres), dump.rows);
+    }
+    postgres.load(scratch.path(), "standby").unwrap();
+    assert_eq!(databases(&server), "shop standby standby__previous");
 }
 
 /// As the next test has it: a load, in a process that may be killed.

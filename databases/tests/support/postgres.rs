@@ -10,6 +10,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use understudy_databases::Limits;
 use understudy_databases::postgres::{Postgres, PostgresSettings};
 
+/// Names the directory of the programs of another version.
+const OTHER: &str = "UNDERSTUDY_TEST_POSTGRES";
+
 /// A server that runs until it is dropped.
 pub(crate) struct Server {
     directory: tempfile::TempDir,
@@ -23,8 +26,11 @@ pub(crate) struct Session {
     output: BufReader<ChildStdout>,
 }
 
-/// The directory of the newest server and its programs.
+/// The directory of the newest server and its programs, or of another one that is to be tested.
 pub(crate) fn programs() -> Option<PathBuf> {
+    if let Some(other) = std::env::var_os(OTHER) {
+        return Some(PathBuf::from(other));
+    }
     let versions = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -106,7 +112,8 @@ impl Server {
 
     pub(crate) fn settings_of(&self, database: &str, user: &str) -> PostgresSettings {
         let socket = self.directory.path().to_str().unwrap();
-        let json = serde_json::json!({"database": database, "host": socket, "user": user});
+        let other = std::env::var(OTHER).ok();
+        let json = serde_json::json!({"database": database, "host": socket, "user": user, "programs": other});
         serde_json::from_value(json).unwrap()
     }
 
