@@ -189,12 +189,49 @@ fn two_loads_at_the_same_time_leave_one_whole_database() {
         std::thread::scope(|scope| {
             let load = || server.postgres("shop").load(scratch.path(), "standby");
             let loads = [scope.spawn(load), scope.spawn(load)];
-            loads.map(|load| drop(load.join().unwrap()));
+            for load in loads {
+                drop(load.join().unwrap());
+            }
         });
         assert_eq!(count(&postgres), dump.rows);
     }
     postgres.load(scratch.path(), "standby").unwrap();
     assert_eq!(databases(&server), "shop standby standby__previous");
+}
+
+/// A `pg_restore` that does not end, and is not in the database that it is for, so that it does not go with that.
+#[test]
+fn what_a_load_has_left_running_is_ended() {
+    let Some((server, scratch, dump)) = shop() else {
+        return;
+    };
+    let programs = tempfile::tempdir().unwrap();
+    for name in ["psql", "pg_dump"] {
+        let real = crate::server::programs().unwrap().join(name);
+        std::os::unix::fs::symlink(real, programs.path().join(name)).unwrap();
+    }
+    crate::programs::script(
+        &programs.path().join("pg_restore"),
+        r#"#!/usr/bin/env bash
+for word; do [[ $word != --dbname=* ]] || connection=${word#--dbname=}; done
+exec "${0%/*}/psql" -d "${connection/standby__next/postgres}" -c 'SELECT pg_sleep(1000)'
+"#,
+    );
+    let mut settings = server.settings("shop");
+    settings.programs = Some(programs.path().to_owned());
+    let from = scratch.path().to_owned();
+    let hanging =
+        std::thread::spawn(move || Postgres::new(settings, limits()).load(&from, "standby"));
+    let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE query ~ '^SELECT pg_sleep'";
+    while server.sql("postgres", sleeping) == "0" {
+        std::thread::yield_now();
+    }
+    let postgres = server.postgres("shop");
+    postgres.load(scratch.path(), "standby").unwrap();
+    assert_eq!(server.sql("postgres", sleeping), "0");
+    let error = hanging.join().unwrap().unwrap_err().to_string();
+    assert!(error.contains("ended the connection"), "{error}");
+    assert_eq!(count(&postgres), dump.rows);
 }
 
 /// As the next test has it: a load, in a process that may be killed.
