@@ -81,6 +81,35 @@ fn redis_is_dumped_when_it_has_changed_and_only_then() {
     );
 }
 
+/// What it read is in its append-only file, and dump.rdb is older.
+#[test]
+fn redis_that_was_started_again_is_saved_anew() {
+    let Some(mut server) = Server::start("appendonly yes\nappendfsync always\n") else {
+        return;
+    };
+    let database = redis(&server, &[]);
+    server.ask(&["SET", "key", "the first value"]);
+    dump(&database);
+    server.ask(&["SET", "key", "another value"]);
+    server.ask(&["BGREWRITEAOF"]);
+    while server
+        .ask(&["INFO", "persistence"])
+        .contains("aof_rewrite_in_progress:1")
+    {
+        std::thread::yield_now();
+    }
+    server.stop();
+    server.run();
+    while server.ask(&["GET", "key"]) != "another value" {
+        std::thread::yield_now();
+    }
+    assert!(
+        dump(&database)
+            .windows(13)
+            .any(|part| part == b"another value")
+    );
+}
+
 #[test]
 fn redis_is_loaded_in_place_of_what_it_had() {
     let (Some(main), Some(spare)) = (Server::start(""), Server::start("save 3600 1\n")) else {

@@ -185,7 +185,7 @@ fn two_loads_at_the_same_time_leave_one_whole_database() {
     };
     let postgres = server.postgres("shop");
     postgres.load(scratch.path(), "standby").unwrap();
-    for _ in 0..5 {
+    for _ in 0..3 {
         std::thread::scope(|scope| {
             let load = || server.postgres("shop").load(scratch.path(), "standby");
             let loads = [scope.spawn(load), scope.spawn(load)];
@@ -259,7 +259,7 @@ fn a_load_can_be_killed_at_any_moment_and_run_again() {
     let job = serde_json::to_string(&(server.settings("shop"), scratch.path())).unwrap();
     let tries = match std::env::var_os("UNDERSTUDY_TEST_FULL") {
         Some(_) => 100,
-        None => 12,
+        None => 8,
     };
     let mut killed = Vec::new();
     for number in 1..=tries {
