@@ -102,7 +102,7 @@ impl File<'_> {
             load: keys.time("max_load", default.load)?,
         };
         let force_dump = keys.time("force_dump", DatabaseSettings::FORCE_DUMP)?;
-        let name = keys.name(name)?;
+        let name = keys.name(name.as_ref())?;
         let engine = match engine {
             RawEngine::Postgres => Engine::Postgres(keys.rest()?),
             RawEngine::Command => Engine::Command(keys.command()?),
@@ -151,8 +151,8 @@ impl Keys<'_> {
     }
 
     /// What it is called in snapshots: as it is named here, or else as the engine calls it.
-    fn name(&self, own: Option<Spanned<Value>>) -> Result<String, AgentError> {
-        let Some(given) = own.as_ref().or_else(|| self.left.get("database")) else {
+    fn name(&self, own: Option<&Spanned<Value>>) -> Result<String, AgentError> {
+        let Some(given) = own.or_else(|| self.left.get("database")) else {
             return Err(self.refuse(
                 "a database has a name, by which it is found in snapshots: write `name = \"shop\"`",
             ));

@@ -263,6 +263,7 @@ impl Taking<'_> {
 }
 
 /// A dump of a database.
+#[derive(Debug, Clone, Copy)]
 enum Which {
     /// The one that was taken last.
     Next,

@@ -240,7 +240,7 @@ impl Shelf {
 
     fn write(&self, file: &str, note: &Note) -> Result<(), AgentError> {
         let content = serde_json::to_vec(note)
-            .map_err(|error| AgentError::state("write", &self.path.join(file), &error))?;
+            .map_err(|error| AgentError::state("write", self.path.join(file), &error))?;
         Ok(durable::replace(
             &self.home,
             &name(file),

@@ -100,7 +100,7 @@ impl Worker<'_> {
             self.scan.context.cancel.check()?;
             let former = entry.directory_id();
             let number = former.map(|_| self.new_directory());
-            self.put_one(place, from, entry, number)?;
+            self.put_one(place, &from, entry, number)?;
             let (Some(former), Some(number)) = (former, number) else {
                 continue;
             };
@@ -120,7 +120,7 @@ impl Worker<'_> {
     fn put_one(
         &mut self,
         place: Place,
-        from: Place,
+        from: &Place,
         entry: Entry,
         number: Option<DirectoryId>,
     ) -> Result<(), AgentError> {
@@ -133,7 +133,7 @@ impl Worker<'_> {
             Some(id) => Node::Directory { id },
             None => entry.node,
         };
-        let certainty = self.scan.fuzzy.of_base(&from);
+        let certainty = self.scan.fuzzy.of_base(from);
         self.put(Change {
             place,
             base: None,
