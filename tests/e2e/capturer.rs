@@ -161,7 +161,8 @@ fn programs_end_with_the_agent_however_that_ends() {
         assert_eq!(code.unwrap_or_default(), 0);
         assert!(took < Duration::from_secs(10), "it took {took:?}");
         await_that("ended", || !processes.iter().any(|one| is_running(*one)));
-        assert!(!scene.stage.live().exists(), "half a snapshot");
+        let databases = scene.stage.live().with_file_name("databases");
+        assert!(!databases.exists(), "half a dump");
     }
 }
 

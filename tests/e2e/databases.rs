@@ -1,10 +1,11 @@
 //! Files and databases in one snapshot: real servers, the real agent.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::{Random, Run, full, judge};
 
@@ -75,6 +76,11 @@ fn of_postgres(server: &postgres::Server) -> String {
     )
 }
 
+/// How long a picture stays at least: longer than a cycle takes from the first look at its directory to the last.
+const LEAST: Duration = Duration::from_secs(if cfg!(debug_assertions) { 6 } else { 3 });
+/// How long somebody waits between two uploads.
+const PAUSE: Duration = Duration::from_millis(4);
+
 /// An application with uploads: a picture is written before its row, and removed after it.
 struct Gallery<'a> {
     server: &'a postgres::Server,
@@ -83,27 +89,34 @@ struct Gallery<'a> {
 }
 
 impl Gallery<'_> {
-    fn act(&self, session: &mut postgres::Session, random: &mut Random, known: &mut Vec<u64>) {
-        if known.len() > 20 && random.below(3) == 0 {
-            let id = known.swap_remove(random.index(known.len()));
+    fn act(
+        &self,
+        session: &mut postgres::Session,
+        random: &mut Random,
+        known: &mut VecDeque<(u64, Instant)>,
+    ) {
+        let oldest = known.front().filter(|(_, since)| since.elapsed() > LEAST);
+        let oldest = oldest.map(|(id, _)| *id);
+        if let (Some(id), 0) = (oldest, random.below(2)) {
+            known.pop_front();
             session.sql(&format!("DELETE FROM pictures WHERE id = {id};"));
             fs::remove_file(self.path(id)).unwrap();
             return;
         }
-        if known.len() > 20 && random.below(4) == 0 {
+        if let (Some(id), 0) = (oldest, random.below(3)) {
             // Another name: the file first, then its row, then the former file.
-            let place = random.index(known.len());
-            let (id, new) = (known[place], self.new_id());
+            known.pop_front();
+            let new = self.new_id();
             fs::copy(self.path(id), self.path(new)).unwrap();
             session.sql(&format!("UPDATE pictures SET id = {new} WHERE id = {id};"));
             fs::remove_file(self.path(id)).unwrap();
-            known[place] = new;
+            known.push_back((new, Instant::now()));
             return;
         }
         let id = self.new_id();
         fs::write(self.path(id), format!("picture {id}\n")).unwrap();
         session.sql(&format!("INSERT INTO pictures VALUES ({id});"));
-        known.push(id);
+        known.push_back((id, Instant::now()));
     }
 
     fn new_id(&self) -> u64 {
@@ -116,10 +129,11 @@ impl Gallery<'_> {
 
     /// Until somebody says that it is enough.
     fn run(&self, seed: u64, is_over: &AtomicBool) {
-        let (mut random, mut known) = (Random::new(seed), Vec::new());
+        let (mut random, mut known) = (Random::new(seed), VecDeque::new());
         let mut session = self.server.session("shop");
         while !is_over.load(Ordering::Relaxed) {
             self.act(&mut session, &mut random, &mut known);
+            std::thread::park_timeout(PAUSE);
         }
     }
 }
@@ -129,6 +143,15 @@ fn ids(dump: &Path) -> Vec<String> {
     let text = fs::read_to_string(dump.join("public.pictures.dat")).unwrap();
     let rows = text.lines().take_while(|line| *line != "\\.");
     rows.map(str::to_owned).collect()
+}
+
+/// Names of all pictures.
+fn names(files: &Path) -> Vec<String> {
+    let directories = fs::read_dir(files).unwrap().flatten();
+    let pictures = directories.flat_map(|directory| fs::read_dir(directory.path()).unwrap());
+    pictures
+        .map(|one| one.unwrap().file_name().into_string().unwrap())
+        .collect()
 }
 
 /// `UNDERSTUDY_TEST_FULL=1`: 200 snapshots.
@@ -154,6 +177,8 @@ fn each_row_of_each_snapshot_has_its_file() {
             let (gallery, is_over) = (&gallery, &is_over);
             scope.spawn(move || gallery.run(seed, is_over));
         }
+        let mut before = Vec::new();
+        let mut broken = 0;
         for number in 1..=snapshots {
             let outcome = site.cycle().outcome();
             // Files that change or vanish while they are read are told.
@@ -162,6 +187,9 @@ fn each_row_of_each_snapshot_has_its_file() {
                 panic!("{}", outcome.said());
             }
             let rows = ids(&site.live().join("databases/shop"));
+            // What it would be with the files of before: rows without files.
+            broken += rows.iter().filter(|id| !before.contains(*id)).count();
+            before.clone_from(&names(&site.live().join("files")));
             let lost: Vec<&String> = rows
                 .iter()
                 .filter(|id| {
@@ -179,6 +207,7 @@ fn each_row_of_each_snapshot_has_its_file() {
             }
         }
         is_over.store(true, Ordering::Relaxed);
+        assert!(broken > 0, "no row came with its file");
     });
     // At rest: what was kept for a row goes, and everything is as it is here.
     for _ in 0..2 {

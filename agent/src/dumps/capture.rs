@@ -60,18 +60,18 @@ pub(crate) struct Taking<'a> {
     keeper: Keeper,
     cancel: &'a Cancel,
     /// What databases said that were asked already, and when.
-    asked: HashMap<String, (Probe, Timestamp)>,
+    asked: HashMap<String, (Result<Probe, CaptureError>, Timestamp)>,
     ahead: Vec<String>,
 }
 
 impl Taking<'_> {
-    /// Whether one of them may have changed, and is to be dumped. One that cannot be asked says so when it is taken.
+    /// Whether one of them may have changed, and all can be asked. One that cannot says so when it is taken.
     pub(crate) fn will_dump(&mut self) -> Result<bool, AgentError> {
         let mut will_dump = false;
         for settings in &self.source.databases {
             match self.which(settings) {
                 Ok(which) => will_dump |= which.is_none(),
-                Err(AgentError::Database { .. }) => {}
+                Err(AgentError::Database { .. }) => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
@@ -178,16 +178,21 @@ impl Taking<'_> {
 
     /// Asks a database whether it has changed, once.
     fn ask(&mut self, settings: &DatabaseSettings) -> Result<(Probe, Timestamp), AgentError> {
-        if let Some(asked) = self.asked.get(&settings.name) {
-            return Ok(asked.clone());
+        let (probe, asked) = match self.asked.get(&settings.name) {
+            Some(asked) => asked.clone(),
+            None => {
+                let now = clock::now();
+                let probe = self.engines.probe(self.dataset, &settings.name);
+                self.cancel.check()?;
+                let asked = (probe, now);
+                self.asked.insert(settings.name.clone(), asked.clone());
+                asked
+            }
+        };
+        match probe {
+            Ok(probe) => Ok((probe, asked)),
+            Err(error) => Err(self.failed(settings, &error)),
         }
-        let now = clock::now();
-        let probe = self.engines.probe(self.dataset, &settings.name);
-        self.cancel.check()?;
-        let probe = probe.map_err(|error| self.failed(settings, &error))?;
-        self.asked
-            .insert(settings.name.clone(), (probe.clone(), now));
-        Ok((probe, now))
     }
 
     fn dump(

@@ -60,6 +60,9 @@ impl Worker<'_> {
                 None => Ok(()),
             };
         }
+        if known.is_none() && databases.iter().all(|one| one.dump.is_none()) {
+            return Ok(());
+        }
         let id = self.ship_directory(place, known.as_ref(), None)?;
         let mut rows = self.rows_in(id)?;
         for captive in databases {

@@ -116,7 +116,7 @@ impl World {
             dataset: dataset(),
             target: self.target(),
             which: Which::Newest,
-            tree: Tree::Files,
+            tree: understudy_agent::Tree::Files,
             part: Part::Whole,
             first: Vec::new(),
             order: Order::Listed,
