@@ -358,6 +358,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "writes what is shown")]
     fn the_agent_takes_the_configuration_that_its_help_shows() {
         let mut command = CommandLine::command();
         let agent = command.find_subcommand_mut("agent").expect("agent");
