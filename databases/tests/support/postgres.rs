@@ -97,8 +97,11 @@ impl Server {
 
     /// SIGINT: it stops in order. SIGQUIT: it stops as if the power had failed.
     pub(crate) fn stop(&mut self, signal: Signal) {
-        let _ = kill_process(Pid::from_child(&self.child), signal);
-        let _ = self.child.wait();
+        // The number of one that has ended may be somebody else's.
+        if let Ok(None) = self.child.try_wait() {
+            let _ = kill_process(Pid::from_child(&self.child), signal);
+            let _ = self.child.wait();
+        }
     }
 
     pub(crate) fn directory(&self) -> &Path {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::programs;
 
-/// A server that runs until it is dropped. Whatever starts it, its process is the one in `redis.pid`.
+/// A server that runs until it is dropped, whatever has started it.
 pub(crate) struct Server {
     directory: tempfile::TempDir,
     child: Option<Child>,
@@ -80,14 +80,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // One that was started by somebody else.
-        let pid = std::fs::read_to_string(self.directory.path().join("redis.pid"));
-        let pid = pid
-            .ok()
-            .and_then(|pid| rustix::process::Pid::from_raw(pid.trim().parse().ok()?));
-        if let Some(pid) = pid {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        }
         self.stop();
+        // One that was started by somebody else ends when it is told to, whatever number it has.
+        self.ask(&["SHUTDOWN", "NOSAVE"]);
     }
 }
