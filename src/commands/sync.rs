@@ -33,6 +33,7 @@ pub(crate) fn run(arguments: &Sync, session: &Session) -> Result<Report, Command
     paths::check_apart("source", &path, &address)?;
     let state = paths::state(session.places.state.as_deref())?;
     let source = source(arguments, path)?;
+    check_databases(&state, &source)?;
     paths::make_state(&state)?;
     let mut spare = session.spare(address, Absent::Create, None)?;
     if arguments.accept_deletions {
@@ -52,6 +53,24 @@ pub(crate) fn run(arguments: &Sync, session: &Session) -> Result<Report, Command
     let mut report = Report::done(value(&synced), lines);
     note_problems(&mut report, &synced);
     Ok(report)
+}
+
+/// Refuses a dataset of which the agent has databases: its next snapshot would be without them.
+fn check_databases(state: &Path, source: &Source) -> Result<(), CommandError> {
+    let dataset = &source.dataset;
+    let dumps = state.join("databases").join(dataset.as_str());
+    if !dumps.exists() {
+        return Ok(());
+    }
+    Err(CommandError::usage(
+        format!(
+            "dataset `{dataset}` has databases in the configuration of an agent, without which the snapshot would be only half of it"
+        ),
+        format!(
+            "run `understudy agent --once {dataset}`; if it has none any more, remove `{}`",
+            dumps.display()
+        ),
+    ))
 }
 
 /// As [`once`], with the databases of the source, if it has any.

@@ -17,7 +17,7 @@ use super::read::Certainty;
 use super::worker::{Change, Worker};
 use super::{DATABASES, Scan};
 use crate::clock::Settled;
-use crate::dumps::{Captive, Captured, Dump, Stretch, difference};
+use crate::dumps::{Captive, Dump, Stretch, difference};
 use crate::error::AgentError;
 use crate::index::{Known, Seen};
 
@@ -32,10 +32,10 @@ const NO_TIME: Timestamp = Timestamp {
 /// Sends what differs, and what is gone.
 pub(super) fn ship(
     scan: &Scan<'_>,
-    captured: &Captured,
+    databases: &[Captive],
     findings: &mut Findings,
 ) -> Result<(), AgentError> {
-    let ((), more) = scan.alone(|worker| worker.ship_root(&captured.databases))?;
+    let ((), more) = scan.alone(|worker| worker.ship_root(databases))?;
     findings.merge(more);
     Ok(())
 }

@@ -172,7 +172,7 @@ pub(crate) struct Start<'a> {
     pub(crate) effort: &'a Arc<Effort>,
     pub(crate) leftovers: &'a Leftovers,
     pub(crate) scope: Scope<'a>,
-    /// What was captured of the dataset's databases before; `None` if nobody says that it has any.
+    /// What was captured of the dataset's databases before; `None` if it has none.
     pub(crate) captured: Option<&'a Captured>,
 }
 
@@ -298,10 +298,12 @@ pub(crate) fn run(start: Start<'_>, outgoing: &Outgoing) -> Result<Outcome, Agen
         None => Missed::default(),
     };
     left::settle(&scan, &mut findings)?;
-    if let Some(captured) = start.captured {
-        kept::settle(&scan, &mut findings)?;
-        captured::ship(&scan, captured, &mut findings)?;
-    }
+    kept::settle(&scan, &mut findings)?;
+    // Without any, what the spare says to have of databases is nothing that this host has.
+    let databases = start
+        .captured
+        .map_or(&[][..], |captured| &captured.databases);
+    captured::ship(&scan, databases, &mut findings)?;
     scan.finish(findings, missed)
 }
 

@@ -43,8 +43,14 @@ fn stated(heard: &std::sync::mpsc::Receiver<Message>) -> Option<SignedStatement>
 #[test]
 fn manifests_that_are_no_tree_are_not_adopted() {
     let trees = [
+        vec![(place(0, "databases"), file(b""))],
+        vec![(place(0, "databases"), directory(1))],
         vec![
             (place(0, "databases"), directory(9)),
+            (place(0, "databases"), directory(10)),
+        ],
+        vec![
+            (place(0, "others"), directory(9)),
             (place(9, "x"), file(b"")),
         ],
         vec![(place(8, "a"), directory(9)), (place(9, "b"), directory(8))],
@@ -76,6 +82,9 @@ fn what_is_signed_is_what_the_main_has_and_nothing_that_the_spare_has_put_in() {
         (place(1, "evil"), file(b"evil")),
         (place(1, "secret"), file(b"key")),
         (place(1, "way"), link("/")),
+        (place(0, "databases"), directory(9)),
+        (place(9, "shop"), directory(10)),
+        (place(10, "evil"), file(b"evil")),
     ];
     let (sender, heard) = channel();
     let spare = hearing(Spare::new().with(evil), None, sender);
