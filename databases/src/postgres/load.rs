@@ -1,10 +1,11 @@
 //! Making a database of a dump, beside the one that is to be replaced, and putting it in its place in one transaction.
 //!
 //! `NAME` serves until everything is loaded into `NAME__next`; then the two take each other's place, and what was there stays as
-//! `NAME__previous` until the next load. There is no moment at which `NAME` is missing (who connects in the very
-//! moment of the change may be refused once), and wherever a load is killed, the next one begins
-//! anew: programs of a load whose process was killed may go on for a while, so their sessions are ended first, and what they would put in place is
-//! compared with what they have made. Sessions that are connected to `NAME` are ended for it: they belong to the database that is replaced, not to its name.
+//! `NAME__previous` until the next load. There is no moment at which `NAME` is missing; who connects in the very moment of the change may be
+//! refused once. Sessions that are connected to `NAME` are ended for it: they belong to the database that is replaced, not to its name.
+//!
+//! Wherever a load is killed, the next one begins anew. Programs of one whose process was killed may go on for a while, so their sessions are
+//! ended first, and what is put in place is compared with what was made.
 //!
 //! Roles are not made: what is in `globals.sql` is for a person to run, or for whoever sets up the server.
 
