@@ -11,6 +11,7 @@ mod archive;
 mod check;
 mod clients;
 mod contents;
+mod count;
 mod dump;
 mod errors;
 mod facts;
@@ -191,7 +192,7 @@ impl Database for Postgres {
     }
 
     fn count(&self, name: &str) -> Result<BTreeMap<String, u64>, DatabaseError> {
-        load::count(self, name)
+        count::count(self, name)
     }
 }
 
