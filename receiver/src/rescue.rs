@@ -57,7 +57,7 @@ pub(crate) fn rescue(
     let objects = Objects::open(control)?;
     let mut kept = 0;
     for tree in &leaving {
-        kept += missing.keep(&objects, tree, limits::DEPTH + 2)?;
+        kept += missing.keep((&objects, control), tree, limits::DEPTH + 2)?;
     }
     if kept > 0 {
         tracing::warn!(dataset = %dataset.name, kept, "somebody took contents of the newest snapshot out of the live tree: the other tree had them, and they are in history now");
@@ -65,6 +65,15 @@ pub(crate) fn rescue(
         dataset.sync()?;
     }
     Ok(())
+}
+
+/// Whether both twins have the same file at a place: then it is not only in the one that goes.
+fn stands_in_both(suspect: &Suspect) -> Result<bool, ReceiverError> {
+    let Some(twin) = &suspect.twin else {
+        return Ok(false);
+    };
+    let other = twin.stat_if_present(&suspect.place.name)?;
+    Ok(other.is_some_and(|other| other.identity == suspect.stat.identity))
 }
 
 /// Contents of a snapshot that do not surely stand in the live tree.
@@ -101,13 +110,16 @@ impl<'a> Missing<'a> {
     fn note(&mut self, found: Found) -> Result<(), ReceiverError> {
         match found {
             Found::Gone(place, _) => self.add_at(&place),
-            Found::Suspect(Suspect { row: Some(row), .. }) => self.add(&row),
+            Found::Suspect(suspect) => match &suspect.row {
+                Some(row) if !stands_in_both(&suspect)? => self.add(row),
+                _ => Ok(()),
+            },
             Found::Directory(Suspect { row: Some(row), .. }, _)
                 if row.entry.directory_id().is_none() =>
             {
                 self.add(&row)
             }
-            Found::Suspect(_) | Found::Directory(..) | Found::Lost(..) => Ok(()),
+            Found::Directory(..) | Found::Lost(..) => Ok(()),
         }
     }
 
@@ -144,10 +156,10 @@ impl<'a> Missing<'a> {
         }
     }
 
-    /// Moves what is found of it below a directory into history; returns how much that was.
+    /// Keeps what is found of it below a directory in history; returns how much that was.
     fn keep(
         &self,
-        objects: &Objects,
+        (objects, control): (&Objects, &Directory),
         directory: &Directory,
         depth: usize,
     ) -> Result<u64, ReceiverError> {
@@ -157,7 +169,8 @@ impl<'a> Missing<'a> {
                 continue;
             };
             if stat.kind == Kind::Directory && depth > 0 {
-                kept += self.keep(objects, &directory.open_directory(&name)?, depth - 1)?;
+                let below = directory.open_directory(&name)?;
+                kept += self.keep((objects, control), &below, depth - 1)?;
             }
             let Some(wanted) = self.contents.get(&(stat.size, stat.modified)) else {
                 continue;
@@ -165,11 +178,23 @@ impl<'a> Missing<'a> {
             if stat.kind != Kind::File {
                 continue;
             }
-            let hash = content::hash_file(&directory.open_file(&name)?, stat.size)?;
-            if wanted.contains(&hash) && !objects.has(hash)? {
-                objects.take(hash, directory, &name)?;
-                kept += 1;
+            let file = directory.open_file(&name)?;
+            let hash = content::hash_file(&file, stat.size)?;
+            if !wanted.contains(&hash) || objects.has(hash)? {
+                continue;
             }
+            kept += 1;
+            if stat.links == 1 {
+                objects.take(hash, directory, &name)?;
+                continue;
+            }
+            // Another name may be in the live tree, and whoever writes there in place would write into history.
+            match control.remove_file(&names::LINK) {
+                Err(error) if !error.is_gone() => return Err(error.into()),
+                _ => {}
+            }
+            content::copy(&file, &control.create_file(&names::LINK)?, stat.size)?;
+            objects.take(hash, control, &names::LINK)?;
         }
         Ok(kept)
     }
