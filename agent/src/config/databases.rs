@@ -1,7 +1,6 @@
 //! `[[dataset.database]]`: keys that every database has, and those of its engine, which that reads by itself.
 
 use std::collections::{BTreeMap, HashSet};
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -10,7 +9,8 @@ use toml::{Spanned, Table, Value};
 use understudy_databases::Limits;
 use understudy_databases::command::CommandSettings;
 
-use super::file::{File, explain};
+use super::Sources;
+use super::file::{File, RawDataset, explain};
 use super::units::parse_interval;
 use crate::databases::{DatabaseSettings, Engine, OnFailure};
 use crate::error::AgentError;
@@ -42,7 +42,12 @@ impl File<'_> {
     pub(super) fn databases(
         &self,
         raw: &[Spanned<RawDatabase>],
+        place: &Sources,
     ) -> Result<Vec<DatabaseSettings>, AgentError> {
+        if let (Sources::Each(_), Some(first)) = (place, raw.first()) {
+            let why = "a path that ends in `/*` is several datasets, and a database belongs to one: give that a [[dataset]] of its own";
+            return Err(self.refuse(Some(first.span()), &why));
+        }
         let mut names = HashSet::new();
         let mut databases = Vec::new();
         for raw in raw {
@@ -62,11 +67,14 @@ impl File<'_> {
 
     pub(super) fn on_failure(
         &self,
-        raw: Option<&Spanned<RawOnFailure>>,
-        after: Option<&Spanned<NonZeroU32>>,
+        raw: &RawDataset,
         databases: &[DatabaseSettings],
     ) -> Result<OnFailure, AgentError> {
-        let span = raw
+        let (wish, after) = (
+            raw.on_database_failure.as_ref(),
+            raw.ship_files_after.as_ref(),
+        );
+        let span = wish
             .map(Spanned::span)
             .or_else(|| after.map(Spanned::span))
             .filter(|_| databases.is_empty());
@@ -74,7 +82,7 @@ impl File<'_> {
             let why = "this dataset has no database: add a [[dataset.database]] below it, or remove this line";
             return Err(self.refuse(span, &why));
         }
-        match (raw.map(Spanned::get_ref), after) {
+        match (wish.map(Spanned::get_ref), after) {
             (Some(RawOnFailure::ShipFiles), after) => Ok(OnFailure::ShipFiles {
                 after: after.map_or(FAILURES, |after| after.get_ref().get()),
             }),

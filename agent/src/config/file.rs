@@ -74,7 +74,7 @@ struct RawHours {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawDataset {
+pub(super) struct RawDataset {
     path: Spanned<PathBuf>,
     name: Option<Spanned<String>>,
     #[serde(default)]
@@ -88,8 +88,8 @@ struct RawDataset {
     cross_mounts: bool,
     #[serde(default)]
     database: Vec<Spanned<RawDatabase>>,
-    on_database_failure: Option<Spanned<RawOnFailure>>,
-    ship_files_after: Option<Spanned<NonZeroU32>>,
+    pub(super) on_database_failure: Option<Spanned<RawOnFailure>>,
+    pub(super) ship_files_after: Option<Spanned<NonZeroU32>>,
 }
 
 /// What holds for every dataset that does not say otherwise.
@@ -173,20 +173,11 @@ impl File<'_> {
             Mounts::Stay
         };
         let place = self.place(raw)?;
-        let databases = self.databases(&raw.database)?;
-        if let (Sources::Each(_), Some(first)) = (&place, raw.database.first()) {
-            let why = "a path that ends in `/*` is several datasets, and a database belongs to one: give that a [[dataset]] of its own";
-            return Err(self.refuse(Some(first.span()), &why));
-        }
-        let on_database_failure = self.on_failure(
-            raw.on_database_failure.as_ref(),
-            raw.ship_files_after.as_ref(),
-            &databases,
-        )?;
+        let databases = self.databases(&raw.database, &place)?;
         Ok(Dataset {
+            on_database_failure: self.on_failure(raw, &databases)?,
             place,
             databases,
-            on_database_failure,
             excludes: self.excludes(&raw.exclude)?,
             interval: self.interval_or(raw.interval.as_ref(), defaults.interval)?,
             sweep: self.interval_or(raw.sweep.as_ref(), defaults.sweep)?,
