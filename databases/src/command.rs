@@ -7,7 +7,7 @@
 //! | `UNDERSTUDY_PHASE` | `probe`, `dump`, `check`, `load`, `drop` or `count` |
 //! | `UNDERSTUDY_DATASET` | the dataset |
 //! | `UNDERSTUDY_DATABASE` | the database: as configured, or with `load`, `drop` and `count` the name that it shall have, or has, here |
-//! | `UNDERSTUDY_OUT` | with `dump`: an empty directory |
+//! | `UNDERSTUDY_OUT` | with `dump`: an empty directory. Only the user and the capabilities that the program was started with lead there: what runs with others prints instead |
 //! | `UNDERSTUDY_IN` | with `load`: a directory with what `dump` has made |
 //!
 //! | phase | does |

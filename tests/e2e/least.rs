@@ -175,3 +175,32 @@ fn the_agent_watches_and_reads_with_what_its_unit_gives() {
     let copy = stage.store.join("source/live/files/closed/secret");
     assert_eq!(std::fs::read(copy).unwrap(), b"secret");
 }
+
+#[test]
+fn databases_are_captured_with_what_the_agents_unit_gives() {
+    needs!("databases_are_captured_with_what_the_agents_unit_gives": "root", "setpriv");
+    let (stage, program) = stage();
+    std::os::unix::fs::chown(&stage.store, Some(USER), Some(USER)).unwrap();
+    let engine = stage.path().join("engine");
+    // A program that gives capabilities away may not see where the dump goes, and prints.
+    let text = "#!/bin/sh\n[ $UNDERSTUDY_PHASE = dump ] || exit 64\n\
+        echo content > \"$UNDERSTUDY_OUT/of-it\" && cp \"$UNDERSTUDY_OUT/of-it\" \"$UNDERSTUDY_OUT/copied\" &&\n\
+        setpriv --inh-caps=-all --ambient-caps=-all echo content\n";
+    std::fs::write(&engine, text).unwrap();
+    std::fs::set_permissions(&engine, PermissionsExt::from_mode(0o755)).unwrap();
+    let config = stage.path().join("agent.toml");
+    let text = format!(
+        "spare = {:?}\nstate = {:?}\n[pace]\npressure = \"off\"\n[[dataset]]\npath = {:?}\n\
+         [[dataset.database]]\nname = \"shop\"\nengine = \"command\"\ncommand = [{engine:?}]\n",
+        stage.store, stage.state, stage.source
+    );
+    std::fs::write(stage.source.join("page"), "page").unwrap();
+    std::fs::write(&config, text).unwrap();
+    let agent = as_unit("understudy-agent.service", &[]);
+    let run = Run::new(["agent", "--once", "--config"]).arg(&config);
+    run.program(&program).through(&words(&agent)).ok();
+    for file in ["of-it", "copied", "output"] {
+        let copy = stage.store.join("source/live/databases/shop").join(file);
+        assert_eq!(std::fs::read(copy).unwrap(), b"content\n");
+    }
+}
