@@ -10,7 +10,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use crate::error::DatabaseError;
 
@@ -88,6 +89,16 @@ enum Input {
     Nothing,
     Bytes(Vec<u8>),
     File(File),
+    Stream(Stream),
+}
+
+/// Something that is read piece by piece.
+struct Stream(Box<dyn Read + Send>);
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Stream")
+    }
 }
 
 impl Program {
@@ -118,6 +129,12 @@ impl Program {
     /// The file that it reads from standard input.
     pub fn input_file(mut self, file: File) -> Self {
         self.input = Input::File(file);
+        self
+    }
+
+    /// What it reads from standard input, piece by piece. An error of it is as its end: whoever gives it has to see that it was read to there.
+    pub fn input_stream(mut self, stream: Box<dyn Read + Send>) -> Self {
+        self.input = Input::Stream(Stream(stream));
         self
     }
 
@@ -157,7 +174,7 @@ impl Program {
         let started = Instant::now();
         let mut child = self.start()?;
         let group = Pid::from_child(&child);
-        let _registered = Registered::new(group);
+        let registered = Registered::new(group);
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let Self {
@@ -168,27 +185,29 @@ impl Program {
         } = self;
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                if let (Some(mut stdin), Input::Bytes(bytes)) = (stdin, input) {
-                    // One that does not read to the end says why by its exit code.
-                    let _ = stdin.write_all(&bytes);
-                }
+                // One that does not read to the end says why by its exit code.
+                let _ = match (stdin, input) {
+                    (Some(mut stdin), Input::Bytes(bytes)) => stdin.write_all(&bytes),
+                    (Some(mut stdin), Input::Stream(mut stream)) => {
+                        io::copy(&mut stream.0, &mut stdin).map(drop)
+                    }
+                    _ => Ok(()),
+                };
             });
             let said = scope.spawn(move || stderr.map(end_of).unwrap_or_default());
             let sinking = scope.spawn(move || match stdout {
                 Some(mut stdout) => sink(&mut stdout),
                 None => Ok(()),
             });
-            let ended = wait(&mut child, started, limit, &|| sinking.is_finished());
+            let ended = wait(&child, started, limit, &|| sinking.is_finished());
             // Whatever it has started ends with it, and what is read from it ends as well.
             let _ = kill_process_group(group, Signal::KILL);
-            let status = match ended {
-                Ended::By(status) => Some(status),
-                Ended::Limit | Ended::Reader => {
-                    let _ = child.wait();
-                    None
-                }
-                Ended::Error(error) => {
-                    let _ = child.wait();
+            drop(registered);
+            let reaped = child.wait();
+            let status = match (ended, reaped) {
+                (Ended::ByItself, Ok(status)) => Some(status),
+                (Ended::Limit | Ended::Reader, _) => None,
+                (Ended::Error(error), _) | (Ended::ByItself, Err(error)) => {
                     return Err(DatabaseError::file("wait for", &name, error));
                 }
             };
@@ -241,7 +260,7 @@ impl Program {
         command.envs(self.variables.iter().map(|(key, value)| (key, value)));
         command.stdin(match &self.input {
             Input::Nothing => Stdio::null(),
-            Input::Bytes(_) => Stdio::piped(),
+            Input::Bytes(_) | Input::Stream(_) => Stdio::piped(),
             Input::File(file) => Stdio::from(file.try_clone().map_err(cannot)?),
         });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -251,7 +270,7 @@ impl Program {
 
 /// How waiting for a program ended.
 enum Ended {
-    By(ExitStatus),
+    ByItself,
     Limit,
     /// Whoever reads what it prints has stopped, and it has not ended soon after.
     Reader,
@@ -259,17 +278,19 @@ enum Ended {
 }
 
 fn wait(
-    child: &mut Child,
+    child: &Child,
     started: Instant,
     limit: Duration,
     has_reader_ended: &dyn Fn() -> bool,
 ) -> Ended {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     let mut last_words = None;
     loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return Ended::By(status),
-            Ok(None) => {}
-            Err(error) => return Ended::Error(error),
+        // It is left unreaped, so that its number stays its own until its group has been killed.
+        match waitid(WaitId::Pid(Pid::from_child(child)), look) {
+            Ok(Some(_)) => return Ended::ByItself,
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(error) => return Ended::Error(error.into()),
         }
         if started.elapsed() > limit {
             return Ended::Limit;
