@@ -5,6 +5,7 @@
 
 pub mod command;
 mod error;
+pub mod mariadb;
 pub mod postgres;
 pub mod run;
 
