@@ -45,6 +45,7 @@ fn number(of: &str, user: &str) -> u32 {
 
 /// Writes a program. A process of its own does, for as long as this one has it open for writing, another thread's child may as well, and then
 /// it cannot be run.
+#[allow(dead_code, reason = "not every test needs one")]
 pub(crate) fn script(path: &Path, text: &str) {
     let mut cat = Command::new("sh");
     let cat = cat

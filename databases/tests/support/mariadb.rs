@@ -1,0 +1,124 @@
+//! A MariaDB server of a test: on a socket in a temporary directory, without TCP, as an ordinary user if the test runs as root.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use understudy_databases::Limits;
+use understudy_databases::mariadb::{Mariadb, MariadbSettings};
+
+/// A server that runs until it is dropped.
+pub(crate) struct Server {
+    directory: tempfile::TempDir,
+    child: Child,
+}
+
+impl Server {
+    /// None if there is none to start: the test is skipped.
+    pub(crate) fn start(options: &[&str]) -> Option<Self> {
+        let found = ["/usr/sbin/mariadbd", "/usr/bin/mariadbd"]
+            .into_iter()
+            .find(|path| Path::new(path).exists());
+        let Some(program) = found else {
+            super::programs::skipped("mariadbd");
+            return None;
+        };
+        let directory = tempfile::tempdir().unwrap();
+        super::programs::give(directory.path(), "mysql");
+        let data = format!("--datadir={}", directory.path().join("data").display());
+        let mut install = Command::new("mariadb-install-db");
+        install.args(["--no-defaults", "--skip-test-db", &data]);
+        let scratch = format!("--tmpdir={}", directory.path().display());
+        install.arg(&scratch);
+        install.arg("--auth-root-authentication-method=normal");
+        let output = super::programs::as_user(&mut install, "mysql")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let mut server = Command::new(program);
+        server.args(["--no-defaults", "--skip-networking", &data]);
+        server.arg(scratch);
+        server.arg(format!("--socket={}", directory.path().join("s").display()));
+        server.args([
+            "--innodb-buffer-pool-size=16M",
+            "--innodb-flush-log-at-trx-commit=2",
+        ]);
+        server
+            .args(options)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let child = super::programs::as_user(&mut server, "mysql")
+            .spawn()
+            .unwrap();
+        let server = Self { directory, child };
+        let started = Instant::now();
+        while server.try_sql("SELECT 1").is_err() {
+            assert!(started.elapsed() < Duration::from_secs(60));
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        Some(server)
+    }
+
+    pub(crate) fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn try_sql(&self, statements: &str) -> Result<String, String> {
+        let mut client = Command::new("mariadb");
+        client.args(["--no-defaults", "-uroot", "-BN", "-S"]);
+        client.arg(self.directory.path().join("s"));
+        let client = client.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = client.stderr(Stdio::piped()).spawn().unwrap();
+        let _ = child.stdin.take().unwrap().write_all(statements.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout)
+                .trim_end()
+                .to_owned()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    }
+
+    pub(crate) fn sql(&self, statements: &str) -> String {
+        self.try_sql(statements).unwrap()
+    }
+
+    /// As an account, by an option file.
+    pub(crate) fn mariadb_of(&self, database: &str, user: &str, password: &str) -> Mariadb {
+        let file: PathBuf = self.directory.path().join(format!("{user}.cnf"));
+        let text = format!("[client]\nuser={user}\npassword={password}\n");
+        std::fs::write(&file, text).unwrap();
+        let settings = serde_json::json!({
+            "database": database,
+            "socket": self.directory.path().join("s"),
+            "defaults_file": file,
+        });
+        let settings: MariadbSettings = serde_json::from_value(settings).unwrap();
+        Mariadb::new(settings, limits())
+    }
+
+    pub(crate) fn mariadb(&self, database: &str) -> Mariadb {
+        self.mariadb_of(database, "root", "")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+pub(crate) fn limits() -> Limits {
+    Limits {
+        probe: Duration::from_secs(20),
+        dump: Duration::from_secs(60),
+        lock: Duration::from_secs(2),
+        load: Duration::from_secs(60),
+    }
+}
