@@ -3,12 +3,17 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::{Random, Run, full, judge};
 
+#[path = "../../databases/tests/support/mariadb.rs"]
+#[allow(dead_code, reason = "the tests of the crate use more of it")]
+mod mariadb;
 #[path = "../../databases/tests/support/postgres.rs"]
 #[expect(dead_code, reason = "the tests of the crate use more of it")]
 mod postgres;
@@ -76,30 +81,81 @@ fn of_postgres(server: &postgres::Server) -> String {
     )
 }
 
+fn of_mariadb(server: &mariadb::Server) -> String {
+    let place = server.directory().display();
+    fs::write(server.directory().join("root.cnf"), "[client]\nuser=root\n").unwrap();
+    format!(
+        "[[dataset.database]]\nengine = \"mariadb\"\ndatabase = \"shop\"\nsocket = \"{place}/s\"\ndefaults_file = \"{place}/root.cnf\"\n"
+    )
+}
+
+/// A server with the table of pictures.
+trait Served: Sync {
+    /// Runs a statement; when it returns, that counts.
+    fn run(&self, statement: &str);
+
+    /// The pictures of a dump.
+    fn ids(&self, dump: &Path) -> Vec<String>;
+}
+
+/// Sessions stay open, as those of an application do.
+struct Sessions<'a> {
+    server: &'a postgres::Server,
+    open: Mutex<Vec<postgres::Session>>,
+}
+
+impl Served for Sessions<'_> {
+    fn run(&self, statement: &str) {
+        let open = self.open.lock().unwrap().pop();
+        let mut session = open.unwrap_or_else(|| self.server.session("shop"));
+        session.sql(statement);
+        self.open.lock().unwrap().push(session);
+    }
+
+    fn ids(&self, dump: &Path) -> Vec<String> {
+        let text = fs::read_to_string(dump.join("public.pictures.dat")).unwrap();
+        let rows = text.lines().take_while(|line| *line != "\\.");
+        rows.map(str::to_owned).collect()
+    }
+}
+
+impl Served for mariadb::Server {
+    fn run(&self, statement: &str) {
+        self.sql(&format!("USE shop; {statement}"));
+    }
+
+    fn ids(&self, dump: &Path) -> Vec<String> {
+        let files = fs::read_dir(dump).unwrap().flatten();
+        let texts = files.map(|file| fs::read_to_string(file.path()).unwrap());
+        let mut ids = Vec::new();
+        for text in texts {
+            let rows = text.lines().filter_map(|line| line.strip_prefix('('));
+            ids.extend(rows.map(|row| row.trim_end_matches([')', ',', ';']).to_owned()));
+        }
+        ids
+    }
+}
+
 /// How long a picture stays at least: longer than a cycle takes from the first look at its directory to the last.
 const LEAST: Duration = Duration::from_secs(if cfg!(debug_assertions) { 6 } else { 3 });
 /// How long somebody waits between two uploads.
-const PAUSE: Duration = Duration::from_millis(4);
+const PAUSE: Duration = Duration::from_millis(8);
 
 /// An application with uploads: a picture is written before its row, and removed after it.
 struct Gallery<'a> {
-    server: &'a postgres::Server,
+    server: &'a dyn Served,
     files: PathBuf,
     next: AtomicU64,
 }
 
 impl Gallery<'_> {
-    fn act(
-        &self,
-        session: &mut postgres::Session,
-        random: &mut Random,
-        known: &mut VecDeque<(u64, Instant)>,
-    ) {
+    fn act(&self, random: &mut Random, known: &mut VecDeque<(u64, Instant)>) {
         let oldest = known.front().filter(|(_, since)| since.elapsed() > LEAST);
         let oldest = oldest.map(|(id, _)| *id);
         if let (Some(id), 0) = (oldest, random.below(2)) {
             known.pop_front();
-            session.sql(&format!("DELETE FROM pictures WHERE id = {id};"));
+            self.server
+                .run(&format!("DELETE FROM pictures WHERE id = {id};"));
             fs::remove_file(self.path(id)).unwrap();
             return;
         }
@@ -108,14 +164,16 @@ impl Gallery<'_> {
             known.pop_front();
             let new = self.new_id();
             fs::copy(self.path(id), self.path(new)).unwrap();
-            session.sql(&format!("UPDATE pictures SET id = {new} WHERE id = {id};"));
+            self.server
+                .run(&format!("UPDATE pictures SET id = {new} WHERE id = {id};"));
             fs::remove_file(self.path(id)).unwrap();
             known.push_back((new, Instant::now()));
             return;
         }
         let id = self.new_id();
         fs::write(self.path(id), format!("picture {id}\n")).unwrap();
-        session.sql(&format!("INSERT INTO pictures VALUES ({id});"));
+        self.server
+            .run(&format!("INSERT INTO pictures VALUES ({id});"));
         known.push_back((id, Instant::now()));
     }
 
@@ -130,19 +188,11 @@ impl Gallery<'_> {
     /// Until somebody says that it is enough.
     fn run(&self, seed: u64, is_over: &AtomicBool) {
         let (mut random, mut known) = (Random::new(seed), VecDeque::new());
-        let mut session = self.server.session("shop");
         while !is_over.load(Ordering::Relaxed) {
-            self.act(&mut session, &mut random, &mut known);
+            self.act(&mut random, &mut known);
             std::thread::park_timeout(PAUSE);
         }
     }
-}
-
-/// Rows of a dump, as `pg_dump` writes them.
-fn ids(dump: &Path) -> Vec<String> {
-    let text = fs::read_to_string(dump.join("public.pictures.dat")).unwrap();
-    let rows = text.lines().take_while(|line| *line != "\\.");
-    rows.map(str::to_owned).collect()
 }
 
 /// Names of all pictures.
@@ -154,60 +204,30 @@ fn names(files: &Path) -> Vec<String> {
         .collect()
 }
 
-/// `UNDERSTUDY_TEST_FULL=1`: 200 snapshots.
-#[test]
-fn each_row_of_each_snapshot_has_its_file() {
-    let Some(server) = postgres::Server::start() else {
-        return;
-    };
-    server.sql("postgres", "CREATE DATABASE shop;");
-    server.sql("shop", "CREATE TABLE pictures (id bigint PRIMARY KEY);");
-    let site = Site::new(&of_postgres(&server));
+/// Takes snapshots of a gallery whose users never stop, and looks at each.
+fn each_row_has_its_file(server: &dyn Served, site: &Site, snapshots: u32) {
     for number in 0..7 {
         fs::create_dir(site.files().join(format!("d{number}"))).unwrap();
     }
+    // So many that what users remove in a cycle is little of it.
+    fs::create_dir(site.files().join("old")).unwrap();
+    for number in 0..3000 {
+        fs::write(site.files().join(format!("old/{number}")), "old").unwrap();
+    }
     let gallery = Gallery {
-        server: &server,
+        server,
         files: site.files(),
         next: AtomicU64::new(1),
     };
-    let (is_over, snapshots) = (AtomicBool::new(false), if full() { 200 } else { 8 });
+    let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for seed in 0..3 {
             let (gallery, is_over) = (&gallery, &is_over);
             scope.spawn(move || gallery.run(seed, is_over));
         }
-        let mut before = Vec::new();
-        let mut broken = 0;
-        for number in 1..=snapshots {
-            let outcome = site.cycle().outcome();
-            // Files that change or vanish while they are read are told.
-            if ![Some(0), Some(3)].contains(&outcome.code) {
-                is_over.store(true, Ordering::Relaxed);
-                panic!("{}", outcome.said());
-            }
-            let rows = ids(&site.live().join("databases/shop"));
-            // What it would be with the files of before: rows without files.
-            broken += rows.iter().filter(|id| !before.contains(*id)).count();
-            before.clone_from(&names(&site.live().join("files")));
-            let lost: Vec<&String> = rows
-                .iter()
-                .filter(|id| {
-                    let place = id.parse::<u64>().unwrap() % 7;
-                    let path = site.live().join(format!("files/d{place}")).join(id);
-                    !fs::read_to_string(path).is_ok_and(|text| text.starts_with("picture"))
-                })
-                .collect();
-            if !lost.is_empty() {
-                is_over.store(true, Ordering::Relaxed);
-                panic!(
-                    "snapshot {number}: rows without files: {lost:?} of {}",
-                    rows.len()
-                );
-            }
-        }
+        let looked = catch_unwind(AssertUnwindSafe(|| look_at_each(server, site, snapshots)));
         is_over.store(true, Ordering::Relaxed);
-        assert!(broken > 0, "no row came with its file");
+        looked.unwrap_or_else(|panic| resume_unwind(panic));
     });
     // At rest: what was kept for a row goes, and everything is as it is here.
     for _ in 0..2 {
@@ -217,16 +237,100 @@ fn each_row_of_each_snapshot_has_its_file() {
         judge::rsync(&site.files(), &site.live().join("files"), &[]),
         ""
     );
+}
+
+fn look_at_each(server: &dyn Served, site: &Site, snapshots: u32) {
+    let (mut before, mut broken) = (Vec::new(), 0);
+    for number in 1..=snapshots {
+        let outcome = site.cycle().outcome();
+        // Files that change or vanish while they are read are told.
+        assert!(
+            [Some(0), Some(3)].contains(&outcome.code),
+            "{}",
+            outcome.said()
+        );
+        let rows = server.ids(&site.live().join("databases/shop"));
+        // What it would be with the files of before: rows without files.
+        broken += rows.iter().filter(|id| !before.contains(*id)).count();
+        before.clone_from(&names(&site.live().join("files")));
+        let has_file = |id: &&String| {
+            let place = id.parse::<u64>().unwrap() % 7;
+            let path = site.live().join(format!("files/d{place}")).join(id);
+            fs::read_to_string(path).is_ok_and(|text| text.starts_with("picture"))
+        };
+        let lost: Vec<&String> = rows.iter().filter(|id| !has_file(id)).collect();
+        assert!(
+            lost.is_empty(),
+            "snapshot {number}: rows without files: {lost:?} of {}",
+            rows.len()
+        );
+        assert!(!rows.is_empty());
+    }
+    assert!(broken > 0, "no row came with its file");
+}
+
+fn snapshots() -> u32 {
+    if full() { 200 } else { 8 }
+}
+
+/// `UNDERSTUDY_TEST_FULL=1`: 200 snapshots.
+#[test]
+fn each_row_of_each_snapshot_has_its_file() {
+    use understudy_databases::Database;
+    let Some(server) = postgres::Server::start() else {
+        return;
+    };
+    server.sql("postgres", "CREATE DATABASE shop;");
+    server.sql("shop", "CREATE TABLE pictures (id bigint PRIMARY KEY);");
+    let site = Site::new(&of_postgres(&server));
+    let served = Sessions {
+        server: &server,
+        open: Mutex::default(),
+    };
+    each_row_has_its_file(&served, &site, snapshots());
     // A restored database has the rows of the one that was captured.
     let (files, databases) = site.restore(3);
-    use understudy_databases::Database;
     let restored = server.postgres("shop");
     restored.load(&databases.join("shop"), "restored").unwrap();
     let rows = server.sql("restored", "SELECT id FROM pictures;");
-    assert_eq!(rows.lines().count(), ids(&databases.join("shop")).len());
+    assert_eq!(
+        rows.lines().count(),
+        served.ids(&databases.join("shop")).len()
+    );
     for id in rows.lines() {
         let place = id.parse::<u64>().unwrap() % 7;
         assert!(files.join(format!("d{place}/{id}")).exists(), "{id}");
+    }
+}
+
+/// The same of MariaDB, with tables that a transaction holds still and with those of Piwigo, which none does.
+#[test]
+fn each_row_of_each_snapshot_of_mariadb_has_its_file() {
+    use understudy_databases::Database;
+    let Some(server) = mariadb::Server::start(&[]) else {
+        return;
+    };
+    for engine in ["InnoDB", "MyISAM"] {
+        server.sql(&format!(
+            "DROP DATABASE IF EXISTS shop; CREATE DATABASE shop; CREATE TABLE shop.pictures (id BIGINT PRIMARY KEY) ENGINE={engine};"
+        ));
+        let site = Site::new(&of_mariadb(&server));
+        each_row_has_its_file(&server, &site, snapshots() / 2);
+        let (files, databases) = site.restore(3);
+        let restored = server.mariadb("shop");
+        restored.load(&databases.join("shop"), "restored").unwrap();
+        let rows = server.sql("SELECT id FROM restored.pictures;");
+        assert_eq!(
+            rows.lines().count(),
+            server.ids(&databases.join("shop")).len()
+        );
+        for id in rows.lines() {
+            let place = id.parse::<u64>().unwrap() % 7;
+            assert!(
+                files.join(format!("d{place}/{id}")).exists(),
+                "{engine}: {id}"
+            );
+        }
     }
 }
 
@@ -270,6 +374,7 @@ fn any_other_database_is_captured_by_a_program() {
         dump) cp \"$0.data\" \"$UNDERSTUDY_OUT/all\"; echo of \"$UNDERSTUDY_DATASET/$UNDERSTUDY_DATABASE\";;\n\
         *) exit 64;;\nesac\n";
     programs::script(&program, text);
+    fs::write(site.files().join("page"), "a site").unwrap();
     let data = site.place.path().join("engine.data");
     fs::write(&data, "first").unwrap();
     let config = fs::read_to_string(site.config()).unwrap();

@@ -26,6 +26,8 @@ pub(super) type RawDatabase = BTreeMap<Spanned<String>, Spanned<Value>>;
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum RawEngine {
+    #[serde(alias = "mysql")]
+    Mariadb,
     Postgres,
     Command,
 }
@@ -112,6 +114,7 @@ impl File<'_> {
         let force_dump = keys.time("force_dump", DatabaseSettings::FORCE_DUMP)?;
         let name = keys.name(name.as_ref())?;
         let engine = match engine {
+            RawEngine::Mariadb => Engine::Mariadb(keys.rest()?),
             RawEngine::Postgres => Engine::Postgres(keys.rest()?),
             RawEngine::Command => Engine::Command(keys.command()?),
         };
@@ -135,7 +138,7 @@ impl Keys<'_> {
     fn engine(&mut self) -> Result<RawEngine, AgentError> {
         let Some(engine) = self.left.remove("engine") else {
             return Err(self.refuse(
-                "a database has an `engine`: write `engine = \"postgres\"`, or \"command\" for one that a program of yours takes",
+                "a database has an `engine`: write `engine = \"mariadb\"` or \"postgres\", or \"command\" for one that a program of yours takes",
             ));
         };
         let span = engine.span();

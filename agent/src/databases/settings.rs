@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use understudy_databases::command::{CommandDatabase, CommandSettings};
+use understudy_databases::mariadb::{Mariadb, MariadbSettings};
 use understudy_databases::postgres::{Postgres, PostgresSettings};
 use understudy_databases::{Database, Limits};
 use understudy_protocol::DatasetName;
@@ -23,6 +24,8 @@ pub struct DatabaseSettings {
 /// Whose a database is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Engine {
+    /// MariaDB, or MySQL.
+    Mariadb(MariadbSettings),
     /// PostgreSQL.
     Postgres(PostgresSettings),
     /// Any other one, by a program.
@@ -36,6 +39,7 @@ impl DatabaseSettings {
     /// The database of a dataset; nobody is asked yet.
     pub fn open(&self, dataset: &DatasetName) -> Box<dyn Database> {
         match &self.engine {
+            Engine::Mariadb(settings) => Box::new(Mariadb::new(settings.clone(), self.limits)),
             Engine::Postgres(settings) => Box::new(Postgres::new(settings.clone(), self.limits)),
             Engine::Command(settings) => Box::new(CommandDatabase::new(
                 settings.clone(),

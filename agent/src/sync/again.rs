@@ -8,6 +8,10 @@ use crate::dumps::{Taking, begin};
 use crate::error::AgentError;
 use crate::{Context, Source, ask};
 
+/// How often the files are shipped before a dump, at most, and how short the last time is to be.
+const ROUNDS: u32 = 3;
+const QUICK_SECONDS: f64 = 2.0;
+
 /// How the next cycle does without what the last one failed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Again {
@@ -52,17 +56,25 @@ pub(crate) fn cycle_in_two_tries(
     let Some(mut taking) = taking else {
         return with_tries(connect, source, context, reliance);
     };
-    let files = match taking.will_dump()? && rehearsed(&mut taking)? {
-        true => {
-            let captured = taking.files_first()?;
-            let reliance = Reliance {
-                captured: Some(&captured),
-                ..reliance
-            };
-            Some(with_tries(connect, source, context, reliance)?)
+    let mut before: Option<SyncReport> = None;
+    let mut rounds = 0;
+    while rounds < ROUNDS && (rounds > 0 || taking.will_dump()? && rehearsed(&mut taking)?) {
+        let captured = taking.files_first()?;
+        let reliance = Reliance {
+            captured: Some(&captured),
+            ..reliance
+        };
+        let mut report = with_tries(connect, source, context, reliance)?;
+        // One that took long may have looked at the first directories long ago.
+        rounds = match report.committed && report.seconds > QUICK_SECONDS {
+            true => rounds + 1,
+            false => ROUNDS,
+        };
+        if let Some(before) = &before {
+            report.add(before);
         }
-        false => None,
-    };
+        before = Some(report);
+    }
     let taken = taking.take_all().inspect_err(|error| {
         if reliance.telling == Telling::Spare
             && matches!(error, AgentError::Database { .. })
@@ -78,8 +90,8 @@ pub(crate) fn cycle_in_two_tries(
     };
     let mut report = with_tries(connect, source, context, reliance)?;
     taken.acknowledge()?;
-    if let Some(files) = files {
-        report.add(&files);
+    if let Some(before) = before {
+        report.add(&before);
     }
     Ok(report)
 }

@@ -16,14 +16,7 @@ use crate::mariadb::{Mariadb, errors, literal};
 
 const TRIES: usize = 3;
 /// A table was altered or dropped while it was dumped.
-const ALTERED: [&str; 6] = [
-    "(1412)",
-    "error 1412",
-    "Error 1412",
-    "(1146)",
-    "error 1146",
-    "Error 1146",
-];
+const ALTERED: [u32; 2] = [1412, 1146];
 const FLAGS: [&str; 11] = [
     "--quick",
     "--skip-dump-date",

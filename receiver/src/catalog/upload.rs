@@ -10,6 +10,7 @@ use super::read::DIRECTORY;
 use super::used::ROW;
 use super::{Catalog, Recorded, Telling, count};
 use crate::error::ReceiverError;
+use crate::names;
 use crate::quota::Used;
 
 /// `kind` of a file row.
@@ -238,9 +239,9 @@ impl Upload<'_> {
 
     /// Removes what stands at `place`.
     pub(crate) fn remove(&mut self, place: &Place) -> Result<(), ReceiverError> {
-        if place.parent == DirectoryId::TOP {
+        if place.parent == DirectoryId::TOP && place.name != *names::DATABASES {
             return Err(ReceiverError::Misbehaved(
-                "a root cannot be removed".to_owned(),
+                "the root of the files cannot be removed".to_owned(),
             ));
         }
         if self.end_row_at(place)? {
