@@ -60,12 +60,6 @@ pub enum AgentError {
         /// What happened, and what to do.
         reason: String,
     },
-    /// There is nothing to restore.
-    #[error("snapshot {number} has no databases")]
-    NoDatabases {
-        /// The snapshot.
-        number: u64,
-    },
     /// Everything is gone at once, which a missing mount looks like.
     #[error(
         "the source `{}` is empty, but dataset `{dataset}` on the spare is not: is something not mounted? Nothing \

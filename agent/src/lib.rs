@@ -66,7 +66,7 @@ pub use progress::{Phase, Progress};
 pub use recovery::{RecoveryError, RecoveryKit};
 pub use restore::{
     Action, Existing, Lost, Manner, Order, OwnedBy, Part, Reconnect, RestoreReport, RestoreRequest,
-    Tree, compare, restore,
+    compare, restore,
 };
 pub use retention::{RetentionOf, retention};
 pub use role::{resume, retire, standing, store_of};

@@ -7,7 +7,7 @@ use understudy_protocol::{
 
 use crate::conversation::{Conversation, unexpected};
 use crate::error::AgentError;
-use crate::scan::{DATABASES, ROOT_NAME};
+use crate::scan::ROOT_NAME;
 
 /// Messages of a manifest that bring nothing, at most; those that bring something are bounded by what they bring.
 const EMPTY: usize = 16;
@@ -66,15 +66,9 @@ pub(crate) fn read(
 /// What no entry of an honest main can be.
 fn check((place, entry): &(Place, Entry)) -> Result<(), AgentError> {
     let is_top = place.parent == DirectoryId::TOP;
+    let is_root = is_top && place.name.as_bytes() == ROOT_NAME;
     let id = entry.directory_id();
-    let is_root = match place.name.as_bytes() {
-        _ if !is_top => false,
-        ROOT_NAME => id == Some(DirectoryId::FILES),
-        DATABASES => id.is_some_and(|id| id != DirectoryId::FILES),
-        _ => false,
-    };
-    let is_stray = !is_top && id == Some(DirectoryId::FILES);
-    if is_top != is_root || is_stray {
+    if is_top != is_root || is_root != (id == Some(DirectoryId::FILES)) {
         return Err(malformed(&format!("{place:?} cannot stand there")));
     }
     let numbers = [Some(place.parent), id];

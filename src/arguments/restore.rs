@@ -64,11 +64,6 @@ pub(crate) struct Restore {
     /// TARGET.before-restore-TIME. Interrupted, the same command carries on.
     #[arg(long)]
     pub(crate) in_place_progressive: bool,
-    /// Restore the databases as well: as a directory of dumps below DIR for each, which must not exist or be empty
-    ///
-    /// They are of the same snapshot, so that each file of which a row speaks is there.
-    #[arg(long, value_name = "DIR", requires = "dataset")]
-    pub(crate) databases: Option<PathBuf>,
     /// Leave out the files whose content is lost: the main does not have it any more, or somebody on the spare has accepted that
     ///
     /// Without it a restore fails at the first of them. They are listed, and the exit code is 3. Of a spare that has lost more than a

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use understudy_agent::{
-    Action, Existing, Lost, Manner, Order, OwnedBy, Part, Past, RestoreRequest, Tree, Which,
+    Action, Existing, Lost, Manner, Order, OwnedBy, Part, Past, RestoreRequest, Which,
 };
 use understudy_protocol::message::{Difference, Summary};
 use understudy_protocol::{DatasetName, Entry, Node, RelPath, escape};
@@ -270,7 +270,6 @@ fn bring_back(point: &Point, target: PathBuf, session: &Session) -> Result<Repor
         dataset: point.dataset.clone(),
         target,
         which: Which::Number(point.number()),
-        tree: Tree::Files,
         part: Part::At(wanted),
         first: Vec::new(),
         order: Order::Listed,

@@ -8,7 +8,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 use understudy_agent::{
     Action, Context, Existing, Lost, Manner, Opened, Order, OwnedBy, Part, RestoreReport,
-    RestoreRequest, Tree,
+    RestoreRequest,
 };
 use understudy_protocol::{DatasetName, Name, RelPath, escape};
 use understudy_tree::{Directory, Mounts, TreeError, remove};
@@ -67,7 +67,6 @@ fn practise(
         dataset: arguments.dataset.clone(),
         target: scratch.target.clone(),
         which: past::which(&arguments.selection)?,
-        tree: Tree::Files,
         part: Part::Whole,
         first: Vec::new(),
         order: Order::Listed,

@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 use understudy_agent::{
     Action, Context, Existing, Lost, Manner, Order, OwnedBy, Part, RestoreReport, RestoreRequest,
-    Tree, Which,
 };
 use understudy_protocol::{DatasetName, Role, escape};
 use understudy_receiver::Store;
@@ -52,17 +51,8 @@ pub(crate) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
     }
     let shown = show(&context, session.output);
     let result = bring_back(&spare, &request, &context);
-    let restored = match result {
-        Ok(restored) => restored,
-        Err(error) => {
-            drop(shown);
-            return Err(error);
-        }
-    };
-    let dumps = databases(arguments, &request, &restored);
-    let dumps = dumps.map(|request| bring_back(&spare, &request, &context));
     drop(shown);
-    let dumps = dumps.transpose()?;
+    let restored = result?;
     let expected = session.expectation(&spare, Some(&request.dataset));
     let mut report = Report::done(value(&restored, request.action, &expected), Vec::new());
     tell(
@@ -71,49 +61,7 @@ pub(crate) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
         (request.action, &expected),
         session.output,
     );
-    match &dumps {
-        Some(dumps) => {
-            report.data["databases_restored"] = value(dumps, request.action, &expected);
-            tell(
-                &mut report,
-                dumps,
-                (request.action, &expected),
-                session.output,
-            );
-        }
-        None if !restored.databases.is_empty() => report.notes.push(format!(
-            "the snapshot has {} beside its files ({}): `--databases DIR` restores {}",
-            words::counted(restored.databases.len() as u64, "database"),
-            restored.databases.join(", "),
-            if restored.databases.len() == 1 {
-                "it"
-            } else {
-                "them"
-            },
-        )),
-        None => {}
-    }
     Ok(report)
-}
-
-/// What asks for the databases of the snapshot that was restored, if somebody wants them.
-fn databases(
-    arguments: &Restore,
-    request: &RestoreRequest,
-    restored: &RestoreReport,
-) -> Option<RestoreRequest> {
-    let target = arguments.databases.clone()?;
-    Some(RestoreRequest {
-        target,
-        tree: Tree::Databases,
-        which: Which::Number(restored.snapshot.position.number),
-        part: Part::Whole,
-        first: Vec::new(),
-        order: Order::Listed,
-        existing: Existing::Refuse,
-        manner: Manner::Switch,
-        ..request.clone()
-    })
 }
 
 /// Refuses the live tree of a store on this host: understudy makes that, and an application writes there while this host is the main.
@@ -150,7 +98,6 @@ pub(super) fn request(
         dataset,
         target,
         which: past::which(&arguments.selection)?,
-        tree: Tree::Files,
         part: match arguments.path.is_empty() {
             true => Part::Whole,
             false => Part::Matching(arguments.path.clone()),
@@ -276,7 +223,6 @@ pub(super) fn value(restored: &RestoreReport, action: Action, expected: &Expecta
             "device": lacking.device,
         },
         "unknown_owners": restored.unknown_owners,
-        "databases": restored.databases,
         "seconds": restored.seconds,
     });
     if action == Action::DryRun {

@@ -390,7 +390,6 @@ pub(crate) fn restore_once(
         dataset: name(),
         target: place.root().join(target),
         which: number.map_or(Which::Newest, Which::Number),
-        tree: understudy_agent::Tree::Files,
         part: Part::Whole,
         first: Vec::new(),
         order: Order::Newest,

@@ -52,12 +52,10 @@ pub use pick::Order;
 pub struct RestoreRequest {
     /// The dataset.
     pub dataset: DatasetName,
-    /// The directory that the tree becomes.
+    /// The directory that its file tree becomes.
     pub target: PathBuf,
     /// Which snapshot.
     pub which: Which,
-    /// Which of its trees.
-    pub tree: Tree,
     /// What of it.
     pub part: Part,
     /// Files that come first, in this order.
@@ -85,16 +83,6 @@ pub struct RestoreRequest {
 impl RestoreRequest {
     /// What a stranger may make this host take: about 600,000 entries.
     pub const ROOM_BYTES: u64 = 160 << 20;
-}
-
-/// A tree of a snapshot.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Tree {
-    /// The files of the source.
-    #[default]
-    Files,
-    /// What was captured of its databases, a directory for each.
-    Databases,
 }
 
 /// What of a snapshot is wanted.
@@ -174,8 +162,6 @@ pub struct RestoreReport {
     pub fuzzy: Vec<RelPath>,
     /// Files that were left out, for their content is lost.
     pub left_out: Vec<RelPath>,
-    /// Databases that the snapshot has, whichever tree was restored.
-    pub databases: Vec<String>,
     /// Where the tree that was replaced is now.
     pub kept: Option<PathBuf>,
     /// What could not be set here.
@@ -346,7 +332,6 @@ impl RestoreReport {
             files_fetched: 0,
             bytes_fetched: 0,
             files_reused: 0,
-            databases: plan.databases.iter().map(ToString::to_string).collect(),
             fuzzy: plan.fuzzy.clone(),
             left_out: Vec::new(),
             kept: None,

@@ -9,7 +9,7 @@ use understudy_protocol::{
     RelPath, Snapshot, StateDigest, Xattr, limits,
 };
 
-use super::{OwnedBy, RestoreRequest, Tree};
+use super::{OwnedBy, RestoreRequest};
 use crate::chain::{Gate, Proven};
 use crate::conversation::Conversation;
 use crate::error::AgentError;
@@ -55,8 +55,6 @@ pub(super) struct Plan {
     pub(super) branches: Vec<Branch>,
     /// Everything else, by directory and name.
     pub(super) leaves: Vec<Leaf>,
-    /// Names of the databases that the snapshot has, whichever tree this is.
-    pub(super) databases: Vec<Name>,
     /// Paths of files that may be torn.
     pub(super) fuzzy: Vec<RelPath>,
     /// How far it was proved.
@@ -75,8 +73,7 @@ impl Plan {
     ) -> Result<Self, AgentError> {
         let gate = Gate::new(None, dataset, (Which::Newest, number));
         let asked = (dataset, number);
-        let how = (OwnedBy::Number, room_bytes);
-        Self::pass(conversation, asked, gate, (how, Tree::Files))
+        Self::pass(conversation, asked, gate, (OwnedBy::Number, room_bytes))
     }
 
     /// As [`Self::read`]; what comes must be what the main has sent, as far as the request asks for that.
@@ -88,16 +85,16 @@ impl Plan {
         let dataset = &request.dataset;
         let gate = Gate::new(request.trust.as_ref(), dataset, (request.which, number));
         let how = (request.owners, request.room_bytes);
-        Self::pass(conversation, (dataset, number), gate, (how, request.tree))
+        Self::pass(conversation, (dataset, number), gate, how)
     }
 
     fn pass(
         conversation: &Conversation,
         (dataset, number): (&DatasetName, Option<u64>),
         mut gate: Gate<'_>,
-        ((owners, room_bytes), tree): ((OwnedBy, u64), Tree),
+        (owners, room_bytes): (OwnedBy, u64),
     ) -> Result<Self, AgentError> {
-        let mut gathered = Gathered::of(tree);
+        let mut gathered = Gathered::default();
         let mut digest = StateDigest::empty();
         let snapshot = manifest::read(conversation, dataset, number, |part| match part {
             Part::Stated(stated) => gate.state(&stated),
@@ -225,13 +222,9 @@ pub(super) fn read_again(
     }
 }
 
-/// A manifest on its way in, as far as it is of one tree.
+/// A manifest on its way in.
+#[derive(Default)]
 struct Gathered {
-    tree: Tree,
-    /// Directories of the other tree.
-    others: HashSet<DirectoryId>,
-    /// The root `databases`, and what it holds.
-    databases: (Option<DirectoryId>, Vec<Name>),
     /// What it takes in memory, about.
     bytes: u64,
     branches: Vec<Branch>,
@@ -242,39 +235,13 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn of(tree: Tree) -> Self {
-        Self {
-            tree,
-            others: HashSet::new(),
-            databases: (None, Vec::new()),
-            bytes: 0,
-            branches: Vec::new(),
-            numbers: HashMap::new(),
-            leaves: Vec::new(),
-            fuzzy: Vec::new(),
-            owners: Owners::default(),
-        }
-    }
-
     fn add(&mut self, place: Place, entry: Entry) -> Result<(), AgentError> {
-        let id = entry.directory_id();
-        if let (DirectoryId::TOP, Some(root)) = (place.parent, id) {
-            let tree = match root {
-                DirectoryId::FILES => Tree::Files,
-                _ => Tree::Databases,
-            };
-            if tree == Tree::Databases && self.databases.0.replace(root).is_some() {
-                return Err(twice(&place));
-            }
-            if tree != self.tree {
-                self.others.insert(root);
-                return Ok(());
-            }
+        if place.parent == DirectoryId::TOP {
             // Nothing but the root can stand there.
             if !self.branches.is_empty() {
                 return Err(twice(&place));
             }
-            self.numbers.insert(root, 0);
+            self.numbers.insert(DirectoryId::FILES, 0);
             self.branches.push(Branch {
                 parent: 0,
                 name: place.name,
@@ -283,17 +250,10 @@ impl Gathered {
             });
             return Ok(());
         }
-        if self.databases.0 == Some(place.parent) && id.is_some() {
-            self.databases.1.push(place.name.clone());
-        }
-        if self.others.contains(&place.parent) {
-            self.others.extend(id);
-            return Ok(());
-        }
         let Some(&parent) = self.numbers.get(&place.parent) else {
             return Err(malformed(&format!("{place:?} comes before its directory")));
         };
-        match id {
+        match entry.directory_id() {
             Some(id) => {
                 let depth = self.branches[parent].depth + 1;
                 if depth > limits::DEPTH {
@@ -323,9 +283,7 @@ impl Gathered {
 
     /// Each file may be told to be fuzzy once.
     fn add_fuzzy(&mut self, places: Vec<Place>) -> Result<(), AgentError> {
-        let others = &self.others;
-        let of_it = |place: &Place| !others.contains(&place.parent);
-        self.fuzzy.extend(places.into_iter().filter(of_it));
+        self.fuzzy.extend(places);
         if self.fuzzy.len() > self.leaves.len() {
             return Err(malformed("more files are fuzzy than there are"));
         }
@@ -334,9 +292,6 @@ impl Gathered {
 
     fn into_plan(self, snapshot: Snapshot, proven: Proven) -> Result<Plan, AgentError> {
         let Self {
-            tree,
-            others: _,
-            databases,
             bytes: _,
             branches,
             numbers,
@@ -345,19 +300,13 @@ impl Gathered {
             owners,
         } = self;
         if branches.is_empty() {
-            return Err(match tree {
-                Tree::Files => malformed("it has no file tree"),
-                Tree::Databases => AgentError::NoDatabases {
-                    number: snapshot.position.number,
-                },
-            });
+            return Err(malformed("it has no file tree"));
         }
         leaves.sort_unstable_by(|a, b| (a.branch, &a.place.name).cmp(&(b.branch, &b.place.name)));
         let mut plan = Plan {
             snapshot,
             branches,
             leaves,
-            databases: databases.1,
             fuzzy: Vec::new(),
             proven,
             owners,

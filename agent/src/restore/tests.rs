@@ -45,7 +45,6 @@ fn request(stage: &Stage, target: &Path) -> RestoreRequest {
         dataset: stage.source.dataset.clone(),
         target: target.to_owned(),
         which: Which::Newest,
-        tree: crate::Tree::Files,
         part: Part::Whole,
         first: Vec::new(),
         order: Order::Listed,

@@ -11,16 +11,18 @@ use understudy_protocol::{
 };
 use understudy_tree::{Directory, Kind, Stat, content};
 
+use super::Scan;
 use super::delta::Delta;
 use super::findings::Findings;
 use super::read::Certainty;
 use super::worker::{Change, Worker};
-use super::{DATABASES, Scan};
 use crate::clock::Settled;
 use crate::dumps::{Captive, Dump, Stretch, difference};
 use crate::error::AgentError;
 use crate::index::{Known, Seen};
 
+/// The name of the root.
+const ROOT: &[u8] = b"databases";
 /// Databases are nobody's business but their owner's.
 const DIRECTORY_MODE: u16 = 0o700;
 const FILE_MODE: u16 = 0o600;
@@ -52,7 +54,7 @@ struct Sent<'a> {
 impl Worker<'_> {
     fn ship_root(&mut self, databases: &[Captive]) -> Result<(), AgentError> {
         #[expect(clippy::unwrap_used, reason = "it is a name")]
-        let place = Place::new(DirectoryId::TOP, Name::new(DATABASES).unwrap());
+        let place = Place::new(DirectoryId::TOP, Name::new(ROOT).unwrap());
         let known = self.base.at(&place)?;
         if databases.is_empty() {
             return match known {

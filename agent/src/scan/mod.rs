@@ -70,8 +70,6 @@ pub(crate) use missed::Missed;
 const ROUNDS: usize = 3;
 /// The name of the file tree's root.
 pub(crate) const ROOT_NAME: &[u8] = b"files";
-/// That of the tree of what was captured of databases.
-pub(crate) const DATABASES: &[u8] = b"databases";
 
 /// A directory of the source and the number it goes by.
 #[derive(Debug)]

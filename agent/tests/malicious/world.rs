@@ -116,7 +116,6 @@ impl World {
             dataset: dataset(),
             target: self.target(),
             which: Which::Newest,
-            tree: understudy_agent::Tree::Files,
             part: Part::Whole,
             first: Vec::new(),
             order: Order::Listed,

@@ -92,7 +92,6 @@ fn request(choices: &mut Choices<'_>, scratch: &Path) -> RestoreRequest {
         dataset: samples::dataset(),
         target: scratch.join(target),
         which: Which::Newest,
-        tree: understudy_agent::Tree::Files,
         part: Part::Whole,
         first: Vec::new(),
         order: Order::default(),

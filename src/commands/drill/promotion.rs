@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use understudy_agent::{
-    Action, Existing, Lost, Manner, Order, OwnedBy, Part, RestoreRequest, Tree,
-};
+use understudy_agent::{Action, Existing, Lost, Manner, Order, OwnedBy, Part, RestoreRequest};
 use understudy_protocol::{DatasetName, Name, Role, Snapshot};
 use understudy_receiver::adopt::{Adoption, Origin, adopt};
 use understudy_receiver::promote::{
@@ -241,7 +239,6 @@ fn bring_back(ground: &Ground<'_>, target: &Path) -> Result<(Snapshot, Vec<Strin
         dataset: arguments.dataset.clone(),
         target: target.to_owned(),
         which: past::which(&arguments.selection)?,
-        tree: Tree::Files,
         part: Part::Whole,
         first: Vec::new(),
         order: Order::Listed,
