@@ -420,7 +420,8 @@ fn check_root(place: &Place, entry: &Entry) -> Result<(), ReceiverError> {
     let is_top = place.parent == DirectoryId::TOP;
     let is_root = *place.name.as_bytes() == *b"files"
         && entry.directory_id() == Some(DirectoryId::FILES)
-        || *place.name.as_bytes() == *b"databases"
+        || is_top
+            && *place.name.as_bytes() == *b"databases"
             && entry
                 .directory_id()
                 .is_some_and(|id| id != DirectoryId::FILES);
