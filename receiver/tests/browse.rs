@@ -50,13 +50,19 @@ impl World {
             dice: Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             entries: BTreeMap::new(),
             contents: HashMap::new(),
-            next_directory: 2,
+            next_directory: 3,
             copies: Vec::new(),
         };
-        let Change::Put { place, entry, .. } = directory(place(0, "files"), 1) else {
-            unreachable!();
-        };
-        world.entries.insert(place, entry);
+        // Half of them have databases.
+        for (name, id) in [("files", 1), ("databases", 2)]
+            .into_iter()
+            .take(1 + seed as usize % 2)
+        {
+            let Change::Put { place, entry, .. } = directory(place(0, name), id) else {
+                unreachable!();
+            };
+            world.entries.insert(place, entry);
+        }
         world
     }
 
@@ -210,7 +216,7 @@ impl World {
     /// Uploads what differs, and keeps a copy.
     fn snapshot(&mut self) {
         // One without entries is held by the guard.
-        while self.entries.len() < 2 {
+        while self.entries.keys().all(|place| place.parent.0 != 1) {
             self.make();
         }
         let old = &self.stage.entries;
@@ -250,10 +256,12 @@ impl World {
     }
 
     fn copy(&self) -> Copy {
-        let mut paths = BTreeMap::from([(1, RelPath::root())]);
+        // The root of the files is not told, that of databases is.
+        let mut paths = BTreeMap::from([(0, RelPath::root()), (1, RelPath::root())]);
         let mut copy = BTreeMap::new();
         while copy.len() + 1 < self.entries.len() {
-            for (place, entry) in &self.entries {
+            let told = |(place, _): &(&Place, &Entry)| **place != place_of_files();
+            for (place, entry) in self.entries.iter().filter(told) {
                 if let Some(parent) = paths.get(&place.parent.0) {
                     let path = parent.join(&place.name);
                     if let Some(id) = entry.directory_id() {
@@ -274,6 +282,10 @@ impl World {
 
 fn path(text: &str) -> RelPath {
     RelPath::new(text.as_bytes()).expect("path")
+}
+
+fn place_of_files() -> Place {
+    place(0, "files")
 }
 
 /// All answers up to the end.
@@ -351,7 +363,9 @@ fn in_order(copy: &Copy) -> Vec<(RelPath, Entry)> {
                 .map(<[u8]>::to_vec)
                 .collect()
         };
-        parts(left).cmp(&parts(right))
+        let of_databases = |path: &RelPath| parts(path)[0] == b"databases";
+        let key = |path| (of_databases(path), parts(path));
+        key(left).cmp(&key(right))
     });
     entries
 }
@@ -543,7 +557,7 @@ fn what_is_told_of_the_past_is_what_full_copies_say() {
             }
             let all = versions(copies);
             assert_eq!(joined(find(channel, "*", (None, None))), all, "seed {seed}");
-            for name in ["a", "b", "c"] {
+            for name in ["a", "b", "c", "databases", "databases/a"] {
                 let below = format!("{name}/");
                 let mut wanted = all.clone();
                 wanted.retain(|(path, ..)| {
@@ -602,7 +616,17 @@ fn the_content_of_a_path_is_given_for_any_snapshot() {
     let goes = Change::Remove {
         place: place(1, "d"),
     };
-    stage.upload(&[goes, file(place(1, "y"), "three")], &[]);
+    let databases = [
+        directory(place(0, "databases"), 7),
+        directory(place(7, "shop"), 8),
+        file(place(8, "x"), "four"),
+        file(place(8, "z"), "five"),
+        directory(place(1, "databases"), 9),
+        directory(place(9, "shop"), 10),
+        file(place(10, "z"), "a file's"),
+    ];
+    let third = [vec![goes, file(place(1, "y"), "three")], databases.to_vec()].concat();
+    stage.upload(&third, &[]);
     let read = |number, at: &str| {
         stage.talk(|channel| {
             let locate = Locate {
@@ -625,11 +649,17 @@ fn the_content_of_a_path_is_given_for_any_snapshot() {
     };
     assert_eq!(read(Some(1), "d/x").expect("read"), b"one");
     assert_eq!(read(Some(2), "d/x").expect("read"), b"two");
+    assert_eq!(read(None, "databases/shop/x").expect("read"), b"four");
+    // People's own files come first.
+    assert_eq!(read(None, "databases/shop/z").expect("read"), b"a file's");
     for (number, at) in [
         (None, "d/x"),
         (Some(1), "d/x/y"),
         (Some(1), "d/y"),
         (Some(9), "d/x"),
+        (Some(2), "databases/shop/x"),
+        (None, "databases/shop/x/y"),
+        (None, "files/y"),
     ] {
         match read(number, at) {
             Err(ProtocolError::Failed(failure)) => {

@@ -7,6 +7,7 @@ use understudy_tree::{Excludes, Kind};
 use super::walk::{Walk, Wanted};
 use crate::catalog::Catalog;
 use crate::error::ReceiverError;
+use crate::names;
 
 /// Tells every version of the files that match, of those in one of the snapshots that are asked for.
 pub(super) fn versions(
@@ -17,10 +18,26 @@ pub(super) fn versions(
 ) -> Result<(), ReceiverError> {
     let pattern = Pattern::new(&request.pattern)?;
     let (first, last) = (request.first.unwrap_or(0), request.last.unwrap_or(head));
-    let mut walk = Walk::new(catalog, DirectoryId::FILES, RelPath::root(), (1, head));
-    if let Some(name) = pattern.lead.first() {
-        walk = walk.only(name.clone());
+    let mut files = Walk::new(catalog, DirectoryId::FILES, RelPath::root(), (1, head));
+    let lead = pattern.lead.first();
+    if let Some(name) = lead {
+        files = files.only(name.clone());
     }
+    let in_databases = lead.is_none_or(|name| *name == *names::DATABASES);
+    let databases = in_databases.then(|| Walk::of_databases(catalog, (1, head)));
+    for walk in [files].into_iter().chain(databases) {
+        versions_in(walk, &pattern, (first, last, head), &mut tell)?;
+    }
+    Ok(())
+}
+
+/// Tells those that a walk meets.
+fn versions_in(
+    mut walk: Walk<'_>,
+    pattern: &Pattern,
+    (first, last, head): (u64, u64, u64),
+    tell: &mut impl FnMut(Version) -> Result<(), ReceiverError>,
+) -> Result<(), ReceiverError> {
     // The depth of a directory that matches: everything below it does.
     let mut covered: Option<usize> = None;
     while let Some(seen) = walk.next()? {

@@ -81,12 +81,18 @@ fn list(dataset: &Permitted, request: &ListTree, outgoing: &Outgoing) -> Result<
     match entry.directory_id() {
         None => batch.add((request.path.clone(), entry))?,
         Some(directory) => {
-            let mut walk = walk::Walk::new(&catalog, directory, request.path.clone(), (at, at));
-            while let Some(seen) = walk.next()? {
-                if request.depth == Depth::All {
-                    walk.enter(&seen, walk::Wanted::All)?;
+            let below = walk::Walk::new(&catalog, directory, request.path.clone(), (at, at));
+            let mut walks = vec![below];
+            if directory == DirectoryId::FILES {
+                walks.push(walk::Walk::of_databases(&catalog, (at, at)));
+            }
+            for mut walk in walks {
+                while let Some(seen) = walk.next()? {
+                    if request.depth == Depth::All {
+                        walk.enter(&seen, walk::Wanted::All)?;
+                    }
+                    batch.add((seen.path, seen.entry))?;
                 }
-                batch.add((seen.path, seen.entry))?;
             }
         }
     }
@@ -244,19 +250,44 @@ pub(crate) fn name_damage(
     }
 }
 
-/// What stands at a path of a snapshot.
+/// What stands at a path of a snapshot: paths of files begin below their root, those of databases with the name of theirs. Where both
+/// have something it is the file's, for those are of people's making.
 fn resolve(catalog: &Catalog, at: u64, path: &RelPath) -> Result<(Place, Entry), ReceiverError> {
-    let absent = || ReceiverError::NotFound(format!("snapshot {at} has no `{path}`"));
-    let mut place = Place::new(DirectoryId::TOP, names::FILES.clone());
-    let mut row = catalog.row(&place, at)?.ok_or_else(absent)?;
-    let components = path.as_bytes().split(|&byte| byte == b'/');
-    for component in components.filter(|component| !component.is_empty()) {
-        let name = Name::new(component).map_err(|_| absent())?;
-        place = Place::new(row.entry.directory_id().ok_or_else(absent)?, name);
-        row = catalog.row(&place, at)?.ok_or_else(absent)?;
+    let below = || {
+        let components = path.as_bytes().split(|&byte| byte == b'/');
+        components.filter(|component| !component.is_empty())
+    };
+    let files = [names::FILES.as_bytes()].into_iter().chain(below());
+    if let Some(found) = stands_at(catalog, at, files)? {
+        return Ok(found);
     }
-    row.entry.attributes.xattrs = Vec::new();
-    Ok((place, row.entry))
+    let found = match below().next() == Some(names::DATABASES.as_bytes()) {
+        true => stands_at(catalog, at, below())?,
+        false => None,
+    };
+    found.ok_or_else(|| ReceiverError::NotFound(format!("snapshot {at} has no `{path}`")))
+}
+
+/// What stands at the end of these names, the first of which is that of a root.
+fn stands_at<'a>(
+    catalog: &Catalog,
+    at: u64,
+    names: impl Iterator<Item = &'a [u8]>,
+) -> Result<Option<(Place, Entry)>, ReceiverError> {
+    let (mut parent, mut found) = (Some(DirectoryId::TOP), None);
+    for name in names {
+        let (Some(directory), Ok(name)) = (parent, Name::new(name)) else {
+            return Ok(None);
+        };
+        let place = Place::new(directory, name);
+        let Some(mut row) = catalog.row(&place, at)? else {
+            return Ok(None);
+        };
+        parent = row.entry.directory_id();
+        row.entry.attributes.xattrs = Vec::new();
+        found = Some((place, row.entry));
+    }
+    Ok(found)
 }
 
 /// Something told in batches.

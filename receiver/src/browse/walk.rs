@@ -6,6 +6,7 @@ use understudy_protocol::{DirectoryId, Entry, Name, RelPath, limits};
 
 use crate::catalog::{Catalog, Row};
 use crate::error::ReceiverError;
+use crate::names;
 
 /// What of a directory is looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +62,12 @@ impl<'a> Walk<'a> {
             levels: vec![Level::new(directory, path, range, Wanted::All)],
             entered: None,
         }
+    }
+
+    /// Through what was dumped of databases: its root first, if there is one.
+    pub(super) fn of_databases(catalog: &'a Catalog, range: (u64, u64)) -> Self {
+        let top = Self::new(catalog, DirectoryId::TOP, RelPath::root(), range);
+        top.only(names::DATABASES.clone())
     }
 
     /// Looks at one name of the first directory only.
