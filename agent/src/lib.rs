@@ -65,8 +65,8 @@ pub use past::{Past, Which};
 pub use progress::{Phase, Progress};
 pub use recovery::{RecoveryError, RecoveryKit};
 pub use restore::{
-    Action, Existing, Lost, Manner, Order, OwnedBy, Part, Reconnect, RestoreReport, RestoreRequest,
-    compare, restore,
+    Action, Dumped, Existing, Lost, Manner, Order, OwnedBy, Part, Reconnect, RestoreReport,
+    RestoreRequest, compare, restore,
 };
 pub use retention::{RetentionOf, retention};
 pub use role::{resume, retire, standing, store_of};

@@ -11,6 +11,8 @@ use crate::scan::ROOT_NAME;
 
 /// Messages of a manifest that bring nothing, at most; those that bring something are bounded by what they bring.
 const EMPTY: usize = 16;
+/// How the root of the databases is called, in a manifest and for people.
+pub(crate) const DATABASES_NAME: &[u8] = b"databases";
 /// Directories are numbered one by one from 2 on: no honest main gets there.
 const DIRECTORIES: u64 = 1 << 62;
 
@@ -20,6 +22,27 @@ pub(crate) enum Part {
     Entries(Vec<(Place, Entry)>),
     Fuzzy(Vec<Place>),
     Owners(Owners),
+}
+
+/// The two trees of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Root {
+    /// What the source has.
+    Files,
+    /// What was dumped of databases, each in a directory of its name; a snapshot need not have it.
+    Databases,
+}
+
+impl Root {
+    /// Which root stands at a place, if one does.
+    pub(crate) fn of(place: &Place) -> Option<Self> {
+        match place.name.as_bytes() {
+            _ if place.parent != DirectoryId::TOP => None,
+            ROOT_NAME => Some(Self::Files),
+            DATABASES_NAME => Some(Self::Databases),
+            _ => None,
+        }
+    }
 }
 
 /// Asks for a manifest and hands on what comes; returns what it is of.
@@ -32,12 +55,14 @@ pub(crate) fn read(
     let dataset = dataset.clone();
     conversation.tell(&Message::ReadManifest(ReadManifest { dataset, number }))?;
     let (mut is_first, mut empty, mut directories) = (true, 0, 0);
+    let mut roots = Roots::default();
     loop {
         let (part, is_empty) = match conversation.hear()? {
             Message::Stated(stated) if is_first => (Part::Stated(stated), false),
             Message::Manifest(manifest) => {
                 let is_empty = manifest.entries.is_empty();
-                manifest.entries.iter().try_for_each(check)?;
+                let mut entries = manifest.entries.iter();
+                entries.try_for_each(|entry| roots.check(entry))?;
                 let here = manifest.entries.iter().map(|(_, entry)| entry);
                 directories += here.filter(|entry| entry.directory_id().is_some()).count() as u64;
                 if directories > limits::DIRECTORIES {
@@ -63,14 +88,35 @@ pub(crate) fn read(
     }
 }
 
-/// What no entry of an honest main can be.
-fn check((place, entry): &(Place, Entry)) -> Result<(), AgentError> {
-    let is_top = place.parent == DirectoryId::TOP;
-    let is_root = is_top && place.name.as_bytes() == ROOT_NAME;
-    let id = entry.directory_id();
-    if is_top != is_root || is_root != (id == Some(DirectoryId::FILES)) {
-        return Err(malformed(&format!("{place:?} cannot stand there")));
+/// The roots that have come: each comes once.
+#[derive(Default)]
+struct Roots(Vec<Root>);
+
+impl Roots {
+    /// Refuses what no entry of an honest main can be.
+    fn check(&mut self, (place, entry): &(Place, Entry)) -> Result<(), AgentError> {
+        let (root, id) = (Root::of(place), entry.directory_id());
+        let may_stand = match root {
+            Some(Root::Files) => id == Some(DirectoryId::FILES),
+            Some(Root::Databases) => id.is_some_and(|id| id != DirectoryId::FILES),
+            None => place.parent != DirectoryId::TOP && id != Some(DirectoryId::FILES),
+        };
+        if !may_stand {
+            return Err(malformed(&format!("{place:?} cannot stand there")));
+        }
+        if let Some(root) = root {
+            if self.0.contains(&root) {
+                return Err(malformed(&format!("{place:?} stands there twice")));
+            }
+            self.0.push(root);
+        }
+        check(place, entry)
     }
+}
+
+/// Refuses numbers, sizes and links that no entry has, wherever it stands.
+fn check(place: &Place, entry: &Entry) -> Result<(), AgentError> {
+    let id = entry.directory_id();
     let numbers = [Some(place.parent), id];
     if numbers.iter().flatten().any(|id| id.0 >= DIRECTORIES) || id == Some(DirectoryId::TOP) {
         return Err(malformed("no directory has such a number"));

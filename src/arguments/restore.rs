@@ -23,6 +23,8 @@ Examples:
       How much would be written? (Nothing is.)
   understudy restore photos /srv/photos --in-place-progressive --first index.php --order newest
       Serve /srv/photos while it fills, the newest files first.
+  understudy restore shop /srv/shop --databases /var/tmp/shop-dumps
+      The files, and the dumps of its databases as they were captured with them.
   understudy restore --all /srv --dataset-order shop,photos")]
 #[command(allow_missing_positional = true)]
 pub(crate) struct Restore {
@@ -55,6 +57,12 @@ pub(crate) struct Restore {
     /// /etc/passwd and /etc/group.
     #[arg(long, value_enum, default_value = "number", value_name = "HOW")]
     pub(crate) owners: Owners,
+    /// Restore the databases of the snapshot as well: DIR gets a directory with the dump of each; with --all DIR/NAME does for each dataset
+    ///
+    /// DIR must be absent or empty, and neither in TARGET nor around it; it appears when TARGET does, from the same snapshot. How a dump is loaded is
+    /// a matter of the database. --path, --first and --replace are about files alone.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) databases: Option<PathBuf>,
     /// Take the place of what stands at TARGET, which is kept beside it
     #[arg(long)]
     pub(crate) replace: bool,

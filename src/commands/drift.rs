@@ -270,6 +270,7 @@ fn bring_back(point: &Point, target: PathBuf, session: &Session) -> Result<Repor
         dataset: point.dataset.clone(),
         target,
         which: Which::Number(point.number()),
+        databases: None,
         part: Part::At(wanted),
         first: Vec::new(),
         order: Order::Listed,

@@ -42,8 +42,8 @@ pub(crate) fn run(arguments: &Drill, session: &Session) -> Result<Report, Comman
         let drill = drills::Drill {
             ended_seconds: words::now_seconds(),
             seconds: restored.seconds,
-            files: restored.files,
-            bytes: restored.bytes,
+            files: restored.amount().0,
+            bytes: restored.amount().1,
             costs: restored.costs.map(|costs| (costs.file, costs.byte)),
         };
         Directory::open(&state, Mounts::Cross)
@@ -67,6 +67,7 @@ fn practise(
         dataset: arguments.dataset.clone(),
         target: scratch.target.clone(),
         which: past::which(&arguments.selection)?,
+        databases: Some(scratch.databases.clone()),
         part: Part::Whole,
         first: Vec::new(),
         order: Order::Listed,
@@ -83,16 +84,20 @@ fn practise(
     let restored = restore::bring_back(spare, &request, context);
     drop(shown);
     let restored = restored?;
-    let tree =
-        Directory::open(&scratch.target, Mounts::Cross).map_err(|error| scratch.failed(&error))?;
+    let open = |path| Directory::open(path, Mounts::Cross).map_err(|error| scratch.failed(&error));
+    let tree = open(&scratch.target)?;
+    let dumps = match &restored.databases {
+        Some(databases) => Some(open(&databases.target)?),
+        None => None,
+    };
     // What was restored is what comes now, if the spare is what it was.
     let room_bytes = request
         .room_bytes
-        .max(restored.entries.saturating_mul(ENTRY_BYTES));
+        .max(restored.snapshot.entries.saturating_mul(ENTRY_BYTES));
     let number = restored.snapshot.position.number;
     let which = (&arguments.dataset, number, room_bytes);
     let wrong = spare.talk_on(|channel, reconnect| {
-        understudy_agent::compare(channel, which, &tree, context, reconnect)
+        understudy_agent::compare(channel, which, (&tree, dumps.as_ref()), context, reconnect)
     })?;
     let opened = understudy_agent::open_databases(&tree, &context.cancel)?;
     let report = verdict(&arguments.dataset, &restored, &wrong, &opened);
@@ -106,17 +111,21 @@ fn verdict(
     wrong: &[RelPath],
     opened: &Opened,
 ) -> Report {
+    let (files, bytes) = restored.amount();
+    let of_dumps = restored.databases.as_deref();
+    let dumps_fuzzy = of_dumps.map_or(0, |dumps| dumps.fuzzy.len());
     let data = json!({
         "dataset": dataset.as_str(),
         "snapshot": words::snapshot(&restored.snapshot),
-        "files": restored.files,
-        "bytes": restored.bytes,
+        "files": files,
+        "bytes": bytes,
+        "dumps": restored.dumped.databases,
         "seconds": restored.seconds,
         "files_wrong": wrong.len(),
         "databases": opened.databases,
         "databases_not_checked": opened.unchecked,
         "databases_damaged": opened.damaged.iter().map(|(path, what)| words::path_with(path, "what", what)).collect::<Vec<_>>(),
-        "fuzzy": restored.fuzzy.len(),
+        "fuzzy": restored.fuzzy.len() + dumps_fuzzy,
         "proved": trust::value(&restored.proven),
     });
     let mut report = Report::done(data, vec![summary(dataset, restored, opened.databases)]);
@@ -153,14 +162,19 @@ fn verdict(
 }
 
 fn summary(dataset: &DatasetName, restored: &RestoreReport, databases: u64) -> String {
+    let (files, bytes) = restored.amount();
+    let dumps = match restored.dumped.databases {
+        0 => String::new(),
+        dumps => format!(", dumps of {} included,", words::counted(dumps, "database")),
+    };
     format!(
-        "snapshot {} of {dataset}, committed at {}, would be back within {:.1} s: {} with {} came and were read again, {} opened",
+        "snapshot {} of {dataset}, committed at {}, would be back within {:.1} s: {} with {}{dumps} came and were read again, {} opened",
         restored.snapshot.position.number,
         words::time(restored.snapshot.committed_seconds),
         restored.seconds,
-        words::counted(restored.files, "file"),
-        words::size(restored.bytes),
-        words::counted(databases, "database"),
+        words::counted(files, "file"),
+        words::size(bytes),
+        words::counted(databases, "SQLite database"),
     )
 }
 
@@ -175,6 +189,8 @@ struct Scratch {
     directory: Directory,
     name: Name,
     target: PathBuf,
+    /// Where what was dumped of databases comes.
+    databases: PathBuf,
 }
 
 impl Scratch {
@@ -198,12 +214,14 @@ impl Scratch {
         let name = Name::new(name).map_err(|error| failed(&error))?;
         let directory = Self::make_locked(&parent, &unlocked, &name);
         let directory = directory.map_err(|error| failed(&error))?.without_mounts();
-        let target = path.join(name.as_os_str()).join("files");
+        let place = path.join(name.as_os_str());
+        let (target, databases) = (place.join("files"), place.join("databases"));
         Ok(Self {
             parent,
             directory,
             name,
             target,
+            databases,
         })
     }
 

@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::{Session, past, restore_all, trust};
+use crate::address::Address;
 use crate::arguments::{self, Output, Restore};
 use crate::drills::Expectation;
 use crate::exit::{Code, CommandError};
@@ -24,23 +25,15 @@ use crate::{paths, words};
 /// Writes a snapshot's tree as the target, or those of all datasets below it.
 pub(crate) fn run(arguments: &Restore, session: &Session) -> Result<Report, CommandError> {
     let address = session.address()?;
-    let target = paths::canonical(&arguments.target).map_err(|error| {
-        let message = format!(
-            "cannot restore to `{}`: {error}",
-            arguments.target.display()
-        );
-        CommandError::new(
-            Code::Usage,
-            message,
-            "check the path, and that its parent directory exists",
-        )
-    })?;
-    paths::check_apart("target", &target, &address)?;
-    check_live(&target)?;
+    check_target("target", &arguments.target, &address)?;
+    if let Some(databases) = &arguments.databases {
+        check_target("directory for databases", databases, &address)?;
+    }
     let Some(dataset) = arguments.dataset.clone() else {
         return restore_all::run(arguments, session);
     };
     let mut request = request(arguments, dataset, arguments.target.clone())?;
+    request.databases.clone_from(&arguments.databases);
     let spare = session.existing_spare()?;
     request.trust = session.trust(&spare, &request.dataset, &arguments.trusting)?;
     request.room_bytes = trust::room_bytes(&spare, &arguments.trusting);
@@ -61,7 +54,27 @@ pub(crate) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
         (request.action, &expected),
         session.output,
     );
+    if request.databases.is_some()
+        && restored.databases.is_none()
+        && report::summarises(session.output)
+    {
+        let nothing = "it has no databases, so there was nothing for --databases to restore";
+        report.lines.push(nothing.to_owned());
+    }
     Ok(report)
+}
+
+/// Refuses a directory that nothing may be restored to.
+fn check_target(what: &str, path: &Path, address: &Address) -> Result<(), CommandError> {
+    let target = paths::canonical(path).map_err(|error| {
+        CommandError::new(
+            Code::Usage,
+            format!("cannot restore to `{}`: {error}", path.display()),
+            "check the path, and that its parent directory exists",
+        )
+    })?;
+    paths::check_apart(what, &target, address)?;
+    check_live(&target)
 }
 
 /// Refuses the live tree of a store on this host: understudy makes that, and an application writes there while this host is the main.
@@ -97,6 +110,7 @@ pub(super) fn request(
     Ok(RestoreRequest {
         dataset,
         target,
+        databases: None,
         which: past::which(&arguments.selection)?,
         part: match arguments.path.is_empty() {
             true => Part::Whole,
@@ -164,8 +178,10 @@ pub(super) fn tell(
 ) {
     if action == Action::DryRun {
         report.lines.push(rehearsal(restored, expected));
+        report.lines.extend(databases(restored, "would become"));
     } else if report::summarises(output) {
         report.lines.push(summary(restored));
+        report.lines.extend(databases(restored, "are"));
         report.lines.extend(trust::proved(&restored.proven));
         report.lines.extend(
             restored
@@ -175,24 +191,52 @@ pub(super) fn tell(
         );
     }
     report.notes.extend(trust::warning(restored));
-    report.notes.extend(lacks(restored.lacking));
+    note(report, restored);
+    if let Some(databases) = &restored.databases {
+        note(report, databases);
+    }
+}
+
+/// Adds what is not as it was on the main, of one tree.
+fn note(report: &mut Report, tree: &RestoreReport) {
+    report.notes.extend(lacks(tree.lacking));
     report.note_all(
         "some owners have no such name here and keep their numbers:",
-        restored.unknown_owners.iter().cloned(),
+        tree.unknown_owners.iter().cloned(),
     );
-    if !restored.left_out.is_empty() {
+    if !tree.left_out.is_empty() {
         report.code = Code::Partial;
-        let lost = words::counted(restored.left_out.len() as u64, "file");
+        let lost = words::counted(tree.left_out.len() as u64, "file");
         report.note_all(
             &format!("{lost} left out, for the content is lost:"),
-            restored.left_out.iter().map(ToString::to_string),
+            tree.left_out.iter().map(ToString::to_string),
         );
     }
-    let torn = words::counted(restored.fuzzy.len() as u64, "file");
+    let torn = words::counted(tree.fuzzy.len() as u64, "file");
     report.note_all(
         &format!("{torn} may be torn, for the main sent what never stood still:"),
-        restored.fuzzy.iter().map(ToString::to_string),
+        tree.fuzzy.iter().map(ToString::to_string),
     );
+}
+
+/// What the snapshot has of databases, and where it is or how to get it; nothing if it has none.
+fn databases(restored: &RestoreReport, verb: &str) -> Option<String> {
+    let dumped = restored.dumped;
+    let count = words::counted(dumped.databases, "database");
+    if let Some(databases) = &restored.databases {
+        return Some(format!(
+            "the dumps of its {count} {verb} {}: {} with {}",
+            shown(&databases.target),
+            words::counted(databases.files, "file"),
+            words::size(databases.bytes),
+        ));
+    }
+    (dumped.databases > 0).then(|| {
+        format!(
+            "it has the dumps of {count} as well ({}): `understudy restore` with `--databases DIR` brings them",
+            words::size(dumped.bytes)
+        )
+    })
 }
 
 pub(super) fn shown(path: &Path) -> String {
@@ -200,13 +244,30 @@ pub(super) fn shown(path: &Path) -> String {
 }
 
 pub(super) fn value(restored: &RestoreReport, action: Action, expected: &Expectation) -> Value {
+    let mut value = tree_value(restored);
+    value["dataset"] = restored.dataset.as_str().into();
+    value["snapshot"] = words::snapshot(&restored.snapshot);
+    value["proved"] = trust::value(&restored.proven);
+    value["dry_run"] = (action == Action::DryRun).into();
+    value["kept"] = restored.kept.as_deref().map(shown).into();
+    value["databases"] = json!({
+        "count": restored.dumped.databases,
+        "bytes": restored.dumped.bytes,
+        "restored": restored.databases.as_deref().map(tree_value),
+    });
+    value["seconds"] = restored.seconds.into();
+    if action == Action::DryRun {
+        let (files, bytes) = restored.amount();
+        value["estimated_seconds"] = expected.seconds(files, bytes).into();
+    }
+    value
+}
+
+/// What is told of either tree.
+fn tree_value(restored: &RestoreReport) -> Value {
     let lacking = restored.lacking;
-    let mut value = json!({
-        "dataset": restored.dataset.as_str(),
-        "snapshot": words::snapshot(&restored.snapshot),
-        "proved": trust::value(&restored.proven),
+    json!({
         "target": shown(&restored.target),
-        "dry_run": action == Action::DryRun,
         "entries": restored.entries,
         "files": restored.files,
         "bytes": restored.bytes,
@@ -215,7 +276,6 @@ pub(super) fn value(restored: &RestoreReport, action: Action, expected: &Expecta
         "files_reused": restored.files_reused,
         "fuzzy": words::paths(&restored.fuzzy),
         "left_out": words::paths(&restored.left_out),
-        "kept": restored.kept.as_deref().map(shown),
         "lacking": {
             "owner": lacking.owner,
             "mode": lacking.mode,
@@ -223,16 +283,11 @@ pub(super) fn value(restored: &RestoreReport, action: Action, expected: &Expecta
             "device": lacking.device,
         },
         "unknown_owners": restored.unknown_owners,
-        "seconds": restored.seconds,
-    });
-    if action == Action::DryRun {
-        let seconds = expected.seconds(restored.files, restored.bytes);
-        value["estimated_seconds"] = seconds.into();
-    }
-    value
+    })
 }
 
 fn rehearsal(restored: &RestoreReport, expected: &Expectation) -> String {
+    let (files, bytes) = restored.amount();
     format!(
         "would restore snapshot {} of {}, committed at {}, as {}: {}, {} with {}; {}",
         restored.snapshot.position.number,
@@ -242,7 +297,7 @@ fn rehearsal(restored: &RestoreReport, expected: &Expectation) -> String {
         words::counted(restored.entries, "entry"),
         words::counted(restored.files, "file"),
         words::size(restored.bytes),
-        expected.guess(restored.files, restored.bytes),
+        expected.guess(files, bytes),
     )
 }
 

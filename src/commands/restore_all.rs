@@ -1,6 +1,7 @@
 //! `understudy restore --all`: everything comes back, one dataset after another.
 
-use std::path::Path;
+use std::iter;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use understudy_agent::{Action, FuzzyOf, RestoreRequest};
@@ -29,6 +30,7 @@ pub(super) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
             dataset.name.clone(),
             arguments.target.join(dataset.name.as_str()),
         )?;
+        request.databases = below(arguments.databases.as_deref(), &dataset.name);
         request.trust = session.trust(&spare, &dataset.name, &arguments.trusting)?;
         request.room_bytes = trust::room_bytes(&spare, &arguments.trusting);
         // Every name counts here, and every entry: that is corrected when the dataset's turn has come.
@@ -37,9 +39,16 @@ pub(super) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
         }
         requests.push(request);
     }
-    let is_missing = !arguments.target.exists();
-    if is_missing && !arguments.dry_run {
-        paths::make_directory(&arguments.target)?;
+    let roots = [Some(&arguments.target), arguments.databases.as_ref()];
+    let missing: Vec<&PathBuf> = roots
+        .into_iter()
+        .flatten()
+        .filter(|path| !path.exists())
+        .collect();
+    if !arguments.dry_run {
+        missing
+            .iter()
+            .try_for_each(|path| paths::make_directory(path))?;
     }
     let context = session.context(Path::new("").to_owned(), &spare);
     if !arguments.dry_run {
@@ -54,18 +63,27 @@ pub(super) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
     let mut whole = Whole::default();
     for request in &requests {
         let mut asked = request.clone();
-        if request.action == Action::DryRun && is_missing {
-            // What will be above it is not there yet.
-            asked.target.clone_from(&arguments.target);
+        if request.action == Action::DryRun {
+            // What will be above it may not be there yet.
+            for path in iter::once(&mut asked.target).chain(&mut asked.databases) {
+                let above = path.parent().map(Path::to_owned);
+                *path = above
+                    .filter(|above| missing.contains(&above))
+                    .unwrap_or(path.clone());
+            }
         }
         let result = bring_back(&spare, &asked, &context).map(|mut restored| {
             restored.target.clone_from(&request.target);
+            if let (Some(databases), Some(path)) = (&mut restored.databases, &request.databases) {
+                databases.target.clone_from(path);
+            }
             restored
         });
         match result {
             Ok(restored) => {
-                whole.files += restored.files;
-                whole.bytes = whole.bytes.saturating_add(restored.bytes);
+                let (files, bytes) = restored.amount();
+                whole.files += files;
+                whole.bytes = whole.bytes.saturating_add(bytes);
                 let expected = session.expectation(&spare, Some(&request.dataset));
                 whole
                     .values
@@ -83,6 +101,11 @@ pub(super) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
     }
     let expected = session.expectation(&spare, None);
     Ok(whole.end(arguments, session, &expected))
+}
+
+/// Where a dataset's databases come.
+fn below(directory: Option<&Path>, dataset: &DatasetName) -> Option<PathBuf> {
+    directory.map(|directory| directory.join(dataset.as_str()))
 }
 
 /// What has come of all of them.

@@ -390,6 +390,7 @@ pub(crate) fn restore_once(
         dataset: name(),
         target: place.root().join(target),
         which: number.map_or(Which::Newest, Which::Number),
+        databases: None,
         part: Part::Whole,
         first: Vec::new(),
         order: Order::Newest,

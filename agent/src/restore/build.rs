@@ -208,7 +208,7 @@ impl<'a> Build<'a> {
 
     /// The content of a leaf is not what the manifest says.
     pub(super) fn damaged(&self, leaf: &Leaf) -> AgentError {
-        let path = self.plan.path(leaf);
+        let path = self.plan.told(&self.plan.path(leaf));
         ProtocolError::malformed(
             "content",
             format!("that of `{path}` does not have its hash; run `understudy verify`"),

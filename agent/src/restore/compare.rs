@@ -7,40 +7,59 @@ use understudy_protocol::{ContentHash, DatasetName, RelPath};
 use understudy_tree::content::{Extents, HoleyHasher};
 use understudy_tree::{Directory, Kind, uncached};
 
+use super::gathered::Dumps;
 use super::line::{Line, Reconnect};
-use super::plan::{Leaf, Plan};
+use super::plan::{Leaf, Plan, Plans};
 use crate::error::AgentError;
 use crate::{Cancel, Context};
 
 /// So much is read before the next look at whether to end.
 const STRETCH_BYTES: u64 = 8 << 20;
 
-/// Reads every file of a tree that should be the snapshot with this number, whose entries may take so many bytes of memory. Returns the paths at which there is no file with the
+/// Reads every file of the trees that should be those of the snapshot with this number, whose entries may take so many bytes of memory: that of the
+/// files, and that of what was dumped of databases, if it was restored. Returns the paths at which there is no file with the
 /// content that the spare says it has; whatever keeps one from being read counts as well.
 pub fn compare(
     channel: Channel,
     (dataset, number, room_bytes): (&DatasetName, u64, u64),
-    tree: &Directory,
+    (files, databases): (&Directory, Option<&Directory>),
     context: &Context,
     reconnect: Reconnect<'_>,
 ) -> Result<Vec<RelPath>, AgentError> {
     let mut line = Line::open(channel, reconnect, context)?;
-    let plan =
-        line.persist(|conversation| Plan::read(conversation, dataset, Some(number), room_bytes))?;
+    let dumps = databases.map_or(Dumps::Count, |_| Dumps::Hold);
+    let how = (dumps, room_bytes);
+    let plans =
+        line.persist(|conversation| Plans::read(conversation, dataset, Some(number), how))?;
     // Nothing more is asked for.
     drop(line);
+    let trees = [
+        (Some(&plans.files), Some(files)),
+        (plans.databases.as_ref(), databases),
+    ];
     let mut reader = uncached::Reader::default();
+    let mut wrong = Vec::new();
+    for (plan, tree) in trees {
+        if let (Some(plan), Some(tree)) = (plan, tree) {
+            wrong.extend(wrong_in(plan, tree, &mut reader, &context.cancel)?);
+        }
+    }
+    Ok(wrong)
+}
+
+/// The paths of one tree.
+fn wrong_in(
+    plan: &Plan,
+    tree: &Directory,
+    reader: &mut uncached::Reader,
+    cancel: &Cancel,
+) -> Result<Vec<RelPath>, AgentError> {
     let mut wrong = Vec::new();
     for leaf in plan.leaves.iter() {
         if let Some(content) = leaf.entry.content()
-            && !has_content(
-                &mut reader,
-                opened(&plan, tree, leaf),
-                content,
-                &context.cancel,
-            )?
+            && !has_content(reader, opened(plan, tree, leaf), content, cancel)?
         {
-            wrong.push(plan.path(leaf));
+            wrong.push(plan.told(&plan.path(leaf)));
         }
     }
     Ok(wrong)

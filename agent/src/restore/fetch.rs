@@ -311,7 +311,7 @@ impl Fetching<'_> {
         }
         tracing::info!(
             "what was here of `{}` is not what it seemed to be: it is fetched whole",
-            self.build.plan.path(leaf)
+            self.build.plan.told(&self.build.plan.path(leaf))
         );
         self.todo.torn.insert(asked.number);
         self.todo.needed.push(asked.number);

@@ -20,11 +20,14 @@ pub enum Lost {
     Skip,
 }
 
+/// Contents that are lost.
+pub(super) type Contents = HashSet<ContentHash>;
+
 /// Contents of a dataset that the main does not have any more, or that somebody has accepted as lost.
 pub(super) fn contents(
     conversation: &Conversation,
     dataset: &DatasetName,
-) -> Result<HashSet<ContentHash>, AgentError> {
+) -> Result<Contents, AgentError> {
     if conversation.version < version::HEALTH {
         return Err(AgentError::SpareTooOld {
             what: "telling what is lost",
@@ -40,7 +43,7 @@ pub(super) fn contents(
 }
 
 /// Takes every file with one of these contents out of the plan; returns their paths.
-pub(super) fn leave_out(plan: &mut Plan, lost: &HashSet<ContentHash>) -> Vec<RelPath> {
+pub(super) fn leave_out(plan: &mut Plan, lost: &Contents) -> Vec<RelPath> {
     let is_lost = |leaf: &Leaf| {
         let content = leaf.entry.content();
         content.is_some_and(|(_, hash)| lost.contains(&hash))

@@ -5,8 +5,10 @@ mod asking;
 mod build;
 mod changed;
 mod compare;
+mod databases;
 mod fetch;
 mod flushing;
+mod gathered;
 mod landing;
 mod large;
 mod line;
@@ -35,14 +37,16 @@ use crate::past::Which;
 use crate::progress::Phase;
 
 use build::{Build, Resuming};
+use databases::{Databases, Place};
 use fetch::Todo;
 use landing::Landing;
 use line::Line;
-use plan::Plan;
+use plan::{Plan, Plans};
 use switch::{Site, Work};
 use telling::Telling;
 
 pub use compare::compare;
+pub use gathered::Dumped;
 pub use line::Reconnect;
 pub use lost::Lost;
 pub use pick::Order;
@@ -54,9 +58,11 @@ pub struct RestoreRequest {
     pub dataset: DatasetName,
     /// The directory that its file tree becomes.
     pub target: PathBuf,
+    /// The directory that gets what was dumped of databases, if they are wanted too: there must be nothing in it.
+    pub databases: Option<PathBuf>,
     /// Which snapshot.
     pub which: Which,
-    /// What of it.
+    /// What of the files.
     pub part: Part,
     /// Files that come first, in this order.
     pub first: Vec<Glob>,
@@ -146,6 +152,10 @@ pub struct RestoreReport {
     pub proven: Proven,
     /// The directory that it became.
     pub target: PathBuf,
+    /// What the snapshot has of databases.
+    pub dumped: Dumped,
+    /// The same of them, if they were wanted and are there; how long it took and what it cost is that of both.
+    pub databases: Option<Box<RestoreReport>>,
     /// Entries of every kind, the root included.
     pub entries: u64,
     /// Names of regular files.
@@ -189,9 +199,11 @@ pub fn restore(
     // Not from zero: it may be one of several.
     context.progress.enter(Phase::Connecting);
     let site = Site::find(request)?;
+    let beside = Place::find(request, &site.target())?;
     let mut line = Line::open(channel, reconnect, context)?;
     let mut telling = Telling::new(&site.target());
-    let mut report = bring_back(&mut line, request, &site, context, &mut telling)?;
+    let places = (&site, beside.as_ref());
+    let mut report = bring_back(&mut line, request, places, context, &mut telling)?;
     report.seconds = started.elapsed().as_secs_f64();
     report.costs = telling.costs(report.seconds);
     Ok(report)
@@ -200,56 +212,89 @@ pub fn restore(
 fn bring_back(
     line: &mut Line<'_>,
     request: &RestoreRequest,
-    site: &Site,
+    (site, beside): (&Site, Option<&Place>),
     context: &Context,
     telling: &mut Telling,
 ) -> Result<RestoreReport, AgentError> {
-    let (mut plan, lost) = line.persist(|conversation| {
+    let (plans, lost) = line.persist(|conversation| {
         let number = which::number(conversation, &request.dataset, request.which)?;
         let lost = match request.lost {
             Lost::Ask => HashSet::new(),
             Lost::Skip => lost::contents(conversation, &request.dataset)?,
         };
-        let plan = Plan::prove(conversation, request, number)?;
-        Ok((plan, lost))
+        let plans = Plans::prove(conversation, request, number)?;
+        Ok((plans, lost))
     })?;
+    let mut plan = plans.files;
     pick::restrict(&mut plan, &request.part)?;
-    let left_out = lost::leave_out(&mut plan, &lost);
+    let mut report = of_plan(&mut plan, request, site, &lost)?;
+    report.dumped = plans.dumped;
+    let mut databases = match (beside, plans.databases) {
+        (Some(place), Some(plan)) => Some(Databases::new(place, plan, &lost)?),
+        _ => None,
+    };
+    if request.action == Action::Write {
+        if let Some(databases) = &databases {
+            databases.announce(context);
+        }
+        context.progress.enter(Phase::Checking);
+        let told = (&mut report, telling);
+        write(line, request, (&plan, site), &mut databases, context, told)?;
+    }
+    report.databases = databases.map(|databases| Box::new(databases.report));
+    Ok(report)
+}
+
+/// What a plan will bring, when what is lost is left out and everything has its owner.
+fn of_plan(
+    plan: &mut Plan,
+    request: &RestoreRequest,
+    site: &Site,
+    lost: &lost::Contents,
+) -> Result<RestoreReport, AgentError> {
+    let left_out = lost::leave_out(plan, lost);
     let unknown_owners = match request.owners {
         OwnedBy::Number => Vec::new(),
         OwnedBy::Name => plan.own_by_name()?,
     };
-    let mut report = RestoreReport::of(&plan, request, site);
+    let mut report = RestoreReport::of(plan, request, site);
     report.unknown_owners = unknown_owners;
     report.left_out = left_out;
-    if request.action == Action::DryRun {
-        return Ok(report);
-    }
-    context.progress.enter(Phase::Checking);
-    match request.manner {
-        Manner::Switch => {
-            let work = site.open_work()?;
-            fill(
-                line,
-                request,
-                &plan,
-                (site, &work, None),
-                context,
-                (&mut report, telling),
-            )?;
-            work.directory.sync_file_system()?;
-            report.kept = site.switch()?;
-        }
-        Manner::Progressive => {
-            let landing = Landing::new(site)?;
-            let work = site.open_in_place()?;
-            let place = (site, &work, Some(&landing));
-            fill(line, request, &plan, place, context, (&mut report, telling))?;
-            work.directory.sync_file_system()?;
-            report.kept = landing.finish()?;
-        }
-    }
     Ok(report)
+}
+
+/// Makes both trees before either appears, so that whoever is interrupted can carry on with both.
+fn write(
+    line: &mut Line<'_>,
+    request: &RestoreRequest,
+    (plan, site): (&Plan, &Site),
+    databases: &mut Option<Databases<'_>>,
+    context: &Context,
+    (report, telling): (&mut RestoreReport, &mut Telling),
+) -> Result<(), AgentError> {
+    let landing = match request.manner {
+        Manner::Switch => None,
+        Manner::Progressive => Some(Landing::new(site)?),
+    };
+    let work = match request.manner {
+        Manner::Switch => site.open_work()?,
+        Manner::Progressive => site.open_in_place()?,
+    };
+    let place = (site, &work, landing.as_ref());
+    fill(line, request, plan, place, context, (report, telling))?;
+    let beside = match databases {
+        Some(databases) => Some((databases.fill(line, context, telling)?, databases)),
+        None => None,
+    };
+    work.directory.sync_file_system()?;
+    report.kept = match landing {
+        None => site.switch()?,
+        Some(landing) => landing.finish()?,
+    };
+    match beside {
+        Some((work, databases)) => databases.appear(work),
+        None => Ok(()),
+    }
 }
 
 /// Makes the tree of the plan.
@@ -318,6 +363,12 @@ fn fetch_all(
 }
 
 impl RestoreReport {
+    /// Regular files of both trees, and the sum of their sizes.
+    pub fn amount(&self) -> (u64, u64) {
+        let (files, bytes) = self.databases.as_ref().map_or((0, 0), |it| it.amount());
+        (self.files + files, self.bytes.saturating_add(bytes))
+    }
+
     /// What a plan will bring; nothing of it is done.
     fn of(plan: &Plan, request: &RestoreRequest, site: &Site) -> Self {
         let (files, bytes) = plan.files_and_bytes();
@@ -326,6 +377,8 @@ impl RestoreReport {
             snapshot: plan.snapshot.clone(),
             proven: plan.proven.clone(),
             target: site.target(),
+            dumped: Dumped::default(),
+            databases: None,
             entries: plan.entries(),
             files,
             bytes,

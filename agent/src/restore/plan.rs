@@ -1,27 +1,21 @@
 //! What a snapshot's file tree consists of, in the order in which it is made.
 
 use std::collections::{HashMap, HashSet};
-use std::mem::size_of;
 
 use understudy_protocol::message::Owners;
 use understudy_protocol::{
-    DatasetName, DirectoryId, Entry, Failure, FailureCode, Name, Node, Place, ProtocolError,
-    RelPath, Snapshot, StateDigest, Xattr, limits,
+    DatasetName, Entry, Failure, FailureCode, Name, Place, ProtocolError, RelPath, Snapshot,
+    StateDigest,
 };
 
+use super::gathered::{Dumped, Dumps, Gathered};
 use super::{OwnedBy, RestoreRequest};
 use crate::chain::{Gate, Proven};
 use crate::conversation::Conversation;
 use crate::error::AgentError;
-use crate::manifest::{self, Part, malformed};
+use crate::manifest::{self, DATABASES_NAME, Part, Root, malformed};
 use crate::owners::{Names, Translation};
 use crate::past::Which;
-
-/// What allocating anything takes beside its bytes.
-const ALLOCATION_BYTES: usize = 16;
-/// What the tables of a restore take for each entry, and for each directory: numbers, marks and names.
-const TABLES_BYTES: usize = 32;
-const DIRECTORY_TABLES_BYTES: usize = 160;
 
 const ANOTHER: &str = "it is another than the one before the connection was cut";
 
@@ -33,7 +27,7 @@ pub(super) struct Branch {
     /// Its name; meaningless for the root.
     pub(super) name: Name,
     /// How many directories are above it.
-    depth: usize,
+    pub(super) depth: usize,
     pub(super) entry: Entry,
 }
 
@@ -47,9 +41,21 @@ pub(super) struct Leaf {
     pub(super) entry: Entry,
 }
 
-/// The tree of one snapshot.
+/// The trees of one snapshot.
+#[derive(Debug)]
+pub(super) struct Plans {
+    pub(super) files: Plan,
+    /// What was dumped of databases, if it is wanted and there.
+    pub(super) databases: Option<Plan>,
+    /// What the snapshot has of databases in any case.
+    pub(super) dumped: Dumped,
+}
+
+/// One tree of a snapshot.
 #[derive(Debug)]
 pub(super) struct Plan {
+    /// Which one it is.
+    root: Root,
     pub(super) snapshot: Snapshot,
     /// Directories, the root first, each after the one it is in.
     pub(super) branches: Vec<Branch>,
@@ -63,17 +69,18 @@ pub(super) struct Plan {
     owners: Owners,
 }
 
-impl Plan {
+impl Plans {
     /// Reads the manifest of a snapshot, the newest if no number is given, as the spare gives it.
     pub(super) fn read(
         conversation: &Conversation,
         dataset: &DatasetName,
         number: Option<u64>,
-        room_bytes: u64,
+        (dumps, room_bytes): (Dumps, u64),
     ) -> Result<Self, AgentError> {
         let gate = Gate::new(None, dataset, (Which::Newest, number));
-        let asked = (dataset, number);
-        Self::pass(conversation, asked, gate, (OwnedBy::Number, room_bytes))
+        let (asked, gathered) = ((dataset, number), Gathered::new(dumps));
+        let how = (OwnedBy::Number, room_bytes);
+        Self::pass(conversation, asked, (gate, gathered), how)
     }
 
     /// As [`Self::read`]; what comes must be what the main has sent, as far as the request asks for that.
@@ -85,16 +92,19 @@ impl Plan {
         let dataset = &request.dataset;
         let gate = Gate::new(request.trust.as_ref(), dataset, (request.which, number));
         let how = (request.owners, request.room_bytes);
-        Self::pass(conversation, (dataset, number), gate, how)
+        let gathered = Gathered::new(match request.databases {
+            Some(_) => Dumps::Hold,
+            None => Dumps::Count,
+        });
+        Self::pass(conversation, (dataset, number), (gate, gathered), how)
     }
 
     fn pass(
         conversation: &Conversation,
         (dataset, number): (&DatasetName, Option<u64>),
-        mut gate: Gate<'_>,
+        (mut gate, mut gathered): (Gate<'_>, Gathered),
         (owners, room_bytes): (OwnedBy, u64),
     ) -> Result<Self, AgentError> {
-        let mut gathered = Gathered::default();
         let mut digest = StateDigest::empty();
         let snapshot = manifest::read(conversation, dataset, number, |part| match part {
             Part::Stated(stated) => gate.state(&stated),
@@ -102,7 +112,6 @@ impl Plan {
                 gate.open()?;
                 for (place, entry) in entries {
                     digest.add(&place, &entry);
-                    gathered.bytes += memory_bytes(&place, &entry);
                     gathered.add(place, entry)?;
                 }
                 gate.admit(&digest, (gathered.bytes, room_bytes))
@@ -119,12 +128,44 @@ impl Plan {
         if number.is_some_and(|number| number != snapshot.position.number) {
             return Err(malformed("it is of another snapshot than was asked for"));
         }
-        let beside = (&mut gathered.fuzzy, &gathered.owners);
-        let proven = gate.close(&snapshot, &digest, beside)?;
+        let proven = gate.close(&snapshot, &digest, gathered.beside())?;
         if owners == OwnedBy::Name {
             gate.covers_owners()?;
         }
-        gathered.into_plan(snapshot, proven)
+        gathered.into_plans(&snapshot, &proven)
+    }
+}
+
+impl Plan {
+    /// Fails if what came of it is no tree.
+    pub(super) fn new(
+        root: Root,
+        (snapshot, proven, owners): (Snapshot, Proven, Owners),
+        (branches, mut leaves): (Vec<Branch>, Vec<Leaf>),
+    ) -> Result<Self, AgentError> {
+        leaves.sort_unstable_by(|a, b| (a.branch, &a.place.name).cmp(&(b.branch, &b.place.name)));
+        let plan = Self {
+            root,
+            snapshot,
+            branches,
+            leaves,
+            fuzzy: Vec::new(),
+            proven,
+            owners,
+        };
+        plan.prove_names()?;
+        plan.prove_groups()?;
+        Ok(plan)
+    }
+
+    /// Takes the place of a file that may be torn, in this branch; whether it is one.
+    pub(super) fn add_fuzzy(&mut self, branch: usize, place: &Place) -> bool {
+        let leaf = self.leaf(branch, &place.name);
+        let leaf = leaf.filter(|leaf| leaf.entry.content().is_some());
+        let path = leaf.map(|leaf| self.path(leaf));
+        let is_file = path.is_some();
+        self.fuzzy.extend(path);
+        is_file
     }
 
     /// Gives all entries the owners that are called here as on the main. Returns what keeps its
@@ -186,6 +227,17 @@ impl Plan {
         self.branch_path(leaf.branch).join(&leaf.place.name)
     }
 
+    /// A path of it for people, as `ls` and `find` tell it.
+    pub(super) fn told(&self, path: &RelPath) -> RelPath {
+        match self.root {
+            Root::Files => path.clone(),
+            Root::Databases => {
+                let whole = [DATABASES_NAME, b"/", path.as_bytes()].concat();
+                RelPath::new(&whole).unwrap_or_else(|_| path.clone())
+            }
+        }
+    }
+
     /// The path of a branch below the root. It is put together each time: all of them may be far longer than all names.
     pub(super) fn branch_path(&self, number: usize) -> RelPath {
         let mut names = Vec::with_capacity(self.branches[number].depth);
@@ -219,110 +271,6 @@ pub(super) fn read_again(
         Ok(())
     } else {
         Err(malformed(ANOTHER))
-    }
-}
-
-/// A manifest on its way in.
-#[derive(Default)]
-struct Gathered {
-    /// What it takes in memory, about.
-    bytes: u64,
-    branches: Vec<Branch>,
-    numbers: HashMap<DirectoryId, usize>,
-    leaves: Vec<Leaf>,
-    fuzzy: Vec<Place>,
-    owners: Owners,
-}
-
-impl Gathered {
-    fn add(&mut self, place: Place, entry: Entry) -> Result<(), AgentError> {
-        if place.parent == DirectoryId::TOP {
-            // Nothing but the root can stand there.
-            if !self.branches.is_empty() {
-                return Err(twice(&place));
-            }
-            self.numbers.insert(DirectoryId::FILES, 0);
-            self.branches.push(Branch {
-                parent: 0,
-                name: place.name,
-                depth: 0,
-                entry,
-            });
-            return Ok(());
-        }
-        let Some(&parent) = self.numbers.get(&place.parent) else {
-            return Err(malformed(&format!("{place:?} comes before its directory")));
-        };
-        match entry.directory_id() {
-            Some(id) => {
-                let depth = self.branches[parent].depth + 1;
-                if depth > limits::DEPTH {
-                    return Err(malformed("it is deeper than any tree"));
-                }
-                if self.numbers.insert(id, self.branches.len()).is_some() {
-                    return Err(malformed(&format!(
-                        "directory {} stands at two places",
-                        id.0
-                    )));
-                }
-                self.branches.push(Branch {
-                    parent,
-                    name: place.name,
-                    depth,
-                    entry,
-                });
-            }
-            None => self.leaves.push(Leaf {
-                branch: parent,
-                place,
-                entry,
-            }),
-        }
-        Ok(())
-    }
-
-    /// Each file may be told to be fuzzy once.
-    fn add_fuzzy(&mut self, places: Vec<Place>) -> Result<(), AgentError> {
-        self.fuzzy.extend(places);
-        if self.fuzzy.len() > self.leaves.len() {
-            return Err(malformed("more files are fuzzy than there are"));
-        }
-        Ok(())
-    }
-
-    fn into_plan(self, snapshot: Snapshot, proven: Proven) -> Result<Plan, AgentError> {
-        let Self {
-            bytes: _,
-            branches,
-            numbers,
-            mut leaves,
-            fuzzy,
-            owners,
-        } = self;
-        if branches.is_empty() {
-            return Err(malformed("it has no file tree"));
-        }
-        leaves.sort_unstable_by(|a, b| (a.branch, &a.place.name).cmp(&(b.branch, &b.place.name)));
-        let mut plan = Plan {
-            snapshot,
-            branches,
-            leaves,
-            fuzzy: Vec::new(),
-            proven,
-            owners,
-        };
-        plan.prove_names()?;
-        plan.prove_groups()?;
-        for place in fuzzy {
-            let branch = numbers.get(&place.parent);
-            let leaf = branch.and_then(|&branch| plan.leaf(branch, &place.name));
-            let leaf = leaf.filter(|leaf| leaf.entry.content().is_some());
-            let path = leaf.map(|leaf| plan.path(leaf));
-            plan.fuzzy
-                .push(path.ok_or_else(|| malformed(&format!("{place:?} is fuzzy and no file")))?);
-        }
-        plan.fuzzy.sort_unstable();
-        Ok(plan)
     }
 }
 
@@ -360,22 +308,6 @@ impl Plan {
         }
         Ok(())
     }
-}
-
-/// What an entry takes as long as a restore knows it, about; rather too much.
-fn memory_bytes(place: &Place, entry: &Entry) -> u64 {
-    let xattrs = entry.attributes.xattrs.iter().map(|xattr| {
-        let bytes = xattr.name.0.len() + xattr.value.0.len();
-        size_of::<Xattr>() + bytes + 2 * ALLOCATION_BYTES
-    });
-    let node = match &entry.node {
-        Node::Directory { .. } => DIRECTORY_TABLES_BYTES,
-        Node::Symlink { target } => target.0.len() + ALLOCATION_BYTES,
-        _ => 0,
-    };
-    let name = place.name.as_bytes().len() + ALLOCATION_BYTES;
-    let itself = size_of::<Leaf>().max(size_of::<Branch>()) + TABLES_BYTES;
-    (itself + name + node + xattrs.sum::<usize>()) as u64
 }
 
 /// Names and attributes would be others than those that were captured.

@@ -12,6 +12,7 @@ use crate::testing::{Stage, Tree, tree_of};
 
 mod changed;
 mod chosen;
+mod databases;
 mod owners;
 mod progressive;
 mod resumed;
@@ -45,6 +46,7 @@ fn request(stage: &Stage, target: &Path) -> RestoreRequest {
         dataset: stage.source.dataset.clone(),
         target: target.to_owned(),
         which: Which::Newest,
+        databases: None,
         part: Part::Whole,
         first: Vec::new(),
         order: Order::Listed,
@@ -119,8 +121,8 @@ fn what_is_not_on_the_disk_any_more_as_it_was_restored_is_found() {
     let compared = || {
         let tree = Directory::open(&target, Mounts::Cross).expect("open");
         let which = (&stage.source.dataset, 1, u64::MAX);
-        let wrong =
-            stage.with_channel(|channel| compare(channel, which, &tree, &stage.context(), None));
+        let wrong = stage
+            .with_channel(|channel| compare(channel, which, (&tree, None), &stage.context(), None));
         let wrong = wrong.expect("compare");
         wrong.iter().map(ToString::to_string).collect::<Vec<_>>()
     };

@@ -116,6 +116,7 @@ impl World {
             dataset: dataset(),
             target: self.target(),
             which: Which::Newest,
+            databases: None,
             part: Part::Whole,
             first: Vec::new(),
             order: Order::Listed,

@@ -107,6 +107,7 @@ fn request(choices: &mut Choices<'_>, scratch: &Path) -> RestoreRequest {
         } else {
             Action::Write
         },
+        databases: choices.seldom(4).then(|| scratch.join("dumps")),
     }
 }
 
@@ -164,7 +165,7 @@ fn is_untouched(scratch: &Path) {
     for entry in std::fs::read_dir(scratch).expect("it is there") {
         let name = entry.expect("an entry").file_name();
         let name = name.to_string_lossy();
-        let known = ["source", "target", "new", "outside", "state"];
+        let known = ["source", "target", "new", "dumps", "outside", "state"];
         assert!(known.iter().any(|known| name.starts_with(known)), "{name}");
     }
 }
@@ -183,14 +184,23 @@ pub(crate) fn restores_seeds() -> Vec<Vec<u8>> {
     ]
     .concat();
     // Sizes that no number holds together.
-    let mut huge = vec![0, 0, 0, 0, 6];
+    let mut huge = vec![0, 0, 0, 0, 0, 6];
     for name in 0..6 {
         huge.extend([name, 10, 173, 1, 0, 0]);
     }
     huge.resize(200, 0);
     let mut seeds = vec![huge];
+    // The databases of a snapshot, which are restored with its files: their root with a file in it.
+    let databases = [
+        &[0, 0, 0, 3, 0, 3][..],
+        &[0x00, 4, 1, 0, 0],
+        &[0xe9, 0, 1, 0, 0],
+        &[0x81, 4, 1, 0, 0],
+        &[0; 121],
+    ];
+    seeds.push(databases.concat());
     for manner in 0..4 {
-        let mut seed = vec![manner, 0, 0];
+        let mut seed = vec![manner, 0, 0, 0];
         seed.extend(&tree);
         seed.resize(seed.len() + 120, 0);
         seeds.push(seed.clone());
@@ -204,7 +214,7 @@ pub(crate) fn adoptions_seeds() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for seed in restores_seeds() {
         for position in [0, 1] {
-            let mut talk = seed[3..].to_vec();
+            let mut talk = seed[4..].to_vec();
             talk.extend([0, position, 0, position, 2, position]);
             talk.resize(talk.len() + 60, 0);
             let length = (talk.len() as u16).to_le_bytes();

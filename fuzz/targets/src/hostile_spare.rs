@@ -284,8 +284,17 @@ fn entries(choices: &mut Choices<'_>) -> Vec<(Place, Entry)> {
 }
 
 fn place(choices: &mut Choices<'_>) -> Place {
-    const NAMES: [&[u8]; 9] = [
-        b"a", b"b", b"c", b"d", b"e", b"link", b"\x1b[2J", b"...", b"files",
+    const NAMES: [&[u8]; 10] = [
+        b"a",
+        b"b",
+        b"c",
+        b"d",
+        b"e",
+        b"link",
+        b"\x1b[2J",
+        b"...",
+        b"files",
+        b"databases",
     ];
     let byte = choices.byte();
     let parent = match byte >> 4 {

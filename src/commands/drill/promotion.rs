@@ -239,6 +239,7 @@ fn bring_back(ground: &Ground<'_>, target: &Path) -> Result<(Snapshot, Vec<Strin
         dataset: arguments.dataset.clone(),
         target: target.to_owned(),
         which: past::which(&arguments.selection)?,
+        databases: None,
         part: Part::Whole,
         first: Vec::new(),
         order: Order::Listed,

@@ -1,5 +1,6 @@
 //! Parts of a snapshot, and their order.
 
+use super::gathered::Dumps;
 use super::*;
 use crate::conversation::Conversation;
 
@@ -80,7 +81,13 @@ fn some_of_many_small_files_come_before_the_large_one() {
     stage.sync_and_compare();
     let plan = stage.with_channel(|channel| {
         let conversation = Conversation::open(channel, &crate::Cancel::default())?;
-        Plan::read(&conversation, &stage.source.dataset, None, u64::MAX)
+        Plans::read(
+            &conversation,
+            &stage.source.dataset,
+            None,
+            (Dumps::Count, u64::MAX),
+        )
+        .map(|plans| plans.files)
     });
     let plan = plan.expect("plan");
     let mut files: Vec<usize> = (0..plan.leaves.len()).collect();
@@ -131,7 +138,13 @@ fn files_come_in_the_order_that_was_asked_for() {
         let mut plan = stage
             .with_channel(|channel| {
                 let conversation = Conversation::open(channel, &crate::Cancel::default())?;
-                Plan::read(&conversation, &stage.source.dataset, None, u64::MAX)
+                Plans::read(
+                    &conversation,
+                    &stage.source.dataset,
+                    None,
+                    (Dumps::Count, u64::MAX),
+                )
+                .map(|plans| plans.files)
             })
             .expect("plan");
         pick::restrict(

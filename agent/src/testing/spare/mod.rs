@@ -1,6 +1,7 @@
 //! A spare in memory. It panics when the agent breaks a rule of the protocol.
 
 mod apply;
+mod dumps;
 mod streams;
 mod testimony;
 
