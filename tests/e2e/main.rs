@@ -30,6 +30,7 @@ mod delta;
 mod documents;
 mod drift;
 mod drill;
+mod dumped;
 mod every_kind;
 mod failback;
 mod fuzzy;

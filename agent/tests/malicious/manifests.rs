@@ -359,3 +359,62 @@ fn a_place_above_the_tree_is_no_place() {
         });
     }
 }
+
+#[test]
+fn databases_stand_where_they_may_and_once() {
+    let root = |id: u64| (place(0, "databases"), directory(id));
+    let refused: [(&str, Vec<(Place, Entry)>); 7] = [
+        ("that of the files", vec![root(1)]),
+        ("that of the top", vec![root(0)]),
+        ("one that something else has", vec![root(2)]),
+        ("a file", vec![(place(0, "databases"), file(b"evil"))]),
+        ("a link", vec![(place(0, "databases"), link("/"))]),
+        ("twice", vec![root(9), root(9)]),
+        ("twice with other numbers", vec![root(9), root(10)]),
+    ];
+    for (what, entries) in refused {
+        let told = World::refuse(|| Spare::new().with(entries.clone()));
+        println!("{what}: {told}");
+    }
+}
+
+/// What is passed over cannot make up in the digest for what is held.
+#[test]
+fn what_is_passed_over_is_a_tree_with_each_name_once() {
+    let root = || (place(0, "databases"), directory(90));
+    let evil = |parent: u64, name: &str| (place(parent, name), file(b"evil"));
+    let refused = [
+        vec![root(), evil(90, "a"), evil(90, "a")],
+        vec![root(), evil(90, "b"), evil(90, "a")],
+        vec![
+            root(),
+            (place(90, "a"), directory(91)),
+            evil(91, "x"),
+            evil(90, "a"),
+        ],
+        vec![root(), (place(90, "a"), directory(90))],
+        vec![root(), (place(90, "a"), directory(2))],
+        vec![root(), (place(90, "a"), directory(91)), evil(92, "x")],
+        vec![
+            root(),
+            (place(90, "a"), directory(91)),
+            (place(90, "b"), directory(92)),
+            evil(91, "x"),
+            evil(92, "x"),
+            evil(91, "y"),
+        ],
+    ];
+    for entries in refused {
+        World::refuse(|| Spare::new().with(entries.clone()));
+    }
+    // An honest one is.
+    let world = World::new();
+    let honest = [
+        root(),
+        (place(90, "a"), directory(91)),
+        evil(91, "x"),
+        evil(91, "y"),
+    ];
+    let report = world.restore(Spare::new().with(honest), &world.request());
+    assert_eq!(report.expect("restored").dumped.databases, 1);
+}
