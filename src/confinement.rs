@@ -183,12 +183,29 @@ fn main(spare: &Address, state: &Path) -> Result<(), CommandError> {
 /// A restore writes beside its target, for it exchanges the two in one step. Where everything is beside it, directly below `/`, no
 /// place is out of its reach.
 fn restore(given: &Restore, spare: &Address, state: Option<&Path>) -> Result<(), CommandError> {
-    let target = std::path::absolute(&given.target).unwrap_or_else(|_| given.target.clone());
+    let mut write = places_of(given, ("target", &given.target), spare)?;
+    if let Some(databases) = &given.databases {
+        let databases = ("directory for databases", databases.as_path());
+        write.extend(places_of(given, databases, spare)?);
+    }
+    if let Ok(state) = paths::state(state) {
+        write.push(state);
+    }
+    bring_back(write, spare)
+}
+
+/// Where a restore writes to make a directory.
+fn places_of(
+    given: &Restore,
+    (what, target): (&str, &Path),
+    spare: &Address,
+) -> Result<Vec<PathBuf>, CommandError> {
+    let target = std::path::absolute(target).unwrap_or_else(|_| target.to_owned());
     let seen = paths::canonical(&target).unwrap_or_else(|_| target.clone());
     let holds_all_datasets = given.dataset.is_none();
     let is_missing = !seen.exists() && seen.parent() == Some(Path::new("/"));
     if holds_all_datasets && !given.dry_run && is_missing {
-        paths::check_apart("target", &seen, spare)?;
+        paths::check_apart(what, &seen, spare)?;
         paths::make_directory(&seen)?;
     }
     let mut write = Vec::new();
@@ -199,10 +216,7 @@ fn restore(given: &Restore, spare: &Address, state: Option<&Path>) -> Result<(),
     if seen.is_dir() {
         write.push(seen);
     }
-    if let Ok(state) = paths::state(state) {
-        write.push(state);
-    }
-    bring_back(write, spare)
+    Ok(write)
 }
 
 /// A drill writes below its scratch directory, and what it took into the state.

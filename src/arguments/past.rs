@@ -18,11 +18,14 @@ pub(crate) struct Selection {
 }
 
 /// List what a snapshot holds
+///
+/// Dumps of databases stand below `databases`, each in a directory of its name; should the files have the same path, it is the files'.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   understudy ls photos --spare /mnt/spare
   understudy ls photos 2026/summer -l --at '3 days ago' --spare spare.example.org:7433
+  understudy ls shop databases --spare /mnt/spare
   understudy ls photos -R --snapshot 12 --json --spare /mnt/spare")]
 pub(crate) struct Ls {
     /// The dataset

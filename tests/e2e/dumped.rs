@@ -28,6 +28,7 @@ fn with_dumps() -> (Stage, std::path::PathBuf) {
 fn databases_are_restored_with_the_files_of_their_snapshot() {
     let (stage, made) = with_dumps();
     let place = |name: &str| stage.path().join(name);
+    fs::create_dir(place("elsewhere")).unwrap();
     // Without the option it is said how to get them.
     let outcome = stage.restore(&place("files")).ok();
     outcome.mentions(&["2 databases", "--databases DIR"]);
@@ -36,17 +37,17 @@ fn databases_are_restored_with_the_files_of_their_snapshot() {
     let rehearsal = stage
         .restore(&place("both"))
         .arg("--databases")
-        .arg(place("dumps"));
+        .arg(place("elsewhere/dumps"));
     let data = rehearsal.arg("--dry-run").data();
     assert_eq!(data["databases"]["restored"]["files"], 4, "{data}");
-    assert!(!place("dumps").exists());
+    assert!(!place("elsewhere/dumps").exists());
     let both = stage
         .restore(&place("both"))
         .arg("--databases")
-        .arg(place("dumps"));
+        .arg(place("elsewhere/dumps"));
     let data = both.data();
     judge::same(&stage.source, &place("both"));
-    judge::same(&made, &place("dumps"));
+    judge::same(&made, &place("elsewhere/dumps"));
     assert_eq!(data["databases"]["count"], 2, "{data}");
     assert_eq!(data["databases"]["restored"]["files_fetched"], 4, "{data}");
 
@@ -54,7 +55,7 @@ fn databases_are_restored_with_the_files_of_their_snapshot() {
     let again = stage
         .restore(&place("again"))
         .arg("--databases")
-        .arg(place("dumps"));
+        .arg(place("elsewhere/dumps"));
     let outcome = again.outcome();
     assert_ne!(outcome.code, Some(0), "{}", outcome.said());
     assert!(!place("again").exists());
@@ -63,14 +64,14 @@ fn databases_are_restored_with_the_files_of_their_snapshot() {
     let first = stage
         .restore(&place("first"))
         .args(["--snapshot", "1", "--databases"]);
-    let outcome = first.arg(place("none")).ok();
+    let outcome = first.arg(place("elsewhere/none")).ok();
     outcome.mentions(&["has no databases"]);
-    assert!(!place("none").exists());
+    assert!(!place("elsewhere/none").exists());
 
     let all = stage.ask("restore").arg("--all").arg(place("all"));
-    all.arg("--databases").arg(place("all-dumps")).ok();
+    all.arg("--databases").arg(place("elsewhere/all")).ok();
     judge::same(&stage.source, &place("all").join(DATASET));
-    judge::same(&made, &place("all-dumps").join(DATASET));
+    judge::same(&made, &place("elsewhere/all").join(DATASET));
 
     let drill = stage
         .ask("drill")
