@@ -43,11 +43,12 @@ fn stated(heard: &std::sync::mpsc::Receiver<Message>) -> Option<SignedStatement>
 #[test]
 fn manifests_that_are_no_tree_are_not_adopted() {
     let trees = [
-        vec![(place(0, "databases"), file(b""))],
         vec![(place(0, "databases"), directory(1))],
+        vec![(place(0, "databases"), directory(2))],
+        vec![(place(0, "databases"), file(b""))],
         vec![
             (place(0, "databases"), directory(9)),
-            (place(0, "databases"), directory(10)),
+            (place(0, "databases"), directory(9)),
         ],
         vec![
             (place(0, "others"), directory(9)),
