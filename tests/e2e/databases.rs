@@ -58,14 +58,14 @@ impl Site {
         Run::new(["agent", "--once", "--config"]).arg(self.config())
     }
 
-    fn restore(&self, number: u64) -> (PathBuf, PathBuf) {
-        let target = |what: &str| self.place.path().join(format!("{what}-{number}"));
+    fn restore(&self) -> (PathBuf, PathBuf) {
+        let target = |what: &str| self.place.path().join(what);
         let (files, databases) = (target("files"), target("databases"));
         Run::new(["restore", "site"])
             .arg(&files)
             .arg("--databases")
             .arg(&databases)
-            .args(["--snapshot", &number.to_string(), "--unverified", "--spare"])
+            .args(["--unverified", "--spare"])
             .arg(self.spare())
             .arg("--state")
             .arg(self.place.path().join("other-state"))
@@ -289,7 +289,7 @@ fn each_row_of_each_snapshot_has_its_file() {
     };
     each_row_has_its_file(&served, &site, snapshots());
     // A restored database has the rows of the one that was captured.
-    let (files, databases) = site.restore(3);
+    let (files, databases) = site.restore();
     let restored = server.postgres("shop");
     restored.load(&databases.join("shop"), "restored").unwrap();
     let rows = server.sql("restored", "SELECT id FROM pictures;");
@@ -316,7 +316,7 @@ fn each_row_of_each_snapshot_of_mariadb_has_its_file() {
         ));
         let site = Site::new(&of_mariadb(&server));
         each_row_has_its_file(&server, &site, snapshots() / 2);
-        let (files, databases) = site.restore(3);
+        let (files, databases) = site.restore();
         let restored = server.mariadb("shop");
         restored.load(&databases.join("shop"), "restored").unwrap();
         let rows = server.sql("SELECT id FROM restored.pictures;");

@@ -1,27 +1,45 @@
 //! What was dumped of databases stands in a snapshot beside the files: it is looked at, restored, practised and verified as they are.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use crate::support::stage::DATASET;
-use crate::support::{Kind, Random, Run, Stage, dumps, judge, trees};
+use crate::support::{Kind, Random, Run, Stage, judge, trees};
 
-/// A stage whose newest snapshot, which its agent has made, has the dumps of two databases.
-fn with_dumps() -> (Stage, std::path::PathBuf) {
+/// A stage whose newest snapshot has the dumps of two databases, and where they are on the spare.
+fn with_dumps() -> (Stage, PathBuf) {
     let stage = Stage::new(Kind::Tcp);
     trees::mixed(&mut Random::new(31), &stage.source, 40);
+    fs::write(stage.source.join("later"), "later").unwrap();
     stage.sync().ok();
     let made = stage.path().join("made");
+    let mut config = format!(
+        "spare = \"{}\"\nstate = \"{}\"\n[pace]\npressure = \"off\"\n[[dataset]]\npath = \"{}\"\nname = \"{DATASET}\"\n",
+        stage.spare(),
+        stage.state.display(),
+        stage.source.display()
+    );
     for (name, table) in [("blog", "posts.csv"), ("shop", "orders.csv")] {
         fs::create_dir_all(made.join(name)).unwrap();
         fs::write(made.join(name).join("contents.json"), "{}").unwrap();
         fs::write(made.join(name).join(table), format!("rows of {name}\n")).unwrap();
+        let script = format!(
+            "case $UNDERSTUDY_PHASE in probe) ;; dump) cp {}/* \\\"$UNDERSTUDY_OUT\\\" ;; *) exit 64 ;; esac",
+            made.join(name).display()
+        );
+        config += &format!(
+            "[[dataset.database]]\nengine = \"command\"\nname = \"{name}\"\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]\n"
+        );
     }
-    dumps::put(&stage, &made);
-    // The agent takes them over, and signs what comes of it.
-    fs::write(stage.source.join("later"), "later").unwrap();
-    stage.sync_and_judge();
-    judge::same(&made, &stage.dataset().join("live/databases"));
-    (stage, made)
+    let file = stage.path().join("agent.toml");
+    fs::write(&file, config).unwrap();
+    Run::new(["agent", "--once", "--config"]).arg(file).ok();
+    let live = stage.dataset().join("live/databases");
+    for file in ["blog/contents.json", "blog/posts.csv", "shop/orders.csv"] {
+        let read = |root: &Path| fs::read_to_string(root.join(file)).unwrap();
+        assert_eq!(read(&live), read(&made));
+    }
+    (stage, live)
 }
 
 #[test]

@@ -20,9 +20,8 @@ use crate::clock::Settled;
 use crate::dumps::{Captive, Dump, Stretch, difference};
 use crate::error::AgentError;
 use crate::index::{Known, Seen};
+use crate::manifest::DATABASES_NAME;
 
-/// The name of the root.
-const ROOT: &[u8] = b"databases";
 /// Databases are nobody's business but their owner's.
 const DIRECTORY_MODE: u16 = 0o700;
 const FILE_MODE: u16 = 0o600;
@@ -54,7 +53,7 @@ struct Sent<'a> {
 impl Worker<'_> {
     fn ship_root(&mut self, databases: &[Captive]) -> Result<(), AgentError> {
         #[expect(clippy::unwrap_used, reason = "it is a name")]
-        let place = Place::new(DirectoryId::TOP, Name::new(ROOT).unwrap());
+        let place = Place::new(DirectoryId::TOP, Name::new(DATABASES_NAME).unwrap());
         let known = self.base.at(&place)?;
         if databases.is_empty() {
             return match known {

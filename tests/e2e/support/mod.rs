@@ -4,7 +4,6 @@ pub(crate) mod agent;
 pub(crate) mod busy;
 pub(crate) mod command;
 pub(crate) mod disks;
-pub(crate) mod dumps;
 pub(crate) mod edits;
 pub(crate) mod facts;
 pub(crate) mod hosts;
