@@ -72,8 +72,11 @@ fn interrupted_at_any_time() {
             match (outcome.code, outcome.signal) {
                 (Some(0), None) => acknowledged = generation,
                 (Some(130), None) => interrupted += 1,
-                // Before the process could know what to do about it.
-                (None, Some(_)) if delay < Duration::from_millis(20) => {}
+                // Before the process could know what to do about it, on a machine that has much else to do.
+                (None, Some(_)) if delay < Duration::from_millis(250) => {
+                    let live = generation_now(&stage.live(), FILES);
+                    assert_eq!(live.unwrap(), acknowledged, "{signal:?} after {delay:?}");
+                }
                 _ => panic!("{signal:?} after {delay:?}: {outcome}"),
             }
             let live = generation_now(&stage.live(), FILES).unwrap();
