@@ -73,10 +73,7 @@ fn interrupted_at_any_time() {
                 (Some(0), None) => acknowledged = generation,
                 (Some(130), None) => interrupted += 1,
                 // Before the process could know what to do about it, on a machine that has much else to do.
-                (None, Some(_)) if delay < Duration::from_millis(250) => {
-                    let live = generation_now(&stage.live(), FILES);
-                    assert_eq!(live.unwrap(), acknowledged, "{signal:?} after {delay:?}");
-                }
+                (None, Some(_)) if delay < Duration::from_millis(250) => {}
                 _ => panic!("{signal:?} after {delay:?}: {outcome}"),
             }
             let live = generation_now(&stage.live(), FILES).unwrap();
