@@ -167,11 +167,13 @@ impl Play {
         let mut child = self.restore(options).spawn(Stdio::null(), Stdio::null());
         let place = self.target();
         let place = place.parent().unwrap();
-        let mut written = None;
-        // It tries to connect again meanwhile, for minutes.
-        while !self.proxy.is_cut() || written != Some(bytes_below(place)) {
+        let (mut written, mut looks) = (0, 0);
+        // It tries to connect again meanwhile, for minutes. A disk that is busy may stand still for a while.
+        while !self.proxy.is_cut() || looks < 8 {
             assert!(is_alive(&mut child), "it ended before it could be killed");
-            written = Some(bytes_below(place));
+            let now = bytes_below(place);
+            looks = if now == written { looks + 1 } else { 0 };
+            written = now;
             std::thread::park_timeout(Duration::from_millis(100));
         }
         child.kill().unwrap();
