@@ -330,7 +330,7 @@ fn databases_are_read_with_what_their_engines_know() {
 fn wrong_databases_say_where_and_what_to_write() {
     let long = format!("engine = \"postgres\"\ndatabase = \"{}\"\n", "x".repeat(65));
     for (text, place, words) in [
-        ("name = \"a\"\n", "3:1", "write `engine = \"postgres\"`"),
+        ("name = \"a\"\n", "3:1", "write `engine = \"mariadb\"`"),
         (
             "engine = \"postgress\"\n",
             "4:10",
