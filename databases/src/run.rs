@@ -219,6 +219,8 @@ impl Program {
             let said = said.join().unwrap_or_default();
             match (status, sunk) {
                 (Some(status), sunk) if status.success() => sunk,
+                // A full disk, say: the program only met that nobody reads any more.
+                (Some(_), Err(error @ DatabaseError::File { .. })) => Err(error),
                 (Some(status), _) => Err(DatabaseError::Failed {
                     program: name,
                     ended: words(status),
@@ -329,4 +331,20 @@ fn end_of(mut output: impl Read) -> String {
     }
     let kept: Vec<u8> = kept.into();
     String::from_utf8_lossy(&kept).trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keeps_the_output_from_being_written_is_told_and_not_what_the_program_made_of_it() {
+        let program = Program::new(["sh", "-c", "yes"], Duration::from_secs(20));
+        let full = |output: &mut dyn Read| {
+            let _ = output.read(&mut [0; 16]);
+            Err(DatabaseError::file("write", "table", Errno::NOSPC))
+        };
+        let error = program.stream(Box::new(full)).expect_err("a full disk");
+        assert!(matches!(error, DatabaseError::File { .. }), "{error}");
+    }
 }

@@ -108,6 +108,24 @@ fn routines_that_cannot_be_read_fail_the_dump_with_the_grant() {
 }
 
 #[test]
+fn tables_that_cannot_be_read_fail_the_dump_with_the_grant() {
+    let Some(server) = Server::start(&[]) else {
+        return;
+    };
+    server.sql("CREATE DATABASE shop; CREATE TABLE shop.a (a INT); CREATE TABLE shop.b (b INT)");
+    server.sql(
+        "CREATE USER u@localhost IDENTIFIED BY 'x'; GRANT SELECT, TRIGGER ON shop.a TO u@localhost; \
+         GRANT TRIGGER, EVENT, LOCK TABLES, SHOW VIEW ON shop.* TO u@localhost; GRANT SELECT ON mysql.proc TO u@localhost",
+    );
+    let into = tempfile::tempdir().unwrap();
+    let shop = server.mariadb_of("shop", "u", "x");
+    let error = shop.dump(into.path()).unwrap_err().to_string();
+    assert!(error.contains("GRANT SELECT ON `shop`.*"), "{error}");
+    server.sql("GRANT SELECT ON shop.* TO u@localhost");
+    shop.dump(into.path()).unwrap();
+}
+
+#[test]
 fn what_goes_wrong_is_told_with_what_to_do() {
     let Some(mut server) = Server::start(&[]) else {
         return;
