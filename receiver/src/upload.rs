@@ -242,7 +242,6 @@ impl<'s> Session<'s, '_> {
     ) -> Result<Committed, ReceiverError> {
         let Ground {
             dataset,
-            catalog,
             locked,
             spoken,
             ..
@@ -294,29 +293,39 @@ impl<'s> Session<'s, '_> {
         }
         leftovers::close(dataset)?;
         self.end_hold()?;
-        let committed = cycle::commit(
-            dataset,
-            catalog,
-            locked,
-            (&pending, self.options.drift),
-            &mut stopwatch,
-        );
-        match &committed {
-            Err(ReceiverError::Drifted(_)) => {
-                drift::step_aside(dataset, catalog, locked, &pending)?;
-            }
-            Err(_) if !recover::is_live(dataset, &pending)? => {
-                cycle::abandon(dataset, catalog, &pending)?;
-            }
-            _ => {}
-        }
-        let committed = committed?;
+        let committed = self.apply(&pending, &mut stopwatch)?;
         self.observed.is_good(committed.as_of_seconds);
         self.keep_root(position.number);
         Ok(Committed {
             snapshot: committed.snapshot,
             timings: stopwatch.into_timings(),
         })
+    }
+
+    /// Builds the snapshot and makes it live; if that fails before the switch, it is dropped.
+    fn apply(
+        &self,
+        pending: &Recorded,
+        stopwatch: &mut Stopwatch,
+    ) -> Result<Recorded, ReceiverError> {
+        let Ground {
+            dataset,
+            catalog,
+            locked,
+            ..
+        } = self.ground;
+        let how = (pending, self.options.drift);
+        let committed = cycle::commit(dataset, catalog, locked, how, stopwatch);
+        match &committed {
+            Err(ReceiverError::Drifted(_)) => {
+                drift::step_aside(dataset, catalog, locked, pending)?;
+            }
+            Err(_) if !recover::is_live(dataset, pending)? => {
+                cycle::abandon(dataset, catalog, pending)?;
+            }
+            _ => {}
+        }
+        committed
     }
 
     /// A sync that failed in another session while this one began may have been for what this one took.
