@@ -21,7 +21,7 @@ const REMEDIES: [(&[u32], &str); 7] = [
         "The account lacks a right: the check of the configuration names the GRANT",
     ),
     (
-        &[1194, 145],
+        &[1194, 1195, 1034, 1035, 126, 127, 130, 144, 145],
         "A table is crashed: run CHECK TABLE and REPAIR TABLE on the table that is named; until then nothing of this database is dumped",
     ),
     (
