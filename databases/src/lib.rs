@@ -8,6 +8,7 @@ mod error;
 pub mod mariadb;
 pub mod postgres;
 pub mod run;
+pub mod sqlite;
 
 use std::collections::BTreeMap;
 use std::path::Path;
