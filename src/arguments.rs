@@ -27,7 +27,7 @@ use crate::report;
 
 pub(crate) use adopt::{Adopt, Failback};
 pub(crate) use check::{Check, Checked, ExpectedRole};
-pub(crate) use daemons::{Agent, Capturer, Fencer, Messenger, Receiver};
+pub(crate) use daemons::{Agent, Capturer, Fencer, Imager, Messenger, Receiver};
 pub(crate) use demote::{Demote, Resume};
 pub(crate) use drift::{Drift, DriftAction};
 pub(crate) use handover::Handover;
@@ -155,6 +155,8 @@ pub(crate) enum Command {
     Fencer(Fencer),
     #[command(hide = true)]
     Capturer(Capturer),
+    #[command(hide = true)]
+    Imager(Imager),
     Restore(Restore),
     Snapshots(Snapshots),
     Status(Status),
@@ -198,7 +200,11 @@ impl Command {
     pub(crate) fn is_daemon(&self) -> bool {
         match self {
             // One that serves whoever has started it must not say anything when it is told to end.
-            Self::Receiver(_) | Self::Messenger(_) | Self::Fencer(_) | Self::Capturer(_) => true,
+            Self::Receiver(_)
+            | Self::Messenger(_)
+            | Self::Fencer(_)
+            | Self::Capturer(_)
+            | Self::Imager(_) => true,
             Self::Agent(agent) => !agent.once,
             _ => false,
         }

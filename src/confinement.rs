@@ -71,6 +71,7 @@ pub(crate) fn prepare(arguments: &Arguments) -> Result<Prepared, CommandError> {
             paths::check_apart("source", &paths::source(&given.source)?, &spare)?;
             main(&spare, &paths::state(state)?)?;
         }
+        Command::Imager(given) => imager(&given.directory)?,
         Command::Restore(given) => restore(given, &Address::given(spare)?, state)?,
         // What hooks do is theirs, as with a promotion.
         Command::Drill(given) if given.promote => {}
@@ -177,6 +178,17 @@ fn main(spare: &Address, state: &Path) -> Result<(), CommandError> {
         read: Reading::Everything,
         network: Network::Any,
         keep,
+    })
+}
+
+/// What copies databases writes its copies, and reads.
+fn imager(directory: &Path) -> Result<(), CommandError> {
+    paths::make_state(directory)?;
+    within(&Bounds {
+        write: &[directory.to_owned()],
+        read: Reading::Everything,
+        network: Network::Closed,
+        keep: CapabilitySet::DAC_READ_SEARCH | for_the_directory_of_others(directory),
     })
 }
 

@@ -15,6 +15,7 @@ mod drills;
 mod exit;
 mod fencer;
 mod hooks;
+mod imager;
 mod interrupt;
 mod listing;
 mod logging;

@@ -18,6 +18,7 @@ mod estimate;
 mod fenced;
 mod gathering;
 pub mod identity;
+pub mod images;
 mod index;
 mod journal;
 mod leftovers;
@@ -47,6 +48,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use databases::{Capture, DatabaseSettings, OnFailure};
+use images::{Images, Sqlite};
 use serde::Deserialize;
 use understudy_protocol::{DatasetName, SecretKey};
 use understudy_tree::{Excludes, Mounts};
@@ -97,6 +99,8 @@ pub struct Source {
     pub databases: Vec<DatabaseSettings>,
     /// What becomes of a cycle when one of them cannot be captured.
     pub on_database_failure: OnFailure,
+    /// What is done with SQLite databases among the files.
+    pub sqlite: Sqlite,
 }
 
 impl Source {
@@ -144,4 +148,6 @@ pub struct Context {
     pub signer: Option<Arc<SecretKey>>,
     /// Who captures databases; `None` leaves what the spare has of them as it is.
     pub databases: Option<Arc<dyn Capture>>,
+    /// Who takes states of SQLite databases among the files; without, they are files like any other.
+    pub images: Option<Arc<dyn Images>>,
 }

@@ -199,3 +199,11 @@ pub(crate) struct Capturer {
     #[arg(long)]
     pub(crate) one: bool,
 }
+
+/// Copy the SQLite databases that the agent at the other end of standard input names; started by an agent alone
+#[derive(Debug, Args)]
+pub(crate) struct Imager {
+    /// Where copies go
+    #[arg(value_name = "DIRECTORY")]
+    pub(crate) directory: PathBuf,
+}

@@ -20,6 +20,7 @@ use crate::capturer;
 use crate::confirm::{self, Question};
 use crate::exit::{Code, CommandError};
 use crate::hooks::{self, Ran};
+use crate::imager::Imager;
 use crate::report::{self, Report};
 use crate::spare::Spare;
 use crate::words;
@@ -270,6 +271,11 @@ fn ship(scheduled: &Scheduled, ground: &Ground<'_>) -> Result<Position, CommandE
     let context = Context {
         signer: trust::signer(&ground.state)?,
         databases: ground.databases.clone(),
+        images: Some(Imager::for_state(
+            &ground.state,
+            session.output,
+            &session.cancel,
+        )),
         pace: Arc::new(Pace::unlimited()),
         ..session.context(ground.state.clone(), spare)
     };

@@ -58,6 +58,7 @@ use crate::confinement::Prepared;
 use crate::drills::{self, Expectation};
 use crate::exit::{Code, CommandError};
 use crate::fencer;
+use crate::imager;
 use crate::paths;
 use crate::receiver_config::{self, ReceiverConfig};
 use crate::report::Report;
@@ -100,6 +101,7 @@ pub(crate) fn run(
             let state = session.places.state.as_deref();
             capturer::run(&arguments, state, session.output).map(|()| Report::ended())
         }
+        Command::Imager(arguments) => imager::run(&arguments.directory).map(|()| Report::ended()),
         Command::Restore(arguments) => restore::run(&arguments, session),
         Command::Snapshots(arguments) => snapshots::run(&arguments, session),
         Command::Status(_) => status::run(session),
@@ -205,6 +207,7 @@ impl Session {
         Context {
             signer: None,
             databases: None,
+            images: None,
             state,
             spare: spare.name(),
             progress: Arc::new(Progress::default()),

@@ -142,6 +142,7 @@ fn source(
         unsettled: Unsettled::default(),
         databases: Vec::new(),
         on_database_failure: Default::default(),
+        sqlite: Default::default(),
     })
 }
 

@@ -15,6 +15,7 @@ use super::{Session, trust};
 use crate::address::Address;
 use crate::arguments::Sync;
 use crate::exit::{Code, CommandError};
+use crate::imager::Imager;
 use crate::progress::Line;
 use crate::report::{self, Report};
 use crate::spare::{Absent, FarEnd, Spare};
@@ -42,9 +43,10 @@ pub(crate) fn run(arguments: &Sync, session: &Session) -> Result<Report, Command
     let context = Context {
         signer: trust::signer(&state)?,
         databases: None,
+        images: Some(Imager::for_state(&state, session.output, &session.cancel)),
         ..session.context(state, &spare)
     };
-    let synced = once(&spare, &source, &context, session)?;
+    let synced = with_databases(&spare, &source, &context, session)?;
     let lines = if report::summarises(session.output) {
         vec![summary(&synced)]
     } else {
@@ -73,16 +75,13 @@ fn check_databases(state: &Path, source: &Source) -> Result<(), CommandError> {
     ))
 }
 
-/// As [`once`], with the databases of the source, if it has any.
+/// A cycle that looks at everything, shown as it goes, with the databases of the source.
 pub(super) fn with_databases(
     spare: &Spare,
     source: &Source,
     context: &Context,
     session: &Session,
 ) -> Result<SyncReport, CommandError> {
-    if source.databases.is_empty() {
-        return once(spare, source, context, session);
-    }
     let progress = Line::show(&context.progress, session.output);
     let mut far_end: Option<FarEnd> = None;
     let mut connect = || {
@@ -147,6 +146,7 @@ fn source(arguments: &Sync, path: PathBuf) -> Result<Source, CommandError> {
         unsettled: Unsettled::default(),
         databases: Vec::new(),
         on_database_failure: Default::default(),
+        sqlite: Default::default(),
     })
 }
 
@@ -188,6 +188,8 @@ pub(super) fn value(synced: &SyncReport) -> Value {
         "bytes_recalled": synced.bytes_recalled,
         "history_refused": synced.history_refused,
         "bytes_sent": synced.bytes_sent,
+        "sqlite_databases": synced.images,
+        "sqlite_longest_lock_seconds": synced.longest_lock.as_secs_f64(),
         "unreadable": problems(&synced.unreadable),
         "unsettled": problems(&synced.unsettled),
         "fuzzy": problems(&synced.fuzzy),

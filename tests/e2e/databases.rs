@@ -21,12 +21,12 @@ mod postgres;
 mod programs;
 
 /// A site with a database, and where its agent keeps things.
-struct Site {
+pub(crate) struct Site {
     place: tempfile::TempDir,
 }
 
 impl Site {
-    fn new(database: &str) -> Self {
+    pub(crate) fn new(database: &str) -> Self {
         let place = tempfile::tempdir_in(crate::support::stage::directory_for_tests()).unwrap();
         let site = Self { place };
         fs::create_dir(site.files()).unwrap();
@@ -38,27 +38,27 @@ impl Site {
         site
     }
 
-    fn files(&self) -> PathBuf {
+    pub(crate) fn files(&self) -> PathBuf {
         self.place.path().join("site")
     }
 
-    fn config(&self) -> PathBuf {
+    pub(crate) fn config(&self) -> PathBuf {
         self.place.path().join("agent.toml")
     }
 
-    fn spare(&self) -> PathBuf {
+    pub(crate) fn spare(&self) -> PathBuf {
         self.place.path().join("spare")
     }
 
-    fn live(&self) -> PathBuf {
+    pub(crate) fn live(&self) -> PathBuf {
         self.spare().join("site/live")
     }
 
-    fn cycle(&self) -> Run {
+    pub(crate) fn cycle(&self) -> Run {
         Run::new(["agent", "--once", "--config"]).arg(self.config())
     }
 
-    fn restore(&self) -> (PathBuf, PathBuf) {
+    pub(crate) fn restore(&self) -> (PathBuf, PathBuf) {
         let target = |what: &str| self.place.path().join(what);
         let (files, databases) = (target("files"), target("databases"));
         Run::new(["restore", "site"])
@@ -90,12 +90,20 @@ fn of_mariadb(server: &mariadb::Server) -> String {
 }
 
 /// A server with the table of pictures.
-trait Served: Sync {
+pub(crate) trait Served: Sync {
     /// Runs a statement; when it returns, that counts.
     fn run(&self, statement: &str);
 
     /// The pictures of a dump.
     fn ids(&self, dump: &Path) -> Vec<String>;
+
+    /// Where that is on the spare.
+    fn dump(&self, live: &Path) -> PathBuf {
+        live.join("databases/shop")
+    }
+
+    /// Closes what the application has open.
+    fn rest(&self) {}
 }
 
 /// Sessions stay open, as those of an application do.
@@ -205,7 +213,7 @@ fn names(files: &Path) -> Vec<String> {
 }
 
 /// Takes snapshots of a gallery whose users never stop, and looks at each.
-fn each_row_has_its_file(server: &dyn Served, site: &Site, snapshots: u32) {
+pub(crate) fn each_row_has_its_file(server: &dyn Served, site: &Site, snapshots: u32) {
     for number in 0..7 {
         fs::create_dir(site.files().join(format!("d{number}"))).unwrap();
     }
@@ -229,6 +237,7 @@ fn each_row_has_its_file(server: &dyn Served, site: &Site, snapshots: u32) {
         is_over.store(true, Ordering::Relaxed);
         looked.unwrap_or_else(|panic| resume_unwind(panic));
     });
+    server.rest();
     // At rest: what was kept for a row goes, and everything is as it is here.
     for _ in 0..2 {
         site.cycle().ok();
@@ -249,7 +258,7 @@ fn look_at_each(server: &dyn Served, site: &Site, snapshots: u32) {
             "{}",
             outcome.said()
         );
-        let rows = server.ids(&site.live().join("databases/shop"));
+        let rows = server.ids(&server.dump(&site.live()));
         // What it would be with the files of before: rows without files.
         broken += rows.iter().filter(|id| !before.contains(*id)).count();
         before.clone_from(&names(&site.live().join("files")));
@@ -269,7 +278,7 @@ fn look_at_each(server: &dyn Served, site: &Site, snapshots: u32) {
     assert!(broken > 0, "no row came with its file");
 }
 
-fn snapshots() -> u32 {
+pub(crate) fn snapshots() -> u32 {
     if full() { 200 } else { 8 }
 }
 

@@ -16,6 +16,7 @@
     reason = "tests prepare files by any means, and a failed preparation is a failed test"
 )]
 
+mod sqlite;
 mod support;
 
 mod alerts;

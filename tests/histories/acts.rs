@@ -341,6 +341,7 @@ fn context(place: &Place) -> Context {
         store: Some(place.store()),
         signer: Some(signer()),
         databases: None,
+        images: None,
     }
 }
 
@@ -356,6 +357,7 @@ fn sync_once(place: &Place, rules: &Rules) -> Result<(), Trouble> {
         unsettled: Unsettled::default(),
         databases: Vec::new(),
         on_database_failure: Default::default(),
+        sqlite: Default::default(),
     };
     let context = context(place);
     std::fs::create_dir_all(place.state()).unwrap();

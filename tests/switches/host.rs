@@ -95,6 +95,7 @@ impl Host {
             unsettled: Unsettled::default(),
             databases: Vec::new(),
             on_database_failure: Default::default(),
+            sqlite: Default::default(),
         }
     }
 
@@ -108,6 +109,7 @@ impl Host {
             store: None,
             signer: None,
             databases: None,
+            images: None,
         }
     }
 

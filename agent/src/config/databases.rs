@@ -14,6 +14,7 @@ use super::file::{File, RawDataset, explain};
 use super::units::parse_interval;
 use crate::databases::{DatabaseSettings, Engine, OnFailure};
 use crate::error::AgentError;
+use crate::images::Sqlite;
 
 /// As long as a name in a snapshot may be, and still be read.
 const NAME_BYTES: usize = 64;
@@ -40,7 +41,29 @@ pub(super) enum RawOnFailure {
     ShipFiles,
 }
 
+/// What to do with SQLite databases among the files.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum RawSqlite {
+    Capture,
+    Copy,
+}
+
 impl File<'_> {
+    pub(super) fn sqlite(&self, raw: &RawDataset) -> Result<Sqlite, AgentError> {
+        let limit = raw.sqlite_max_lock.as_ref();
+        match (raw.sqlite, limit) {
+            (Some(RawSqlite::Copy), None) => Ok(Sqlite::Copy),
+            (Some(RawSqlite::Copy), Some(limit)) => Err(self.refuse(
+                Some(limit.span()),
+                &"`sqlite_max_lock` says nothing with `sqlite = \"copy\"`, which locks nothing",
+            )),
+            (_, limit) => Ok(Sqlite::Capture {
+                max_lock: self.interval_or(limit, Sqlite::MAX_LOCK)?,
+            }),
+        }
+    }
+
     pub(super) fn databases(
         &self,
         raw: &[Spanned<RawDatabase>],

@@ -14,7 +14,7 @@ use understudy_protocol::DatasetName;
 use understudy_tree::priority::IoPriority;
 use understudy_tree::{Excludes, Mounts};
 
-use super::databases::{RawDatabase, RawOnFailure};
+use super::databases::{RawDatabase, RawOnFailure, RawSqlite};
 use super::units::{parse_bandwidth, parse_interval, parse_time};
 use super::{Config, Dataset, Sources, Watch, name_of};
 use crate::error::AgentError;
@@ -90,6 +90,8 @@ pub(super) struct RawDataset {
     database: Vec<Spanned<RawDatabase>>,
     pub(super) on_database_failure: Option<Spanned<RawOnFailure>>,
     pub(super) ship_files_after: Option<Spanned<NonZeroU32>>,
+    pub(super) sqlite: Option<RawSqlite>,
+    pub(super) sqlite_max_lock: Option<Spanned<String>>,
 }
 
 /// What holds for every dataset that does not say otherwise.
@@ -176,6 +178,7 @@ impl File<'_> {
         let databases = self.databases(&raw.database, &place)?;
         Ok(Dataset {
             on_database_failure: self.on_failure(raw, &databases)?,
+            sqlite: self.sqlite(raw)?,
             place,
             databases,
             excludes: self.excludes(&raw.exclude)?,
@@ -351,7 +354,7 @@ impl File<'_> {
         Err(self.refuse(Some(path.span()), &why))
     }
 
-    fn interval_or(
+    pub(super) fn interval_or(
         &self,
         text: Option<&Spanned<String>>,
         default: Duration,

@@ -17,6 +17,7 @@ use understudy_tree::{Excludes, Mounts};
 
 use crate::databases::{DatabaseSettings, OnFailure};
 use crate::error::AgentError;
+use crate::images::Sqlite;
 use crate::{Emptied, Source, Unsettled, pace};
 
 /// A checked configuration.
@@ -74,6 +75,8 @@ pub struct Dataset {
     pub databases: Vec<DatabaseSettings>,
     /// What becomes of a cycle when one of them cannot be captured.
     pub on_database_failure: OnFailure,
+    /// What is done with SQLite databases among its files.
+    pub sqlite: Sqlite,
 }
 
 /// Which directories a `[[dataset]]` means.
@@ -180,6 +183,7 @@ impl Dataset {
             unsettled: self.unsettled,
             databases: self.databases.clone(),
             on_database_failure: self.on_database_failure,
+            sqlite: self.sqlite,
         };
         Scheduled {
             source,

@@ -277,6 +277,7 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
             carrying: Carrying::On,
             making: Making::UnlessPromoted,
             captured: None,
+            turn: crate::scan::Turn::Whichever,
         };
         let (connect, context) = (&mut self.connect, &self.context);
         let rhythm = [SHOW_RUNNING, REWRITE];

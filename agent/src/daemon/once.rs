@@ -32,6 +32,7 @@ pub fn once(
         carrying: Carrying::On,
         making: Making::UnlessPromoted,
         captured: None,
+        turn: crate::scan::Turn::Whichever,
     };
     let mut outcomes = Vec::new();
     for scheduled in wanted(config, only)? {

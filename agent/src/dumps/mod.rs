@@ -29,6 +29,16 @@ pub(crate) enum Staying {
     Since(Timestamp),
 }
 
+impl Staying {
+    /// What stays for the sake of both.
+    pub(crate) fn with(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Since(one), Self::Since(other)) => Self::Since(one.min(other)),
+            _ => Self::Everything,
+        }
+    }
+}
+
 /// One of them.
 #[derive(Debug)]
 pub(crate) struct Captive {

@@ -110,6 +110,7 @@ impl Play {
             carrying: Carrying::On,
             making: Making::Always,
             captured: None,
+            turn: crate::scan::Turn::Whichever,
         };
         let mut sessions = Vec::new();
         let result = {

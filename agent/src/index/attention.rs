@@ -21,6 +21,8 @@ pub(crate) enum Reason {
     Missed,
     /// It was gone, and stayed in one snapshot more for the sake of a database.
     Kept,
+    /// It is a database, whose log may change without it.
+    Sqlite,
 }
 
 /// A name that is looked at in every cycle.
@@ -150,6 +152,7 @@ fn reason_number(reason: Reason) -> i64 {
         Reason::Unsettled => 2,
         Reason::Missed => 3,
         Reason::Kept => 4,
+        Reason::Sqlite => 5,
     }
 }
 
@@ -158,6 +161,7 @@ fn reason_from(number: i64) -> Reason {
         1 => Reason::Unreadable,
         2 => Reason::Unsettled,
         4 => Reason::Kept,
+        5 => Reason::Sqlite,
         _ => Reason::Missed,
     }
 }

@@ -199,6 +199,9 @@ impl Worker<'_> {
         known: Option<&Known>,
     ) -> Result<(), AgentError> {
         let place = open.folder.place(name);
+        if known.is_some() && self.scan.databases.leaves(&place) {
+            return Ok(());
+        }
         let former = match known {
             Some(_) => self.former(&place, known)?,
             None => self.kin(&place, stat.size)?,
@@ -269,7 +272,7 @@ impl Worker<'_> {
         } else {
             Sending::IfNeeded
         };
-        match self.read(open.directory, name, stat, sending, former)? {
+        match self.read(open, name, stat, sending, former)? {
             Reading::Stable(contents) => {
                 self.note_certainty(open.folder.spot(name), &contents);
                 return Ok(Some(contents));

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use understudy_protocol::{DirectoryId, Name, Place, RelPath, Timestamp};
 use understudy_tree::Identity;
@@ -70,6 +71,10 @@ pub(crate) struct Tally {
     /// Bytes of those.
     pub(crate) bytes_recalled: u64,
     pub(crate) sockets: u64,
+    /// Databases among the files of which a state was taken.
+    pub(crate) images: u64,
+    /// How long those who write to one had to wait, at most.
+    pub(crate) longest_lock: Duration,
     /// Rows written to the index.
     pub(crate) rows: u64,
 }
@@ -135,6 +140,8 @@ impl Findings {
         tally.bytes_recalled += more.bytes_recalled;
         tally.sockets += more.sockets;
         tally.rows += more.rows;
+        tally.images += more.images;
+        tally.longest_lock = tally.longest_lock.max(more.longest_lock);
         self.missing.extend(other.missing);
         self.displaced.extend(other.displaced);
         self.moved.extend(other.moved);

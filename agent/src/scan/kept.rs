@@ -27,11 +27,20 @@ pub(super) struct Keeping {
 }
 
 impl Keeping {
-    pub(super) fn new(captured: Option<&Captured>, index: &Index) -> Result<Self, AgentError> {
+    /// For the sake of databases that were captured, and of those among the files.
+    pub(super) fn new(
+        captured: Option<&Captured>,
+        others: Option<Staying>,
+        index: &Index,
+    ) -> Result<Self, AgentError> {
         let attended = index.attention()?.into_iter();
         let kept = attended.filter(|one| one.reason == Reason::Kept);
         Ok(Self {
-            staying: captured.map(|captured| captured.staying),
+            staying: captured
+                .map(|captured| captured.staying)
+                .into_iter()
+                .chain(others)
+                .reduce(Staying::with),
             before: kept
                 .filter_map(|one| Some(Place::new(one.directory, one.name?)))
                 .collect(),

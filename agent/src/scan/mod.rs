@@ -27,6 +27,7 @@ mod recall;
 mod removal;
 mod resume;
 mod short;
+mod sqlite;
 mod stands;
 mod visit;
 mod way;
@@ -60,11 +61,13 @@ use fuzzy::FuzzyPlaces;
 use kept::Keeping;
 use marked::Look;
 use parts::Parts;
+use sqlite::Databases;
 use stands::Stands;
 
 pub use findings::Problem;
 pub(crate) use findings::{Spot, Tally};
 pub(crate) use missed::Missed;
+pub(crate) use sqlite::Turn;
 
 /// How often directories that changed meanwhile are looked at again.
 const ROUNDS: usize = 3;
@@ -148,6 +151,8 @@ pub(crate) struct Scan<'a> {
     next_directory: AtomicU64,
     stands: Stands,
     fuzzy: FuzzyPlaces,
+    /// Databases among the files.
+    databases: Databases,
     /// Which names stay for the sake of databases.
     keeping: Keeping,
     /// The digest of what was added less that of what went, of all workers that have ended.
@@ -172,6 +177,8 @@ pub(crate) struct Start<'a> {
     pub(crate) scope: Scope<'a>,
     /// What was captured of the dataset's databases before; `None` if it has none.
     pub(crate) captured: Option<&'a Captured>,
+    /// Whether databases among the files that changed are taken.
+    pub(crate) turn: Turn,
 }
 
 /// What a scan looks at.
@@ -227,6 +234,10 @@ pub(crate) struct Outcome {
     pub(crate) is_lost: bool,
     /// Names that are gone and stay in this snapshot: the next one takes them away.
     pub(crate) kept: Vec<Spot>,
+    /// Databases among the files.
+    pub(crate) sqlite: Vec<Spot>,
+    /// Whether databases among the files changed that were left as the spare has them, or were met first.
+    pub(crate) is_turn_of_databases: bool,
 }
 
 /// Compares, sends what differs, and leaves the new state pending in the index.
@@ -238,6 +249,7 @@ pub(crate) fn run(start: Start<'_>, outgoing: &Outgoing) -> Result<Outcome, Agen
         }
         checked = told.taken.gap.is_none().then_some(told.journal);
     }
+    let databases = Databases::begin(&start, start.turn)?;
     let scan = Scan {
         root: start.root,
         root_stat: start.root_stat,
@@ -265,7 +277,8 @@ pub(crate) fn run(start: Start<'_>, outgoing: &Outgoing) -> Result<Outcome, Agen
         next_directory: AtomicU64::new(start.next_directory),
         stands: Stands::default(),
         fuzzy: FuzzyPlaces::new(start.index.fuzzy()?),
-        keeping: Keeping::new(start.captured, start.index)?,
+        keeping: Keeping::new(start.captured, databases.staying, start.index)?,
+        databases,
         digest: Mutex::new(StateDigest::empty()),
     };
     let mut findings = match start.scope {
@@ -367,6 +380,8 @@ impl Scan<'_> {
             in_doubt: findings.in_doubt,
             nowhere: findings.nowhere,
             kept: findings.kept,
+            sqlite: self.databases.all(),
+            is_turn_of_databases: self.databases.are_waiting(),
             is_lost: self.is_lost.into_inner(),
         })
     }

@@ -87,7 +87,11 @@ impl Worker<'_> {
         contents: &Contents,
         former: Option<&Former>,
     ) -> Result<Option<u64>, AgentError> {
-        let file = match directory.open_file(name) {
+        let file = match &contents.imaged {
+            Some(imaged) => imaged.open_for(name),
+            None => directory.open_file(name),
+        };
+        let file = match file {
             Ok(file) => file,
             Err(error) if is_about_entry(&error) => return Ok(None),
             Err(error) => return Err(error.into()),

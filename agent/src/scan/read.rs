@@ -4,20 +4,24 @@ use std::fs::File;
 use std::thread;
 use std::time::Duration;
 
+use understudy_databases::sqlite::ImageError;
 use understudy_protocol::delta::{Signature, SmallSignature, Summer};
 use understudy_protocol::randomness::looks_random;
 use understudy_protocol::{Attributes, ContentHash, Entry, Name, Node, limits};
 use understudy_tree::content;
-use understudy_tree::{Directory, Kind, Stat, TreeError, node};
+use understudy_tree::{Kind, Stat, TreeError, node};
 
 use super::comparison::Comparison;
 use super::delta::Former;
 use super::is_about_entry;
 use super::pass::Sink;
+use super::sqlite::{Manner, Prepared};
+use super::visit::Open;
 use super::worker::Worker;
 use crate::Unsettled;
 use crate::clock::{self, Settled};
 use crate::error::AgentError;
+use crate::images::Imaged;
 use crate::index::Seen;
 
 /// How often a file that changes is read before it is given up for this cycle.
@@ -59,6 +63,10 @@ pub(super) struct Contents {
     pub(super) signature: Option<Signature>,
     /// The same of one that travels inline.
     pub(super) small: Option<SmallSignature>,
+    /// Of a database: the state that was taken, which is read instead of the file.
+    pub(super) imaged: Option<Imaged>,
+    /// Why it may be a mixture, if it is not that it changed.
+    pub(super) doubt: Option<String>,
     attributes: Attributes,
 }
 
@@ -106,6 +114,7 @@ enum Pass {
 /// What was read in one attempt.
 struct Taken {
     stat: Stat,
+    size: u64,
     hash: ContentHash,
     signature: Option<Signature>,
     body: Body,
@@ -117,7 +126,7 @@ impl Worker<'_> {
     /// Reads `name`, whose stat was just taken. What is sent at once is compared with `former`.
     pub(super) fn read(
         &mut self,
-        directory: &Directory,
+        open: &Open<'_>,
         name: &Name,
         stat: &Stat,
         sending: Sending,
@@ -125,7 +134,7 @@ impl Worker<'_> {
     ) -> Result<Reading, AgentError> {
         let progress = &self.scan.context.progress;
         progress.expect(1, stat.size);
-        let reading = self.read_patiently(directory, name, stat, sending, former);
+        let reading = self.read_as_it_is(open, name, stat, sending, former);
         progress.done(1, stat.size);
         match reading {
             Ok(reading) => Ok(reading),
@@ -137,22 +146,138 @@ impl Worker<'_> {
         }
     }
 
-    fn read_patiently(
+    fn read_as_it_is(
         &mut self,
-        directory: &Directory,
+        open: &Open<'_>,
         name: &Name,
         stat: &Stat,
         sending: Sending,
         former: Option<&Former>,
     ) -> Result<Reading, AgentError> {
         self.scan.context.pace.breathe(&self.scan.context.cancel)?;
+        let file = open.directory.open_file(name)?;
+        let prepared = match self.manner(open, name, (&file, stat))? {
+            Manner::Plain => return self.read_patiently(open, name, stat, sending, former),
+            Manner::Taken(prepared) => prepared,
+            Manner::Resting(whole) => {
+                let looked = clock::now();
+                let own = Stat::of(&file)?;
+                let read = match own.kind {
+                    Kind::File => self.read_once(&file, &own, sending, former)?,
+                    _ => return Ok(Reading::Gone),
+                };
+                let after = self.seen_after(open, name, Stat::of(&file)?)?;
+                match read {
+                    Pass::Whole(hash, signature, body) if is_same(&whole, &after) => {
+                        let taken = Taken {
+                            size: own.size,
+                            stat: whole,
+                            hash,
+                            signature,
+                            body,
+                            settled: clock::settled(after.changed, looked),
+                            certainty: Certainty::Whole,
+                        };
+                        return self.stable(&file, taken);
+                    }
+                    Pass::Whole(_, _, body) | Pass::Short(body) => self.abort(&body)?,
+                }
+                let now = self.seen_after(open, name, Stat::of(&file)?)?;
+                self.take_database(open, name, now)?
+            }
+        };
+        self.read_database(open, name, &file, prepared, (sending, former))
+    }
+
+    /// Reads the state that was taken of a database; the file itself if there is none.
+    fn read_database(
+        &mut self,
+        open: &Open<'_>,
+        name: &Name,
+        file: &File,
+        prepared: Prepared,
+        (sending, former): (Sending, Option<&Former>),
+    ) -> Result<Reading, AgentError> {
+        let Prepared { stat, imaged } = prepared;
+        let looked = clock::now();
+        let imaged = match imaged {
+            Ok(imaged) => imaged,
+            Err(ImageError::Gone) => return Ok(Reading::Gone),
+            Err(ImageError::Busy(_)) if self.scan.source.unsettled == Unsettled::Keep => {
+                return Ok(Reading::Unsettled);
+            }
+            Err(error @ ImageError::Failed(_)) => {
+                let error = std::io::Error::other(error.to_string());
+                return Ok(Reading::Unreadable(TreeError::new(
+                    "take",
+                    name.as_bytes(),
+                    error,
+                )));
+            }
+            Err(error) => {
+                let mut reading = self.read_patiently(open, name, &stat, sending, former)?;
+                if let Reading::Stable(contents) = &mut reading {
+                    contents.certainty = Certainty::Fuzzy;
+                    contents.seen = contents.seen.unproven();
+                    contents.doubt = Some(error.to_string());
+                }
+                return Ok(reading);
+            }
+        };
+        let content = imaged.open_for(name)?;
+        let here = Stat::of(&content)?;
+        let Pass::Whole(hash, signature, body) =
+            self.read_once(&content, &here, sending, former)?
+        else {
+            return Ok(Reading::Unsettled);
+        };
+        let taken = Taken {
+            settled: clock::settled(stat.changed, looked),
+            stat,
+            size: here.size,
+            hash,
+            signature,
+            body,
+            certainty: Certainty::Whole,
+        };
+        let mut reading = self.stable(file, taken)?;
+        if let Reading::Stable(contents) = &mut reading {
+            contents.imaged = Some(imaged);
+        }
+        Ok(reading)
+    }
+
+    fn read_once(
+        &mut self,
+        file: &File,
+        stat: &Stat,
+        sending: Sending,
+        former: Option<&Former>,
+    ) -> Result<Pass, AgentError> {
+        self.scan.context.cancel.check()?;
+        self.pass(file, stat, sending, former)
+    }
+
+    fn stable(&mut self, file: &File, taken: Taken) -> Result<Reading, AgentError> {
+        let contents = self.take(file, taken)?;
+        Ok(Reading::Stable(Box::new(contents)))
+    }
+
+    fn read_patiently(
+        &mut self,
+        open: &Open<'_>,
+        name: &Name,
+        stat: &Stat,
+        sending: Sending,
+        former: Option<&Former>,
+    ) -> Result<Reading, AgentError> {
         for attempt in 0..ATTEMPTS {
             self.scan.context.cancel.check()?;
             if attempt > 0 {
                 thread::park_timeout(PAUSE * attempt);
             }
             let looked = clock::now();
-            let file = directory.open_file(name)?;
+            let file = open.directory.open_file(name)?;
             let before = if attempt == 0 {
                 stat.clone()
             } else {
@@ -189,6 +314,7 @@ impl Worker<'_> {
                 continue;
             };
             let taken = Taken {
+                size: before.size,
                 stat: before,
                 hash,
                 signature,
@@ -196,9 +322,7 @@ impl Worker<'_> {
                 settled,
                 certainty,
             };
-            return self
-                .take(&file, taken)
-                .map(|contents| Reading::Stable(Box::new(contents)));
+            return self.stable(&file, taken);
         }
         Ok(Reading::Unsettled)
     }
@@ -206,6 +330,7 @@ impl Worker<'_> {
     fn take(&mut self, file: &File, taken: Taken) -> Result<Contents, AgentError> {
         let Taken {
             stat,
+            size,
             hash,
             signature,
             body,
@@ -220,11 +345,11 @@ impl Worker<'_> {
             }
         };
         if let Body::Streamed(stream) = body {
-            self.outbox.end(stream, stat.size, hash)?;
+            self.outbox.end(stream, size, hash)?;
         }
         let tally = &mut self.findings.tally;
         tally.files_read += 1;
-        tally.bytes_read += stat.size;
+        tally.bytes_read += size;
         let small = match &body {
             // Of what is compressed or encrypted nothing stays the same.
             Body::Inline(bytes) if !looks_random(bytes) => SmallSignature::of(bytes),
@@ -232,7 +357,7 @@ impl Worker<'_> {
         };
         Ok(Contents {
             seen: Seen::of(&stat, settled),
-            size: stat.size,
+            size,
             hash,
             body,
             certainty,
@@ -240,6 +365,8 @@ impl Worker<'_> {
             small,
             attributes,
             stat,
+            imaged: None,
+            doubt: None,
         })
     }
 

@@ -329,11 +329,21 @@ impl Worker<'_> {
         if !excludes.is_empty() && excludes.excludes(&open.folder.path.join(name), stat.kind) {
             return Ok(Found::Absent);
         }
+        if self.is_companion(open, name) {
+            return Ok(Found::Absent);
+        }
         if stat.kind == Kind::Socket {
             self.findings.tally.sockets += 1;
             return Ok(Found::Absent);
         }
-        Ok(Found::There(stat))
+        match self.seen_whole(open, name, stat) {
+            Ok(stat) => Ok(Found::There(stat)),
+            Err(error) if !is_about_entry(&error) => Err(error.into()),
+            Err(error) => {
+                self.unreadable(open.folder.spot(name), &error);
+                Ok(Found::Hidden)
+            }
+        }
     }
 
     /// Whether the row proves that nothing changed; a directory is entered then.

@@ -195,9 +195,10 @@ impl<'a> Worker<'a> {
     /// Lists a file that is sent although it never stood still.
     pub(super) fn note_certainty(&mut self, (path, spot): (RelPath, Spot), contents: &Contents) {
         if contents.certainty == Certainty::Fuzzy {
+            let changed = || "it changed every time it was read".to_owned();
             self.findings.fuzzy.push(Problem {
                 path,
-                reason: "it changed every time it was read".to_owned(),
+                reason: contents.doubt.clone().unwrap_or_else(changed),
                 spot,
             });
         }

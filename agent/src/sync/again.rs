@@ -6,6 +6,7 @@ use understudy_protocol::{FailureCode, ProtocolError};
 use super::{Carrying, Making, Patience, Reliance, SyncReport, Telling, Trust, cycle};
 use crate::dumps::{Taking, begin};
 use crate::error::AgentError;
+use crate::scan::Turn;
 use crate::{Context, Source, ask};
 
 /// How often the files are shipped before a dump, at most, and how short the last time is to be.
@@ -45,55 +46,94 @@ impl Again {
     }
 }
 
-/// A cycle of the files, if a database is to be dumped, then the dumps, then a cycle with both; each as [`cycle`], once more if the spare could make nothing of a delta, a leftover or a reference to its history, or has another snapshot than the agent believes.
+/// A cycle of the files, if a database changed, then the databases, then a cycle with both; each as [`cycle`], once more if the spare could make nothing
+/// of a delta, a leftover or a reference to its history, or has another snapshot than the agent believes.
 pub(crate) fn cycle_in_two_tries(
     connect: &mut impl FnMut() -> Result<Channel, ProtocolError>,
     source: &Source,
     context: &Context,
     reliance: Reliance<'_>,
 ) -> Result<SyncReport, AgentError> {
-    let taking = begin(source, context)?;
-    let Some(mut taking) = taking else {
-        return with_tries(connect, source, context, reliance);
-    };
-    let mut before: Option<SyncReport> = None;
-    let mut rounds = 0;
-    while rounds < ROUNDS && (rounds > 0 || taking.will_dump()? && rehearsed(&mut taking)?) {
-        let captured = taking.files_first()?;
-        let reliance = Reliance {
-            captured: Some(&captured),
-            ..reliance
-        };
-        let mut report = with_tries(connect, source, context, reliance)?;
-        // One that took long may have looked at the first directories long ago.
-        rounds = match report.committed && report.seconds > QUICK_SECONDS {
-            true => rounds + 1,
-            false => ROUNDS,
-        };
-        if let Some(before) = &before {
-            report.add(before);
+    let place = (source, context);
+    let mut before = None;
+    let mut taken = None;
+    if let Some(mut taking) = begin(source, context)? {
+        if taking.will_dump()? && rehearsed(&mut taking)? {
+            let captured = taking.files_first()?;
+            let files = Reliance {
+                captured: Some(&captured),
+                turn: Turn::Files,
+                ..reliance
+            };
+            before = Some(ship_files(connect, place, files, ROUNDS)?);
         }
-        before = Some(report);
+        taken = Some(taking.take_all().inspect_err(|error| {
+            if reliance.telling == Telling::Spare
+                && matches!(error, AgentError::Database { .. })
+                && let Ok(channel) = connect()
+            {
+                ask::tell_trouble(channel, &source.dataset, error, &context.cancel);
+            }
+        })?);
     }
-    let taken = taking.take_all().inspect_err(|error| {
-        if reliance.telling == Telling::Spare
-            && matches!(error, AgentError::Database { .. })
-            && let Ok(channel) = connect()
-        {
-            ask::tell_trouble(channel, &source.dataset, error, &context.cancel);
-        }
-    })?;
-    let captured = Some(&taken.captured);
     let reliance = Reliance {
-        captured,
+        captured: taken.as_ref().map(|taken| &taken.captured),
+        turn: match before {
+            Some(_) => Turn::Databases,
+            None => Turn::Whichever,
+        },
         ..reliance
     };
     let mut report = with_tries(connect, source, context, reliance)?;
-    taken.acknowledge()?;
+    if before.is_none() && report.is_turn_of_databases {
+        before = Some(match is_slow(&report) {
+            true => {
+                let turn = Turn::Files;
+                let files = Reliance { turn, ..reliance };
+                let mut more = ship_files(connect, place, files, ROUNDS - 1)?;
+                more.add(&report);
+                more
+            }
+            false => report,
+        });
+        let turn = Turn::Databases;
+        report = with_tries(connect, source, context, Reliance { turn, ..reliance })?;
+    }
+    if let Some(taken) = taken {
+        taken.acknowledge()?;
+    }
     if let Some(before) = before {
         report.add(&before);
     }
     Ok(report)
+}
+
+/// Ships files, again if that took long, so often at most.
+fn ship_files(
+    connect: &mut impl FnMut() -> Result<Channel, ProtocolError>,
+    (source, context): (&Source, &Context),
+    reliance: Reliance<'_>,
+    rounds: u32,
+) -> Result<SyncReport, AgentError> {
+    let mut report = with_tries(connect, source, context, reliance)?;
+    for _ in 1..rounds {
+        if !is_slow(&report) {
+            break;
+        }
+        let mut next = with_tries(connect, source, context, reliance)?;
+        let is_over = !is_slow(&next);
+        next.add(&report);
+        report = next;
+        if is_over {
+            break;
+        }
+    }
+    Ok(report)
+}
+
+/// Whether a cycle may have looked at the first directories long ago.
+fn is_slow(report: &SyncReport) -> bool {
+    report.committed && report.seconds > QUICK_SECONDS
 }
 
 /// Whether what could not be dumped the last time can be now. If not, it is told when it is taken.
@@ -138,7 +178,7 @@ pub fn sync_again(
 }
 
 /// What a cycle that nobody watched for relies on.
-pub(super) fn by_itself(carrying: Carrying) -> Reliance<'static> {
+pub(crate) fn by_itself(carrying: Carrying) -> Reliance<'static> {
     Reliance {
         journal: None,
         sweep: None,
@@ -148,6 +188,7 @@ pub(super) fn by_itself(carrying: Carrying) -> Reliance<'static> {
         carrying,
         making: Making::Always,
         captured: None,
+        turn: Turn::Whichever,
     }
 }
 

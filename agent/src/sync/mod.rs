@@ -6,6 +6,8 @@ mod reconcile;
 mod report;
 mod testimony;
 
+use std::collections::BTreeSet;
+
 use understudy_protocol::message::{Begin, Claim, Commit, Committed, Confirm};
 use understudy_protocol::transport::Channel;
 use understudy_protocol::{FIRST_EPOCH, Message, Position, ProtocolError, Snapshot, version};
@@ -23,10 +25,11 @@ use crate::role::Part;
 use crate::scan::{self, Outcome, Scope, Spot, Start, Told, Trust};
 use crate::{Context, Source, ask, listing, lost};
 
+pub(crate) use again::by_itself;
 pub(crate) use again::cycle_in_two_tries;
 pub(crate) use again::is_fenced;
 pub use again::{Again, again, sync_again};
-use again::{by_itself, is_out_of_step, is_refused};
+use again::{is_out_of_step, is_refused};
 use prepare::prepare;
 pub(crate) use prepare::{Carrying, Making, Patience, Reliance, Telling};
 pub use report::{LookedAt, SyncReport};
@@ -179,6 +182,7 @@ impl Cycle<'_> {
             leftovers: &leftovers,
             scope,
             captured: self.reliance.captured,
+            turn: self.reliance.turn,
         };
         let outcome = scan::run(start, &self.conversation.outgoing)?;
         self.context.progress.enter(Phase::Committing);
@@ -203,7 +207,8 @@ impl Cycle<'_> {
         report.timings = timings;
         report.seconds = started.elapsed().as_secs_f64();
         let attended = self.index.attention()?;
-        let is_trouble = |one: &&Attended| !matches!(one.reason, Reason::Missed | Reason::Kept);
+        let is_trouble =
+            |one: &&Attended| matches!(one.reason, Reason::Unreadable | Reason::Unsettled);
         let troubled = attended.iter().filter(is_trouble);
         report.troubled_since_seconds = troubled.map(|one| one.since).min();
         Ok(report)
@@ -409,19 +414,36 @@ impl Cycle<'_> {
     /// Makes the next cycles look at what this one could not capture as it should, or was not told about.
     fn attend(&self, outcome: &Outcome) -> Result<bool, AgentError> {
         let mut wanted = Vec::new();
+        let since = clock::now().seconds;
+        let attended = |spot: &Spot, reason| Attended {
+            directory: spot.directory,
+            name: spot.name.clone(),
+            reason,
+            since,
+        };
+        let mut databases = BTreeSet::new();
+        for spot in &outcome.sqlite {
+            let database = attended(spot, Reason::Sqlite);
+            if self.index.is_there(&database)? {
+                databases.insert(spot.clone());
+                wanted.push(database);
+            }
+        }
+        // What is looked at as a database in any case is there for no other reason.
+        let is_other = |spot: &Spot| !databases.contains(spot);
         for former in self.index.attention()? {
-            if former.reason == Reason::Missed && self.index.is_there(&former)? {
+            let spot = Spot {
+                directory: former.directory,
+                name: former.name.clone(),
+            };
+            if former.reason == Reason::Missed && is_other(&spot) && self.index.is_there(&former)? {
                 wanted.push(former);
             }
         }
-        let since = clock::now().seconds;
         let mut add = |spot: &Spot, reason| {
-            wanted.push(Attended {
-                directory: spot.directory,
-                name: spot.name.clone(),
-                reason,
-                since,
-            });
+            if is_other(spot) {
+                wanted.push(attended(spot, reason));
+            }
         };
         for spot in &outcome.kept {
             add(spot, Reason::Kept);

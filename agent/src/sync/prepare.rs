@@ -13,7 +13,7 @@ use crate::index::Index;
 use crate::journal::Journal;
 use crate::leftovers::Leftovers;
 use crate::role::Part;
-use crate::scan::Trust;
+use crate::scan::{Trust, Turn};
 use crate::{Context, Source};
 
 /// How long somebody else may work on the dataset before a patient caller gives up.
@@ -40,6 +40,8 @@ pub(crate) struct Reliance<'a> {
     pub(crate) making: Making,
     /// What was captured of the dataset's databases before.
     pub(crate) captured: Option<&'a Captured>,
+    /// Whether databases among the files that changed are taken.
+    pub(crate) turn: Turn,
 }
 
 /// What to do where the spare does not have the dataset.

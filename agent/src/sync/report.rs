@@ -1,5 +1,7 @@
 //! What a cycle tells when it is over.
 
+use std::time::Duration;
+
 use understudy_protocol::message::Timing;
 use understudy_protocol::{DatasetName, RelPath, Snapshot};
 
@@ -61,6 +63,12 @@ pub struct SyncReport {
     pub missed: u64,
     /// Where some of them were.
     pub missed_paths: Vec<RelPath>,
+    /// SQLite databases among the files of which a state was taken.
+    pub images: u64,
+    /// How long those who write to one of them had to wait, at most.
+    pub longest_lock: Duration,
+    /// Whether databases among the files changed that were left as the spare has them, or were met first: a cycle with them follows.
+    pub(crate) is_turn_of_databases: bool,
     /// Sockets, which are not captured.
     pub sockets_skipped: u64,
     /// How long the spare's steps took.
@@ -88,6 +96,8 @@ impl SyncReport {
         self.bytes_recalled += before.bytes_recalled;
         self.history_refused += before.history_refused;
         self.bytes_sent += before.bytes_sent;
+        self.images += before.images;
+        self.longest_lock = self.longest_lock.max(before.longest_lock);
         self.seconds += before.seconds;
     }
 }
@@ -148,6 +158,9 @@ impl SyncReport {
                 .into_iter()
                 .map(|(path, _)| path)
                 .collect(),
+            images: tally.images,
+            longest_lock: tally.longest_lock,
+            is_turn_of_databases: outcome.is_turn_of_databases,
             sockets_skipped: tally.sockets,
             timings: Vec::new(),
             seconds: 0.0,

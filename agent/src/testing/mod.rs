@@ -77,6 +77,8 @@ pub(crate) struct Stage {
     pub(crate) spare: Arc<Mutex<Spare>>,
     /// The key that signs what is sent.
     pub(crate) signer: Option<Arc<SecretKey>>,
+    /// Who takes databases among the files.
+    pub(crate) images: Option<Arc<dyn crate::images::Images>>,
 }
 
 impl Stage {
@@ -95,12 +97,14 @@ impl Stage {
             unsettled: crate::Unsettled::default(),
             databases: Vec::new(),
             on_database_failure: Default::default(),
+            sqlite: Default::default(),
         };
         Self {
             scratch,
             source,
             spare: Arc::default(),
             signer: None,
+            images: None,
         }
     }
 
@@ -150,6 +154,7 @@ impl Stage {
             store: None,
             signer: self.signer.clone(),
             databases: None,
+            images: self.images.clone(),
             pace: Arc::new(Pace::unlimited()),
         }
     }
@@ -186,6 +191,7 @@ impl Stage {
             carrying: Carrying::On,
             making: Making::Always,
             captured: None,
+            turn: crate::scan::Turn::Whichever,
         };
         self.with_channel(|channel| cycle(channel, &self.source, &self.context(), reliance))
     }

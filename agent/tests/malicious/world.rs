@@ -108,6 +108,7 @@ impl World {
             store: None,
             signer: Some(Arc::new(key(1))),
             databases: None,
+            images: None,
         }
     }
 
@@ -178,6 +179,7 @@ impl World {
             unsettled: Unsettled::default(),
             databases: Vec::new(),
             on_database_failure: Default::default(),
+            sqlite: Default::default(),
         }
     }
 

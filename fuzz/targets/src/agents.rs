@@ -45,6 +45,7 @@ pub(crate) fn adoptions(data: &[u8]) {
         unsettled: Unsettled::default(),
         databases: Vec::new(),
         on_database_failure: Default::default(),
+        sqlite: Default::default(),
     };
     let cycles = 1 + choices.below(2);
     for _ in 0..cycles {
@@ -116,6 +117,7 @@ fn context(scratch: &Path) -> Context {
         state: scratch.join("state"),
         signer: None,
         databases: None,
+        images: None,
         spare: "spare".to_owned(),
         progress: Arc::new(Progress::default()),
         cancel: Cancel::default(),

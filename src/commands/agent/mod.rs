@@ -19,6 +19,7 @@ use crate::arguments::{Agent, Output};
 use crate::confinement::Prepared;
 use crate::exit::{Code, CommandError};
 use crate::fencer::Fences;
+use crate::imager::Imager;
 use crate::paths;
 use crate::progress::Line;
 use crate::report::{self, Report};
@@ -55,6 +56,7 @@ pub(crate) fn run(
     let context = Context {
         pace: Arc::new(Pace::new(config.pace.clone())),
         signer: trust::signer(&state)?,
+        images: Some(Imager::for_state(&state, session.output, &session.cancel)),
         ..session.context(state, &spare)
     };
     let context = Context {

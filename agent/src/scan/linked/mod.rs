@@ -231,8 +231,8 @@ impl Worker<'_> {
         stat: &Stat,
         number: usize,
     ) -> Result<Option<Observed>, AgentError> {
+        let open = Open::whole(&member.folder, directory);
         if stat.kind != Kind::File {
-            let open = Open::whole(&member.folder, directory);
             let read = self.read_special(&open, &member.name, stat)?;
             return Ok(read.map(|(entry, seen)| Observed {
                 entry,
@@ -248,7 +248,7 @@ impl Worker<'_> {
             Sending::IfNeeded
         };
         let former = self.former(&member.place, member.base.as_ref())?;
-        match self.read(directory, &member.name, stat, sending, former.as_ref())? {
+        match self.read(&open, &member.name, stat, sending, former.as_ref())? {
             Reading::Stable(contents) if contents.stat.identity == stat.identity => {
                 let entry = contents.entry(self.scan.group(&contents.stat));
                 self.note_certainty(member.folder.spot(&member.name), &contents);

@@ -55,6 +55,7 @@ fn sync(stage: &Stage, captured: &Captured, observer: Option<&Arc<Observer>>) ->
         carrying: Carrying::On,
         making: Making::Always,
         captured: Some(captured),
+        turn: crate::scan::Turn::Whichever,
     };
     stage
         .with_channel(|channel| cycle(channel, &stage.source, &stage.context(), reliance))

@@ -251,6 +251,7 @@ fn a_sweep_names_what_nobody_told_and_it_is_looked_at_from_then_on() {
         carrying: crate::sync::Carrying::On,
         making: crate::sync::Making::Always,
         captured: None,
+        turn: crate::scan::Turn::Whichever,
     };
     let report = stage
         .with_channel(|channel| {

@@ -7,6 +7,7 @@ mod history;
 mod marks;
 mod resume;
 mod short;
+mod sqlite;
 
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};

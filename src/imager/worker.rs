@@ -1,0 +1,135 @@
+//! The process itself: reads what is asked for, and answers it.
+
+use std::ffi::OsStr;
+use std::io::{self, BufReader};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FlockOperation, flock};
+use rustix::time::Timespec;
+use understudy_databases::sqlite::{self, ImageError};
+use understudy_protocol::{Name, RelPath};
+use understudy_tree::{Directory, Mounts, TreeError, remove};
+
+use super::{Reply, Request};
+use crate::alert::wire;
+use crate::exit::CommandError;
+
+/// With nothing to do for so long it ends.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Copies what the other end of standard input asks for into a directory of its own below `directory`, until that ends or asks for nothing.
+pub(crate) fn run(directory: &Path) -> Result<(), CommandError> {
+    let place = Place::make(directory).map_err(|error| {
+        CommandError::failed(format!(
+            "there is no place for copies of databases: {error}"
+        ))
+    })?;
+    let stdin = io::stdin();
+    let mut input = BufReader::new(stdin.lock());
+    for number in 0_u64.. {
+        if !is_asked(&stdin) {
+            break;
+        }
+        let request = wire::read::<Request>(&mut input).map_err(|error| {
+            CommandError::failed(format!("what is asked for is not done here: {error}"))
+        })?;
+        let Some(request) = request else {
+            break;
+        };
+        let file = place.name.join(number.to_string());
+        let reply = match take(&request, &directory.join(&file)) {
+            Ok(image) => Reply::Taken { file, image },
+            Err(error) => Reply::Refused(error),
+        };
+        if wire::write(&mut io::stdout(), &reply).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Whether anything is to be read, be it the end. Whoever asks waits for the answer, so that nothing waits in a buffer.
+fn is_asked(stdin: &io::Stdin) -> bool {
+    let mut descriptors = [PollFd::new(stdin, PollFlags::IN)];
+    let idle = Timespec::try_from(IDLE).ok();
+    !matches!(poll(&mut descriptors, idle.as_ref()), Ok(0))
+}
+
+fn take(request: &Request, into: &Path) -> Result<sqlite::Image, ImageError> {
+    let invalid = |error: &dyn std::fmt::Display| ImageError::Failed(error.to_string());
+    let directory = RelPath::new(&request.directory).map_err(|error| invalid(&error))?;
+    let name = Name::new(request.name.as_slice()).map_err(|error| invalid(&error))?;
+    let root = Path::new(OsStr::from_bytes(&request.root));
+    let opened = Directory::open(root, Mounts::Cross)
+        .and_then(|root| root.open_beneath(&directory))
+        .map_err(|error| match error.is_gone() {
+            true => ImageError::Gone,
+            false => ImageError::Failed(error.to_string()),
+        })?;
+    let image = sqlite::take(opened.as_fd(), name.as_os_str(), into, request.max_lock);
+    if image.is_err() {
+        clear(into);
+    }
+    image
+}
+
+/// Removes what is of no use.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a scratch file, of which nothing need be durable"
+)]
+fn clear(into: &Path) {
+    for end in sqlite::COMPANIONS.into_iter().chain([""]) {
+        let mut path = into.as_os_str().to_owned();
+        path.push(end);
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// A directory for the copies of this process, locked (flock) as long as it runs.
+struct Place {
+    name: PathBuf,
+    /// The lock goes with it.
+    _directory: Directory,
+}
+
+impl Place {
+    /// Makes one, and removes those of processes that have ended.
+    fn make(path: &Path) -> Result<Self, TreeError> {
+        let parent = Directory::open(path, Mounts::Stay)?;
+        for name in parent.names()? {
+            let removed = parent.open_directory(&name).and_then(|left| {
+                lock(&left)?;
+                remove::empty(&left)?;
+                parent.remove_directory(&name)
+            });
+            if let Err(error) = removed {
+                tracing::debug!("`{name}`, which may be of another process, stays: {error}");
+            }
+        }
+        let own = std::process::id().to_string();
+        let invalid = |error: &dyn std::fmt::Display| {
+            TreeError::new("name", own.as_bytes(), io::Error::other(error.to_string()))
+        };
+        // Nobody sees it under its name before it is locked.
+        let unlocked = Name::new(format!("{own}.new")).map_err(|error| invalid(&error))?;
+        let name = Name::new(own.as_bytes()).map_err(|error| invalid(&error))?;
+        parent.create_directory(&unlocked)?;
+        let directory = parent.open_directory(&unlocked)?;
+        lock(&directory)?;
+        parent.rename_new(&unlocked, &parent, &name)?;
+        Ok(Self {
+            name: PathBuf::from(own),
+            _directory: directory,
+        })
+    }
+}
+
+fn lock(directory: &Directory) -> Result<(), TreeError> {
+    flock(directory, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|error| TreeError::new("lock", b"a directory of copies", error))
+}
