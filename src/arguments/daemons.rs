@@ -43,6 +43,7 @@ A configuration:
   [[dataset]]
   path = \"/srv/photos\"
   exclude = [\"*.tmp\"]
+  sqlite = \"capture\"           # databases among the files, while they are used; or \"copy\"
 
   on_database_failure = \"fail\" # the spare keeps its last snapshot; or \"ship-files\": the files
   # ship_files_after = 3        # go without it after so many failures in a row
