@@ -137,7 +137,7 @@ fn what_goes_after_a_database_was_taken_stays_for_one_snapshot() {
     stage.write("d1/shop.db", database("two"));
     let path = stage.path("d3/f3");
     stage.at("visiting d3", move || {
-        fs::remove_file(path).expect("remove")
+        fs::remove_file(path).expect("remove");
     });
     run(&stage, Turn::Databases, None);
     assert_eq!(on_spare(&stage, "d1/shop.db"), state("two", "a log"));
