@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use understudy_protocol::message::{
     Change, Changes, Content, Piece, StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd,
-    StreamResume, Touch,
+    StreamPiece, StreamPieces, StreamResume, Touch,
 };
 use understudy_protocol::transport::Outgoing;
 use understudy_protocol::{Attributes, Bytes, ContentHash, Encoder, Entry, Message, Place, limits};
@@ -202,6 +202,20 @@ impl Outbox {
             offset,
             from,
             length,
+        }))
+    }
+
+    /// Says what several stretches of a stream that has a base are, one after another.
+    pub(crate) fn pieces(
+        &mut self,
+        stream: u64,
+        offset: u64,
+        pieces: Vec<StreamPiece>,
+    ) -> Result<(), AgentError> {
+        self.send(&Message::StreamPieces(StreamPieces {
+            stream,
+            offset,
+            pieces,
         }))
     }
 

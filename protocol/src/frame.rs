@@ -188,8 +188,8 @@ mod tests {
     use crate::message::{
         Compare, Depth, Difference, Differences, Find, Found, Fuzzy, FuzzyEnd, FuzzyFile,
         FuzzyFiles, ListFuzzy, ListTree, Listed, Locate, Located, Noted, Repair, Repaired,
-        SourceRoot, StreamBase, StreamBlock, StreamCopy, Summaries, Summarise, Summary, Tally,
-        Told, Trouble, VerifyEnd, Version, Waited,
+        SourceRoot, StreamBase, StreamBlock, StreamCopy, StreamPiece, StreamPieces, Summaries,
+        Summarise, Summary, Tally, Told, Trouble, VerifyEnd, Version, Waited,
     };
     use crate::name::{DatasetName, Name};
     use crate::place::{DirectoryId, Place, Position, RelPath, Snapshot};
@@ -322,6 +322,35 @@ mod tests {
             Message::Failure(Failure::new(FailureCode::BadDelta, "n")),
         ];
         assert_golden(&golden, &messages);
+    }
+
+    #[test]
+    fn the_frame_of_pieces_is_still_read() {
+        // Version 6, kept for ever: of stream 7, from 300 on, `ab`, and then 9 bytes of the base from 5 on.
+        let golden = [0, 0, 0, 13, 80, 0, 7, 0xac, 2, 2, 0, 2, b'a', b'b', 1, 5, 9];
+        let pieces = StreamPieces {
+            stream: 7,
+            offset: 300,
+            pieces: vec![
+                StreamPiece::New(b"ab"[..].into()),
+                StreamPiece::Former { from: 5, length: 9 },
+            ],
+        };
+        let stands_for = [
+            Message::StreamBlock(StreamBlock {
+                stream: 7,
+                offset: 300,
+                data: b"ab"[..].into(),
+            }),
+            Message::StreamCopy(StreamCopy {
+                stream: 7,
+                offset: 302,
+                from: 5,
+                length: 9,
+            }),
+        ];
+        assert!(pieces.clone().into_messages().eq(stands_for));
+        assert_golden(&golden, &[Message::StreamPieces(pieces)]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::error::ProtocolError;
 /// The oldest version this build speaks.
 pub const OLDEST: u32 = 1;
 /// The newest version this build speaks.
-pub const NEWEST: u32 = 5;
+pub const NEWEST: u32 = 6;
 /// The version that brought [`Trouble`](crate::message::Trouble); a receiver of an older one is not sent it.
 pub const TROUBLE: u32 = 2;
 /// The version in which both sides tell which files are fuzzy; see [`Fuzzy`](crate::message::Fuzzy).
@@ -54,6 +54,9 @@ pub const STATEMENTS: u32 = 5;
 pub const LISTING: u32 = 5;
 /// The version in which a main says in which epoch it is one; see [`Claim`](crate::message::Claim).
 pub const EPOCHS: u32 = 5;
+/// The version from which on several stretches of a delta come in one message; see
+/// [`StreamPieces`](crate::message::StreamPieces).
+pub const PIECES: u32 = 6;
 /// Opens every greeting, so that a stray connection is recognised at once.
 pub const MAGIC: [u8; 4] = *b"USTY";
 

@@ -94,6 +94,7 @@ pub(crate) fn subject(message: &Message) -> Option<(u32, Subject<'_>)> {
         | Message::StreamAbort(_)
         | Message::StreamBase(_)
         | Message::StreamCopy(_)
+        | Message::StreamPieces(_)
         | Message::StreamResume(_)
         // Of both sides, outside of everything.
         | Message::Hello(_)

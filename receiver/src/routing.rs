@@ -13,7 +13,7 @@ use crate::waiting::Waiting;
 use crate::workers::Trouble;
 
 /// Numbers of the messages that are handed to workers: streams, those with a base, what is fuzzy, changes, what owners are
-/// called, and what the main has signed.
+/// called, what the main has signed, and several stretches of a stream.
 const STREAM_NUMBERS: std::ops::RangeInclusive<u8> = 3..=5;
 const FUZZY: u8 = 6;
 const DELTA_NUMBERS: std::ops::RangeInclusive<u8> = 7..=8;
@@ -21,6 +21,7 @@ const RESUME: u8 = 9;
 const CHANGES: u8 = 11;
 const OWNERS: u8 = 72;
 const STATED: u8 = 73;
+const PIECES: u8 = 80;
 
 /// What is handed over together: small pieces of a large file cost less than waking a worker for each.
 const RUN_JOBS: usize = 64;
@@ -40,6 +41,7 @@ pub(crate) fn is_change(frame: &Frame, spoken: u32) -> bool {
         || STREAM_NUMBERS.contains(&number)
         || spoken >= version::DELTA && DELTA_NUMBERS.contains(&number)
         || spoken >= version::RESUME && number == RESUME
+        || spoken >= version::PIECES && number == PIECES
 }
 
 /// Whether a frame becomes rows.
@@ -112,6 +114,10 @@ fn route_frames(
                 Message::StreamAbort(abort) => abort.stream,
                 Message::StreamBase(base) if spoken >= version::DELTA => base.stream,
                 Message::StreamCopy(copy) if spoken >= version::DELTA => copy.stream,
+                Message::StreamPieces(pieces) if spoken >= version::PIECES => {
+                    bytes = bytes.max(pieces.new_bytes());
+                    pieces.stream
+                }
                 Message::StreamResume(resume) if spoken >= version::RESUME => resume.stream,
                 Message::StreamEnd(end) => {
                     streams.announce(end.stream, number)?;

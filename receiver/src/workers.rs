@@ -240,28 +240,39 @@ impl Worker<'_> {
                         return Err(ReceiverError::Worker);
                     }
                 }
-                Job::Stream(Message::StreamBlock(block)) => {
-                    self.staged_bytes.add_bytes(block.data.len() as u64);
-                    writer.block(&block)?;
-                }
-                Job::Stream(Message::StreamBase(base)) => writer.begin(&base)?,
-                Job::Stream(Message::StreamResume(resume)) => {
-                    writer.resume(&resume)?;
-                    let taken = &self.staged_bytes.taken;
-                    taken.fetch_add(resume.length, Ordering::Relaxed);
-                }
-                Job::Stream(Message::StreamCopy(copy)) => {
-                    writer.copy(&copy)?;
-                    // Not before it was found to be within its base.
-                    self.staged_bytes.add_bytes(copy.length);
-                }
-                Job::Stream(Message::StreamEnd(end)) => writer.end(&end)?,
-                Job::Stream(Message::StreamAbort(abort)) => writer.abort(abort.stream)?,
-                Job::Stream(_) => return Err(ReceiverError::Worker),
+                Job::Stream(message) => self.write(&mut writer, message)?,
             }
         }
         writer.leave()?;
         Ok(stager.lacking())
+    }
+
+    fn write(&self, writer: &mut Writer<'_>, message: Message) -> Result<(), ReceiverError> {
+        match message {
+            Message::StreamBlock(block) => {
+                self.staged_bytes.add_bytes(block.data.len() as u64);
+                writer.block(&block)
+            }
+            Message::StreamBase(base) => writer.begin(&base),
+            Message::StreamResume(resume) => {
+                writer.resume(&resume)?;
+                let taken = &self.staged_bytes.taken;
+                taken.fetch_add(resume.length, Ordering::Relaxed);
+                Ok(())
+            }
+            Message::StreamCopy(copy) => {
+                writer.copy(&copy)?;
+                // Not before it was found to be within its base.
+                self.staged_bytes.add_bytes(copy.length);
+                Ok(())
+            }
+            Message::StreamPieces(pieces) => pieces
+                .into_messages()
+                .try_for_each(|message| self.write(writer, message)),
+            Message::StreamEnd(end) => writer.end(&end),
+            Message::StreamAbort(abort) => writer.abort(abort.stream),
+            _ => Err(ReceiverError::Worker),
+        }
     }
 }
 

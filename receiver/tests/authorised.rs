@@ -10,8 +10,8 @@ use understudy_protocol::message::{
     Begin, Change, Changes, Claim, Commit, Compare, Confirm, Content, Depth, Find, HandOver,
     Inspect, List, ListFuzzy, ListRetention, ListRoles, ListSnapshots, ListTree, Locate, Oversee,
     Owners, ReadManifest, Repair, Repairing, RestorePhase, Restoring, Returned, SourceRoot, Stated,
-    StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume, Summarise, TABLE,
-    Trouble, Verify, Want, WantRest,
+    StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamPiece, StreamPieces,
+    StreamResume, Summarise, TABLE, Trouble, Verify, Want, WantRest,
 };
 use understudy_protocol::version::Hello;
 use understudy_protocol::{
@@ -131,6 +131,11 @@ fn every(of: &DatasetName) -> Vec<Message> {
             offset: 0,
             from: 0,
             length: 1,
+        }),
+        Message::StreamPieces(StreamPieces {
+            stream: 1,
+            offset: 0,
+            pieces: vec![StreamPiece::New(b"x"[..].into())],
         }),
         Message::StreamResume(StreamResume {
             stream: 1,
@@ -317,6 +322,7 @@ fn effect(message: &Message) -> Effect {
         | Message::StreamAbort(_)
         | Message::StreamBase(_)
         | Message::StreamCopy(_)
+        | Message::StreamPieces(_)
         | Message::StreamResume(_) => NewSnapshot,
         // A confirmation drops what is held, as a harmless upload does: the source is whole again.
         Message::Confirm(_)

@@ -247,7 +247,8 @@ impl Worker<'_> {
         sent: &Sent<'_>,
         former: (&File, u64),
     ) -> Result<u64, AgentError> {
-        let mut delta = Delta::begin(&mut self.outbox, &sent.place)?;
+        let spoken = self.scan.spoken;
+        let mut delta = Delta::begin(&mut self.outbox, &sent.place, spoken)?;
         let outbox = &mut self.outbox;
         difference::<DifferenceError>(former, (&sent.file, sent.size), &mut |stretch| {
             match stretch {

@@ -16,9 +16,13 @@ pub(super) struct Comparison<'a> {
 
 impl<'a> Comparison<'a> {
     /// Begins a stream.
-    pub(super) fn begin(outbox: &mut Outbox, former: &'a Former) -> Result<Self, AgentError> {
+    pub(super) fn begin(
+        outbox: &mut Outbox,
+        former: &'a Former,
+        spoken: u32,
+    ) -> Result<Self, AgentError> {
         Ok(Self {
-            delta: Delta::begin(outbox, &former.place)?,
+            delta: Delta::begin(outbox, &former.place, spoken)?,
             finder: Finder::new(&former.signature),
             former: &former.signature,
         })

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use understudy_protocol::delta::{self, Budget, Op, Search, Signature};
+use understudy_protocol::message::StreamPiece;
 use understudy_protocol::{Place, limits, version};
 use understudy_tree::content::{self, Extents};
 
@@ -36,6 +37,12 @@ pub(super) struct Former {
     pub(super) signature: Signature,
 }
 
+/// Stretches that are told together once so many of their bytes are new, or there are so many of them.
+const PIECES_BYTES: usize = 64 << 10;
+const PIECES: usize = 2048;
+/// More new bytes than these are told by themselves.
+const SHORT_BYTES: usize = 8 << 10;
+
 /// A stream that is told as a difference.
 pub(super) struct Delta {
     stream: u64,
@@ -46,10 +53,26 @@ pub(super) struct Delta {
     copied_bytes: u64,
     /// Of the new file.
     extents: Extents,
+    /// What is told together; `None` where the spare knows single stretches only.
+    pieces: Option<Pieces>,
+}
+
+/// Stretches that wait for others.
+#[derive(Default)]
+struct Pieces {
+    /// All that they are.
+    bytes: u64,
+    new_bytes: usize,
+    list: Vec<StreamPiece>,
 }
 
 impl Delta {
-    pub(super) fn begin(outbox: &mut Outbox, former: &Place) -> Result<Self, AgentError> {
+    /// Begins a stream, for a spare that speaks this version.
+    pub(super) fn begin(
+        outbox: &mut Outbox,
+        former: &Place,
+        spoken: u32,
+    ) -> Result<Self, AgentError> {
         let stream = outbox.new_stream();
         outbox.begin_delta(stream, former.clone())?;
         Ok(Self {
@@ -58,6 +81,7 @@ impl Delta {
             copy: None,
             copied_bytes: 0,
             extents: Extents::default(),
+            pieces: (spoken >= version::PIECES).then(Pieces::default),
         })
     }
 
@@ -67,9 +91,15 @@ impl Delta {
 
     /// The next bytes are these.
     pub(super) fn literal(&mut self, outbox: &mut Outbox, data: &[u8]) -> Result<(), AgentError> {
-        if !data.is_empty() {
-            self.flush(outbox)?;
+        if data.is_empty() {
+            return Ok(());
         }
+        self.end_copy(outbox)?;
+        if data.len() <= SHORT_BYTES && self.pieces.is_some() {
+            self.offset += data.len() as u64;
+            return self.add(outbox, StreamPiece::New(data.into()));
+        }
+        self.tell_pieces(outbox)?;
         for piece in data.chunks(limits::BLOCK_BYTES) {
             outbox.block(self.stream, self.offset, piece.to_vec())?;
             self.offset += piece.len() as u64;
@@ -87,7 +117,7 @@ impl Delta {
         match &mut self.copy {
             Some((start, known)) if *start + *known == from => *known += length,
             _ => {
-                self.flush(outbox)?;
+                self.end_copy(outbox)?;
                 self.copy = Some((from, length));
             }
         }
@@ -113,13 +143,52 @@ impl Delta {
         Ok(())
     }
 
-    /// Tells what may not go on.
+    /// Tells all that is known.
     pub(super) fn flush(&mut self, outbox: &mut Outbox) -> Result<(), AgentError> {
+        self.end_copy(outbox)?;
+        self.tell_pieces(outbox)
+    }
+
+    /// The copy that may have gone on does not.
+    fn end_copy(&mut self, outbox: &mut Outbox) -> Result<(), AgentError> {
         match self.copy.take() {
+            Some((from, length)) if length > 0 && self.pieces.is_some() => {
+                self.add(outbox, StreamPiece::Former { from, length })
+            }
             Some((from, length)) if length > 0 => {
                 outbox.copy(self.stream, self.offset - length, from, length)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Adds a stretch that ends where everything does that is known.
+    fn add(&mut self, outbox: &mut Outbox, piece: StreamPiece) -> Result<(), AgentError> {
+        let Some(pieces) = &mut self.pieces else {
+            return Ok(());
+        };
+        pieces.bytes += piece.length();
+        if let StreamPiece::New(data) = &piece {
+            pieces.new_bytes += data.len();
+        }
+        pieces.list.push(piece);
+        let is_enough = pieces.new_bytes >= PIECES_BYTES
+            || pieces.list.len() >= PIECES
+            || pieces.bytes >= TOLD_BYTES;
+        match is_enough {
+            true => self.tell_pieces(outbox),
+            false => Ok(()),
+        }
+    }
+
+    fn tell_pieces(&mut self, outbox: &mut Outbox) -> Result<(), AgentError> {
+        let Some(pieces) = &mut self.pieces else {
+            return Ok(());
+        };
+        let Pieces { bytes, list, .. } = std::mem::take(pieces);
+        match list.is_empty() {
+            true => Ok(()),
+            false => outbox.pieces(self.stream, self.offset - bytes, list),
         }
     }
 }
@@ -186,7 +255,8 @@ impl Worker<'_> {
         former: &Former,
     ) -> Result<Option<u64>, AgentError> {
         let mut finder = Finder::new(&former.signature);
-        let mut delta = Delta::begin(&mut self.outbox, &former.place)?;
+        let spoken = self.scan.spoken;
+        let mut delta = Delta::begin(&mut self.outbox, &former.place, spoken)?;
         let mut same = 0;
         for stretch in delta::differing(&former.signature, new) {
             delta.copy(&mut self.outbox, same, stretch.start - same)?;

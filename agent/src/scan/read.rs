@@ -402,7 +402,7 @@ impl Worker<'_> {
         let (mut sink, body) = match (sending, former) {
             (Sending::IfNeeded, _) => (Sink::Nowhere, Body::Unsent),
             (Sending::AtOnce, Some(former)) => {
-                let comparison = Comparison::begin(&mut self.outbox, former)?;
+                let comparison = Comparison::begin(&mut self.outbox, former, self.scan.spoken)?;
                 let body = Body::Streamed(comparison.delta().stream());
                 (Sink::Delta(Box::new(comparison)), body)
             }

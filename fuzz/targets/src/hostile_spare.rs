@@ -343,6 +343,7 @@ fn anything(channel: &Channel, choices: &mut Choices<'_>) {
         Message::StreamBlock(block) => block.offset,
         Message::StreamEnd(end) => end.size,
         Message::StreamCopy(copy) => copy.offset,
+        Message::StreamPieces(pieces) => pieces.offset,
         _ => 0,
     };
     if end <= LARGEST {

@@ -233,6 +233,17 @@ fn of_contents() -> Vec<Message> {
             from: 4096,
             length: 8192,
         }),
+        Message::StreamPieces(StreamPieces {
+            stream: 1,
+            offset: 4096,
+            pieces: vec![
+                StreamPiece::New(b"new"[..].into()),
+                StreamPiece::Former {
+                    from: 4099,
+                    length: 500,
+                },
+            ],
+        }),
         Message::StreamResume(StreamResume {
             stream: 1,
             length: 4096,

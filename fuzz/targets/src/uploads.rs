@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use understudy_protocol::message::{
     Begin, Change, Changes, Commit, Confirm, Content, Fuzzy, Leftover, Owners, Piece, StreamAbort,
-    StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume, Touch,
+    StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamPiece, StreamPieces, StreamResume, Touch,
 };
 use understudy_protocol::transport::Channel;
 use understudy_protocol::version::{NEWEST, RESUME};
@@ -333,9 +333,38 @@ impl<'a> Upload<'a> {
         );
     }
 
+    fn pieces(&mut self, channel: &Channel, choices: &mut Choices<'_>) {
+        let stream = choices.below(5) as u64;
+        let sent = self.streams.entry(stream).or_default();
+        let offset = sent.len() as u64;
+        let mut pieces = Vec::new();
+        for _ in 0..choices.below(4) {
+            pieces.push(match choices.below(2) {
+                0 => {
+                    let data = content(choices);
+                    sent.extend_from_slice(&data);
+                    StreamPiece::New(data.into())
+                }
+                _ => StreamPiece::Former {
+                    from: choices.number(),
+                    length: choices.number(),
+                },
+            });
+        }
+        tell(
+            channel,
+            &Message::StreamPieces(StreamPieces {
+                stream,
+                offset,
+                pieces,
+            }),
+        );
+    }
+
     fn rarely(&mut self, channel: &Channel, choices: &mut Choices<'_>) {
         let name = |choices: &mut Choices<'_>| (u32::from(choices.byte()), choices.some().into());
-        match choices.below(3) {
+        match choices.below(4) {
+            3 => self.pieces(channel, choices),
             0 => tell(
                 channel,
                 &Message::Owners(Owners {
@@ -474,6 +503,7 @@ fn anything(channel: &Channel, choices: &mut Choices<'_>) {
         Message::StreamBlock(block) => block.offset,
         Message::StreamEnd(end) => end.size,
         Message::StreamCopy(copy) => copy.offset,
+        Message::StreamPieces(pieces) => pieces.offset,
         _ => 0,
     };
     // A pace at which nothing would ever end.

@@ -40,7 +40,10 @@ pub use report::{
     Repair, Repaired, Snapshots, Trouble, Verified, Verify, VerifyEnd,
 };
 pub use retention::{Flag, LastVerified, ListRetention, Pin, Retained, Retention, RetentionEnd};
-pub use stream::{StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume};
+pub use stream::{
+    StreamAbort, StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamPiece, StreamPieces,
+    StreamResume,
+};
 pub use upload::{
     Begin, Change, Changes, Claim, Commit, Committed, Confirm, Confirmed, Content, Piece, Ready,
     SourceRoot, Timing, Touch, Waited,
@@ -170,6 +173,7 @@ messages! {
     77 ListRoles(ListRoles) from agent: "Asks which part the receiver's host plays.";
     78 DatasetRole(DatasetRole) from receiver: "Which part it plays in a dataset.";
     79 HandOver(HandOver) from agent: "Tells that the main has handed a dataset over, or goes on.";
+    80 StreamPieces(StreamPieces) from agent: "Several stretches of a stream, new ones and such that its base has.";
 }
 
 fn decode_all<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, ProtocolError> {
@@ -490,6 +494,37 @@ mod tests {
             Message::decode(18, &body(limits::TEXT_BYTES + 1)),
             Err(ProtocolError::TooLong { .. })
         ));
+    }
+
+    #[test]
+    fn pieces_that_are_none_or_too_much_are_refused() {
+        let decode = |offset, pieces: Vec<StreamPiece>| {
+            let message = Message::StreamPieces(StreamPieces {
+                stream: 1,
+                offset,
+                pieces,
+            });
+            Message::decode(80, &message.encode_into(Vec::new()).expect("encode"))
+        };
+        let new = |length| StreamPiece::New(vec![b'x'; length].into());
+        let former = |from, length| StreamPiece::Former { from, length };
+        assert!(decode(0, vec![new(limits::BLOCK_BYTES), former(0, 1)]).is_ok());
+        assert!(decode(0, vec![former(3, 1); limits::RECORDS]).is_ok());
+        let last = limits::FILE_BYTES;
+        assert!(decode(last - 5, vec![former(last - 5, 5)]).is_ok());
+        for (offset, pieces) in [
+            (0, vec![]),
+            (0, vec![new(1), new(0)]),
+            (0, vec![former(0, 0)]),
+            (0, vec![new(limits::BLOCK_BYTES), new(1)]),
+            (0, vec![former(3, 1); limits::RECORDS + 1]),
+            (last - 5, vec![former(0, 5), new(1)]),
+            (0, vec![former(last - 5, 6)]),
+            (1, vec![former(0, u64::MAX)]),
+            (u64::MAX, vec![new(1)]),
+        ] {
+            assert!(decode(offset, pieces).is_err(), "{offset}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Check, bounded};
+use super::{Check, Message, bounded};
 use crate::bytes::Bytes;
 use crate::error::ProtocolError;
 use crate::hash::ContentHash;
@@ -40,6 +40,76 @@ pub struct StreamCopy {
     pub from: u64,
     /// How many bytes, at least one; the base has them all.
     pub length: u64,
+}
+
+/// Several stretches of a stream that has a base, one after another: short ones take less in one message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamPieces {
+    /// Which stream.
+    pub stream: u64,
+    /// Where the first one belongs; not before the end of what came before it.
+    pub offset: u64,
+    /// At least one and at most [`limits::RECORDS`], with at most [`limits::BLOCK_BYTES`] of new bytes.
+    #[serde(deserialize_with = "crate::list::records")]
+    pub pieces: Vec<StreamPiece>,
+}
+
+/// A stretch of a stream, at least one byte.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StreamPiece {
+    /// These bytes.
+    New(Bytes),
+    /// What the base has there.
+    Former {
+        /// Where the base has it.
+        from: u64,
+        /// How many bytes.
+        length: u64,
+    },
+}
+
+impl StreamPiece {
+    /// How many bytes of the stream it is.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::New(data) => data.len() as u64,
+            Self::Former { length, .. } => *length,
+        }
+    }
+}
+
+impl StreamPieces {
+    /// The bytes that are new.
+    pub fn new_bytes(&self) -> u64 {
+        let new = |piece: &StreamPiece| match piece {
+            StreamPiece::New(data) => data.len() as u64,
+            StreamPiece::Former { .. } => 0,
+        };
+        self.pieces.iter().map(new).sum()
+    }
+
+    /// What they stand for: a [`StreamBlock`] or a [`StreamCopy`] each.
+    pub fn into_messages(self) -> impl Iterator<Item = Message> {
+        let (stream, mut offset) = (self.stream, self.offset);
+        self.pieces.into_iter().map(move |piece| {
+            let begin = offset;
+            // Checked when it was decoded.
+            offset = offset.saturating_add(piece.length());
+            match piece {
+                StreamPiece::New(data) => Message::StreamBlock(StreamBlock {
+                    stream,
+                    offset: begin,
+                    data,
+                }),
+                StreamPiece::Former { from, length } => Message::StreamCopy(StreamCopy {
+                    stream,
+                    offset: begin,
+                    from,
+                    length,
+                }),
+            }
+        })
+    }
 }
 
 /// Says that a stream begins with what the receiver has left over of an interrupted one, before anything else of it.
@@ -97,6 +167,38 @@ impl Check for StreamCopy {
             "StreamCopy",
             "it is empty or ends beyond the largest file",
         ))
+    }
+}
+
+impl Check for StreamPieces {
+    fn check(&self) -> Result<(), ProtocolError> {
+        let wrong = || {
+            ProtocolError::malformed(
+                "StreamPieces",
+                "it is empty, has an empty stretch, or ends beyond the largest file",
+            )
+        };
+        let mut end = self.offset;
+        for piece in &self.pieces {
+            let from = match piece {
+                StreamPiece::New(_) => 0,
+                StreamPiece::Former { from, .. } => *from,
+            };
+            let ends_within = |start: u64| {
+                let end = start.checked_add(piece.length());
+                end.filter(|end| *end <= limits::FILE_BYTES)
+            };
+            ends_within(from).ok_or_else(wrong)?;
+            end = ends_within(end)
+                .filter(|_| piece.length() > 0)
+                .ok_or_else(wrong)?;
+        }
+        if self.pieces.is_empty() {
+            return Err(wrong());
+        }
+        // Nothing in a frame is longer than that.
+        let new = usize::try_from(self.new_bytes()).unwrap_or(usize::MAX);
+        bounded("new bytes of several stretches", new, limits::BLOCK_BYTES)
     }
 }
 

@@ -226,3 +226,28 @@ fn what_is_kept_is_not_sent() {
         "{sent:?}"
     );
 }
+
+/// Many rows that change by a few bytes each; what an older spare knows takes more.
+#[test]
+fn scattered_changes_take_little_more_than_their_bytes() {
+    let mut sent = Vec::new();
+    for newest in [None, Some(5)] {
+        let stage = filled();
+        stage.spare().newest = newest;
+        let large = rows(50_000);
+        write(&stage, "one", &[("tables/a", &large)]);
+        sync(&stage, &captured(&stage, "one", None), None);
+        let mut other = large.clone();
+        for number in 0..300 {
+            let row = format!("({},'picture", number * 150);
+            other = other.replacen(&row, &row.replace("picture", "another"), 1);
+        }
+        write(&stage, "two", &[("tables/a", &other)]);
+        let report = sync(&stage, &captured(&stage, "two", Some("one")), None);
+        let wanted = ContentHash::of(other.as_bytes());
+        assert_eq!(dumps(&stage).get("shop/tables/a"), Some(&wanted));
+        sent.push(report.bytes_sent);
+    }
+    assert!(sent[0] < 300 * 20 + 1000, "{sent:?}");
+    assert!(sent[1] > 2 * sent[0], "{sent:?}");
+}

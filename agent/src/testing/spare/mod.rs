@@ -132,7 +132,7 @@ fn greet_as(newest: u32, channel: &mut Channel) -> Result<(), ProtocolError> {
 }
 
 impl Spare {
-    fn speaks(&self, version: u32) -> bool {
+    pub(super) fn speaks(&self, version: u32) -> bool {
         self.newest.is_none_or(|newest| newest >= version)
     }
 

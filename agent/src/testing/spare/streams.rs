@@ -3,6 +3,7 @@
 use understudy_protocol::delta::Signature;
 use understudy_protocol::message::{Given, GivenStream, WantRest};
 use understudy_protocol::message::{StreamBase, StreamBlock, StreamCopy, StreamEnd, StreamResume};
+use understudy_protocol::version;
 use understudy_protocol::{Bytes, ContentHash, Failure, FailureCode, Message, Place};
 
 use super::{Spare, Upload, bad_leftover};
@@ -118,6 +119,15 @@ impl Spare {
                 let stretch = from as usize..(from + length) as usize;
                 content.extend_from_slice(&upload.bases[&stream][stretch]);
                 vec![]
+            }
+            Message::StreamPieces(pieces) => {
+                assert!(
+                    self.speaks(version::PIECES),
+                    "an older version does not know it"
+                );
+                let said = pieces.into_messages();
+                said.flat_map(|message| self.take_stream(message, upload))
+                    .collect()
             }
             Message::StreamEnd(end) => Self::end(&end, upload),
             Message::StreamAbort(abort) => {
