@@ -82,13 +82,21 @@ pub(super) fn with_databases(
     context: &Context,
     session: &Session,
 ) -> Result<SyncReport, CommandError> {
+    // What cannot be reached is told before anything is done; while a database is dumped nobody waits at the other end.
+    let mut first = match source.databases.is_empty() {
+        true => Some(spare.connect()?),
+        false => None,
+    };
     let progress = Line::show(&context.progress, session.output);
     let mut far_end: Option<FarEnd> = None;
     let mut connect = || {
         if let Some(Err(error)) = far_end.take().map(FarEnd::finish) {
             tracing::debug!("the embedded receiver's session ended: {error}");
         }
-        let (channel, other) = spare.connect_again()?;
+        let (channel, other) = match first.take() {
+            Some(first) => first,
+            None => spare.connect_again()?,
+        };
         far_end = Some(other);
         Ok(channel)
     };
