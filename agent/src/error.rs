@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use understudy_protocol::{DatasetName, ProtocolError, PublicKey, RelPath};
 use understudy_tree::TreeError;
 
+use crate::databases::CaptureFailure;
 use crate::past::Which;
 
 /// A call of this crate failed. Unless a variant says otherwise nothing changed on the spare.
@@ -59,6 +60,8 @@ pub enum AgentError {
         database: String,
         /// What happened, and what to do.
         reason: String,
+        /// Whether anything is wrong with it.
+        kind: CaptureFailure,
     },
     /// Everything is gone at once, which a missing mount looks like.
     #[error(

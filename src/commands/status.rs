@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use understudy_agent::daemon::{AgentStatus, DatasetState};
+use understudy_agent::databases::DatabaseState;
 use understudy_agent::{FuzzyOf, RetentionOf, Survey};
 use understudy_protocol::message::DatasetStatus;
 use understudy_protocol::{RelPath, escape};
@@ -194,6 +195,9 @@ fn agent_notes(dataset: &DatasetState, now_seconds: i64) -> Vec<String> {
             words::count(dataset.unsettled)
         ));
     }
+    for database in &dataset.databases {
+        note(database_note(database, now_seconds));
+    }
     if dataset.missed > 0 {
         note(format!(
             "{} found that nothing had told of",
@@ -201,6 +205,30 @@ fn agent_notes(dataset: &DatasetState, now_seconds: i64) -> Vec<String> {
         ));
     }
     notes
+}
+
+fn database_note(database: &DatabaseState, now_seconds: i64) -> String {
+    let name = escape(database.name.as_bytes());
+    let mut note = match database.dumped_seconds {
+        Some(dumped) => {
+            let age = words::span(now_seconds.saturating_sub(dumped).max(0));
+            format!("database {name}: the spare has the dump of {age} ago")
+        }
+        None => format!("database {name}: the spare has no dump yet"),
+    };
+    if database.failures > 0 {
+        let failures = words::counted(database.failures.into(), "time");
+        note.push_str(&format!("; IT COULD NOT BE TAKEN {failures} in a row"));
+    }
+    if database.writers_waited_seconds > 0.0 {
+        let waited = database.writers_waited_seconds;
+        note.push_str(&format!("; those who write waited {waited:.1} s for it"));
+    }
+    if database.misses > 0 {
+        let misses = words::counted(database.misses, "change");
+        note.push_str(&format!("; it had not told of {misses}"));
+    }
+    note
 }
 
 /// By the receiver's clock alone, so that two clocks never mix.

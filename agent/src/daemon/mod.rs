@@ -298,6 +298,7 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
         let ended = kind_of(&result);
         if ended != Ended::Busy {
             state.shown.cycle(&result);
+            state.shown.learn(&self.context.state, source);
         }
         self.schedule
             .ended(&source.dataset, began, Moment::now(), *interval, ended);

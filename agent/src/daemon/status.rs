@@ -14,6 +14,7 @@ use understudy_tree::watch::Method;
 use understudy_tree::{Directory, Mounts};
 
 use crate::clock::Moment;
+use crate::databases::DatabaseState;
 use crate::error::AgentError;
 use crate::sync::{LookedAt, SyncReport};
 use crate::{Source, clock};
@@ -80,6 +81,10 @@ pub struct DatasetState {
     pub unsettled: u64,
     /// Since when the oldest of these two kinds is so.
     pub troubled_since_seconds: Option<i64>,
+    /// Its databases, beside those among the files.
+    pub databases: Vec<DatabaseState>,
+    /// SQLite databases among the files that were captured in the last cycle.
+    pub sqlite_databases: u64,
 }
 
 impl AgentStatus {
@@ -209,12 +214,18 @@ impl DatasetState {
                 self.unreadable = report.unreadable.len() as u64;
                 self.unsettled = (report.unsettled.len() + report.fuzzy.len()) as u64;
                 self.troubled_since_seconds = report.troubled_since_seconds;
+                self.sqlite_databases = report.images;
             }
             Err(error) => {
                 self.error = Some(error.to_string());
                 self.failures += 1;
             }
         }
+    }
+
+    /// What is known of its databases.
+    pub(super) fn learn(&mut self, state: &Path, source: &Source) {
+        self.databases = DatabaseState::of_all(state, &source.dataset, &source.databases);
     }
 
     pub(super) fn describe(&mut self, source: &Source, method: &Method) {

@@ -9,7 +9,7 @@ use understudy_protocol::{DatasetName, Name, Timestamp};
 use super::keeper::{Difference, Keeper, Note, Shelf};
 use super::{Captive, Captured, Dump, Staying};
 use crate::clock;
-use crate::databases::{Capture, CaptureError, DatabaseSettings, OnFailure};
+use crate::databases::{Capture, CaptureError, CaptureFailure, DatabaseSettings, OnFailure};
 use crate::error::AgentError;
 use crate::{Cancel, Context, Source};
 
@@ -141,7 +141,7 @@ impl Taking<'_> {
         };
         let failures = shelf.count_failure()?;
         match self.source.on_database_failure {
-            OnFailure::ShipFiles { after } if failures >= after => {}
+            OnFailure::ShipFiles { after } if failures >= after && !is_not_now(&error) => {}
             _ => return Err(error),
         }
         let dataset = self.dataset;
@@ -251,20 +251,32 @@ impl Taking<'_> {
 
     fn name(&self, settings: &DatabaseSettings) -> Result<Name, AgentError> {
         let name = Name::new(settings.name.as_str());
-        name.map_err(|error| self.refused(settings, error.to_string()))
+        name.map_err(|error| self.refused(settings, error.to_string(), CaptureFailure::Failed))
     }
 
     fn failed(&self, settings: &DatabaseSettings, error: &CaptureError) -> AgentError {
-        self.refused(settings, error.text.clone())
+        self.refused(settings, error.text.clone(), error.kind)
     }
 
-    fn refused(&self, settings: &DatabaseSettings, reason: String) -> AgentError {
+    fn refused(
+        &self,
+        settings: &DatabaseSettings,
+        reason: String,
+        kind: CaptureFailure,
+    ) -> AgentError {
         AgentError::Database {
             dataset: self.dataset.clone(),
             database: settings.name.clone(),
             reason,
+            kind,
         }
     }
+}
+
+/// Whether nothing is wrong with a database: the next cycle takes it, or finds what is.
+fn is_not_now(error: &AgentError) -> bool {
+    let not_now = CaptureFailure::NotNow;
+    matches!(error, AgentError::Database { kind, .. } if *kind == not_now)
 }
 
 /// A dump of a database.

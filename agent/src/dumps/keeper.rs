@@ -129,6 +129,29 @@ impl Keeper {
 }
 
 impl Shelf {
+    /// Those of a database as they are, whoever works with them; `None` if there are none.
+    pub(crate) fn existing(
+        state: &Path,
+        dataset: &DatasetName,
+        database: &str,
+    ) -> Result<Option<Self>, AgentError> {
+        let home = Directory::open(state, Mounts::Cross)
+            .and_then(|state| state.open_directory(&name("databases")))
+            .and_then(|all| all.open_directory(&name(dataset.as_str())))
+            .and_then(|own| own.open_directory(&name(database)));
+        match home {
+            Ok(home) => Ok(Some(Self {
+                home,
+                path: state
+                    .join("databases")
+                    .join(dataset.as_str())
+                    .join(database),
+            })),
+            Err(error) if error.is_gone() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// What is known of the dump that the spare has.
     pub(crate) fn shipped(&self) -> Result<Option<Note>, AgentError> {
         match self.home.stat_if_present(&name("dump"))? {

@@ -3,6 +3,7 @@
 mod capture;
 mod difference;
 mod keeper;
+mod state;
 
 use understudy_protocol::{Name, Timestamp};
 use understudy_tree::Directory;
@@ -10,6 +11,7 @@ use understudy_tree::Directory;
 pub(crate) use capture::{Taking, begin};
 pub(crate) use difference::{Stretch, difference};
 pub use keeper::place;
+pub use state::DatabaseState;
 
 /// What was captured before a scan.
 #[derive(Debug)]

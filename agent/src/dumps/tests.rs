@@ -10,7 +10,9 @@ use understudy_databases::{Dump, Limits, Probe};
 use understudy_protocol::transport::in_process;
 use understudy_protocol::{ContentHash, DatasetName, ProtocolError};
 
-use crate::databases::{Capture, CaptureError, DatabaseSettings, OnFailure};
+use crate::databases::{
+    Capture, CaptureError, CaptureFailure, DatabaseSettings, DatabaseState, OnFailure,
+};
 use crate::scan::Trust;
 use crate::sync::{Carrying, Making, Patience, Reliance, SyncReport, Telling, cycle_in_two_tries};
 use crate::testing::{Stage, settle, spare};
@@ -26,6 +28,7 @@ struct State {
     token: String,
     is_settled: bool,
     fails: Option<String>,
+    is_not_now: bool,
     dumps: u32,
 }
 
@@ -36,6 +39,7 @@ impl Default for State {
             token: "1".to_owned(),
             is_settled: true,
             fails: None,
+            is_not_now: false,
             dumps: 0,
         }
     }
@@ -56,6 +60,10 @@ impl Capture for Engine {
         fs::write(into.join("always"), "the same").expect("write");
         fs::write(into.join("text"), &state.text).expect("write");
         match &state.fails {
+            Some(text) if state.is_not_now => Err(CaptureError {
+                text: text.clone(),
+                kind: CaptureFailure::NotNow,
+            }),
             Some(text) => Err(CaptureError::failed(text)),
             None => Ok(Dump::default()),
         }
@@ -250,9 +258,27 @@ fn a_database_that_cannot_be_taken_ends_the_cycle_or_is_left() {
     play.set(|state| state.fails = None);
     play.cycle();
     assert!(play.has("half"));
+    assert_eq!(state(&play).failures, 0);
     play.set(|state| state.fails = Some("again".to_owned()));
     play.set(|state| state.token = "3".to_owned());
     play.cycle_over(false).expect_err("counted anew");
+    assert_eq!(state(&play).failures, 1);
+    // Nothing is wrong with one that does not want to be dumped now.
+    play.set(|state| state.is_not_now = true);
+    for _ in 0..3 {
+        play.cycle_over(false).expect_err("not now");
+    }
+    let state = state(&play);
+    assert_eq!(state.failures, 4);
+    assert!(state.dumped_seconds.is_some());
+}
+
+/// What is told of its database.
+fn state(play: &Play) -> DatabaseState {
+    let source = &play.stage.source;
+    let state = play.stage.beside("state");
+    let states = DatabaseState::of_all(&state, &source.dataset, &source.databases);
+    states.into_iter().next().expect("one database")
 }
 
 #[test]

@@ -16,6 +16,7 @@ use understudy_tree::{Directory, Stat, crash_point};
 use crate::chain::Chain;
 use crate::clock::{self, Moment};
 use crate::conversation::{Conversation, unexpected};
+use crate::databases::CaptureFailure;
 use crate::error::AgentError;
 use crate::index::{Attended, Index, Meta, Reason};
 use crate::journal::Covered;
@@ -64,6 +65,7 @@ fn expect_captured(source: &Source, reliance: Reliance<'_>) -> Result<(), AgentE
             dataset: source.dataset.clone(),
             database: first.name.clone(),
             reason: "there is no process that captures databases, for the configuration had none when the agent was started: restart it".to_owned(),
+            kind: CaptureFailure::Failed,
         }),
         _ => Ok(()),
     }
