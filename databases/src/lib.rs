@@ -6,6 +6,7 @@
 pub mod command;
 mod error;
 pub mod mariadb;
+mod names;
 pub mod postgres;
 pub mod run;
 pub mod sqlite;

@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use crate::Dump;
 use crate::error::DatabaseError;
+use crate::names::file_name;
 use crate::postgres::clients::{Client, closest};
-use crate::postgres::contents::{CONTENTS, Contents, File, file_name};
+use crate::postgres::contents::{CONTENTS, Contents, File};
 use crate::postgres::facts::{Facts, Table};
 use crate::postgres::listing::{self, Listing};
 use crate::postgres::{APPLICATION, Postgres, archive, errors, facts};

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DatabaseError;
+use crate::names::escape;
 use crate::postgres::Postgres;
-use crate::postgres::contents::escape;
 
 /// Older ones have no 64-bit snapshots and are maintained by nobody.
 pub(super) const OLDEST: u32 = 13;
