@@ -1,7 +1,7 @@
 //! What would make a dump fail, or leave something out without a word.
 
 use crate::error::DatabaseError;
-use crate::mariadb::{Mariadb, identifier};
+use crate::mariadb::{Mariadb, identifier, literal};
 
 /// Rights that a dump needs, and whether it leaves something out silently without it.
 const RIGHTS: [(&str, bool); 5] = [
@@ -54,7 +54,22 @@ impl Mariadb {
             ));
         }
         found.extend(self.crashed(&others)?);
+        found.extend(self.broken_views()?);
         Ok(found)
+    }
+
+    /// Views of which nobody can say what they have.
+    fn broken_views(&self) -> Result<Vec<String>, DatabaseError> {
+        let database = &self.settings.database;
+        let views = self.ask(&format!(
+            "SELECT table_name FROM information_schema.views WHERE table_schema={} ORDER BY table_name;",
+            literal(database)
+        ))?;
+        let shown = views.into_iter().flatten().map(|view| {
+            let view = format!("{}.{}", identifier(database), identifier(&view));
+            self.ask(&format!("SHOW FIELDS FROM {view};")).err()
+        });
+        Ok(shown.flatten().map(|error| error.to_string()).collect())
     }
 
     /// What a dump would leave out, with exit code 0.

@@ -17,7 +17,7 @@ use crate::mariadb::{Mariadb, errors, literal};
 const TRIES: usize = 3;
 /// A table was altered or dropped while it was dumped.
 const ALTERED: [u32; 2] = [1412, 1146];
-const FLAGS: [&str; 11] = [
+const FLAGS: [&str; 12] = [
     "--quick",
     "--skip-dump-date",
     "--order-by-primary",
@@ -29,6 +29,8 @@ const FLAGS: [&str; 11] = [
     "--tz-utc",
     "--max-allowed-packet=1G",
     "--no-tablespaces",
+    // A table whose default is of a sequence cannot be filled while it is locked.
+    "--skip-add-locks",
 ];
 
 impl Mariadb {
@@ -38,12 +40,14 @@ impl Mariadb {
             return Err(DatabaseError::Unsupported(silent.join("; ")));
         }
         let (character_set, collation) = self.character_set()?;
+        let database = &self.settings.database;
         for attempt in 1.. {
             let others = self.not_transactional()?;
             let started = Instant::now();
             match self.try_dump(into, !others.is_empty()) {
                 Ok(split) => {
-                    let contents = Contents::new(character_set, collation, split.parts);
+                    let contents =
+                        Contents::new(database.clone(), character_set, collation, split.parts);
                     contents.write(into)?;
                     return Ok(described(split.rows, &others, started.elapsed()));
                 }
@@ -101,7 +105,7 @@ impl Mariadb {
     pub(super) fn not_transactional(&self) -> Result<Vec<String>, DatabaseError> {
         let answer = self.ask(&format!(
             "SELECT table_name FROM information_schema.tables WHERE table_schema={} AND \
-             table_type='BASE TABLE' AND (engine IS NULL OR engine<>'InnoDB') ORDER BY table_name;",
+             table_type IN ('BASE TABLE','SYSTEM VERSIONED') AND (engine IS NULL OR engine<>'InnoDB') ORDER BY table_name;",
             literal(&self.settings.database)
         ))?;
         Ok(answer.into_iter().flatten().collect())

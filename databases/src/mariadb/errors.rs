@@ -3,7 +3,7 @@
 use crate::error::DatabaseError;
 
 /// Numbers of the server's and the client's errors, and what to do.
-const REMEDIES: [(&[u32], &str); 7] = [
+const REMEDIES: [(&[u32], &str); 9] = [
     (
         &[2002, 2003],
         "The server does not answer: start it, or correct `socket` or `host`",
@@ -27,6 +27,15 @@ const REMEDIES: [(&[u32], &str); 7] = [
     (
         &[2013, 2006, 1927, 1317],
         "The server ended the connection: it was stopped or has crashed, or somebody killed the session; look into its log. The next cycle tries again",
+    ),
+    (
+        &[1370],
+        "A view calls a function that the account may not run: GRANT EXECUTE on the database to it",
+    ),
+    (
+        &[1356],
+        "A view refers to a table, a column or a function that is not there, or its definer lacks a right: correct or DROP the view; until then \
+         nothing of this database is dumped",
     ),
     (
         &[1449],

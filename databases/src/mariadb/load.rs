@@ -1,125 +1,252 @@
 //! Loading a dump in place of what is there.
 //!
-//! Tables are loaded into `NAME__next` and then moved by one RENAME TABLE, at which nobody sees some of the old and some of the new; those of
-//! before are in `NAME__previous` until the next load. Triggers, views, routines and events cannot be moved: those of before are removed just
-//! before that, and the new ones are made just after it. In between, readers find no views and routines, and writers no triggers. What a
-//! killed load has left behind is removed by the next one, which can be made at any time.
+//! Everything but events is loaded into `NAME__next` first, which proves that it can be. Then the tables take the place of those of before by one
+//! RENAME TABLE, at which nobody sees some of the old and some of the new; those of before are in `NAME__previous` until the next load. Triggers,
+//! views, routines and events cannot be moved: those of before are removed just before that, and the new ones are made just after it. In
+//! between, readers find no views and routines, and writers no triggers.
+//!
+//! A load may be killed anywhere and made again, with this dump or another one. A table that the same RENAME moves into `NAME__previous` says
+//! that what is in place is not finished: as long as it is there, `NAME__previous` stays as it is, and what is replaced goes to `NAME__undone`
+//! and is removed at the end. Sessions of a load whose process was killed may go on for a while: they hold a lock by which the next load
+//! finds and ends them, and do nothing any more without the table that names their load.
 
-use std::fs::File;
-use std::io::{Cursor, Read};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::error::DatabaseError;
 use crate::mariadb::parts::{Contents, Kind};
-use crate::mariadb::{Mariadb, errors, identifier, literal};
+use crate::mariadb::{Mariadb, errors, identifier, literal, own};
 
-const SANDBOX: &[u8] = b"/*M!999999\\- enable the sandbox mode */";
-const LOADED: &str = "understudy has loaded it";
-/// The first releases whose client knows the sandbox.
-const SANDBOXED: [(u32, u32, u32); 7] = [
-    (10, 5, 25),
-    (10, 6, 18),
-    (10, 11, 8),
-    (11, 0, 6),
-    (11, 1, 5),
-    (11, 2, 4),
-    (11, 4, 2),
-];
+/// Longer names are refused by the engine.
+const NAME_CHARACTERS: usize = 64;
+const ENGINES: [&str; 4] = ["mysql", "information_schema", "performance_schema", "sys"];
+/// In `NAME__previous`: the tables in place are new, and not everything that belongs to them is there yet.
+const UNFINISHED: &str = "understudy_unfinished";
+/// What the server is given to understand, and does not, if the lock is somebody else's.
+const OTHER_LOAD: &str = "another load of this database goes on";
+
+/// The names that belong to one load.
+pub(super) struct Names<'a> {
+    pub(super) name: &'a str,
+    pub(super) next: String,
+    previous: String,
+    undone: String,
+    /// Of every session that loads it.
+    lock: String,
+    /// A table in `next`, of this load alone.
+    token: String,
+}
+
+impl<'a> Names<'a> {
+    fn new(name: &'a str) -> Result<Self, DatabaseError> {
+        let named = |suffix: &str| format!("{name}__{suffix}");
+        let (next, previous, undone) = (named("next"), named("previous"), named("undone"));
+        let is_engines = ENGINES
+            .iter()
+            .any(|engines| name.eq_ignore_ascii_case(engines));
+        let is_too_long = previous.chars().count() > NAME_CHARACTERS;
+        if name.is_empty()
+            || name.contains('\0')
+            || name.ends_with(' ')
+            || is_engines
+            || is_too_long
+        {
+            return Err(DatabaseError::Unsupported(format!(
+                "no database can be loaded as `{name}`: a name is needed that is not the engine's own, does not end with a space and is at most {} \
+                 characters long, for others are made of it (`{previous}`)",
+                NAME_CHARACTERS + name.len() - previous.len()
+            )));
+        }
+        let hash = blake3::hash(name.as_bytes()).to_hex();
+        Ok(Self {
+            name,
+            next,
+            previous,
+            undone,
+            lock: format!("understudy load {}", &hash[..32]),
+            token: format!("understudy_{}", token()),
+        })
+    }
+
+    /// Begins a session of this load, which is the only one from then on, or fails.
+    fn begin(&self, wait: Duration) -> String {
+        format!(
+            "SET @understudy=IF(GET_LOCK({},{})=1,'DO 0',{});PREPARE understudy FROM @understudy;EXECUTE understudy;\n",
+            literal(&self.lock),
+            wait.as_secs().max(1),
+            literal(OTHER_LOAD),
+        )
+    }
+
+    /// Begins a session in which this load goes on, if no other one has taken its place.
+    pub(super) fn go_on(&self, wait: Duration) -> String {
+        let (next, token) = (identifier(&self.next), identifier(&self.token));
+        let begin = self.begin(wait);
+        format!("{begin}SELECT 1 FROM {next}.{token} LIMIT 0;\n")
+    }
+
+    /// What an error of a session means.
+    pub(super) fn explain(&self, error: DatabaseError) -> DatabaseError {
+        let is_other = |said: &str| said.contains(OTHER_LOAD) || said.contains(&self.token);
+        match &error {
+            DatabaseError::Failed { said, .. } if is_other(said) => DatabaseError::NotNow(format!(
+                "another load of the database `{}` goes on, and has taken the place of this one. Load again when it has ended",
+                self.name
+            )),
+            _ => errors::explain(error, self.name),
+        }
+    }
+}
+
+/// Not the one of any other load.
+fn token() -> String {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.unwrap_or_default().as_nanos();
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let unique = format!("{now} {} {number}", std::process::id());
+    blake3::hash(unique.as_bytes()).to_hex()[..24].to_owned()
+}
 
 impl Mariadb {
     pub(super) fn load_dump(&self, from: &Path, name: &str) -> Result<(), DatabaseError> {
         let contents = Contents::read(from)?;
-        let (next, previous) = (format!("{name}__next"), format!("{name}__previous"));
+        let names = Names::new(name)?;
+        self.end_abandoned(&names)?;
         let sort = format!(
             "CHARACTER SET {} COLLATE {}",
             identifier(&contents.character_set),
             identifier(&contents.collation)
         );
-        let (schema, scratch, old) = (identifier(name), identifier(&next), identifier(&previous));
-        self.run(&format!(
-            "DROP DATABASE IF EXISTS {scratch}; CREATE DATABASE {scratch} {sort};"
-        ))?;
-        self.pour(
-            from,
-            &contents,
-            &next,
-            &[Kind::Head, Kind::Table, Kind::Tail],
+        let (next, undone, token) = (
+            identifier(&names.next),
+            identifier(&names.undone),
+            identifier(&names.token),
+        );
+        self.work(
+            &names,
+            &names.begin(self.limits.probe),
+            &format!(
+                "DROP DATABASE IF EXISTS {next}; DROP DATABASE IF EXISTS {undone}; CREATE DATABASE {next} {sort}; \
+                 CREATE TABLE {next}.{token} (a INT);"
+            ),
         )?;
-        self.run(&format!(
-            "CREATE DATABASE IF NOT EXISTS {schema} {sort}; ALTER DATABASE {schema} {sort}; \
-             DROP DATABASE IF EXISTS {old}; CREATE DATABASE {old} {sort};"
+        self.pour(from, &contents, &names, &names.next, &TABLES)?;
+        self.pour(from, &contents, &names, &names.next, &REHEARSED)?;
+        self.swap(&names, &sort)?;
+        self.pour(from, &contents, &names, name, &OTHERS)?;
+        let previous = identifier(&names.previous);
+        let unfinished = identifier(UNFINISHED);
+        self.work_on(
+            &names,
+            &format!(
+                "DROP TABLE IF EXISTS {previous}.{unfinished}; DROP DATABASE IF EXISTS {undone}; DROP DATABASE {next};"
+            ),
+        )
+    }
+
+    /// With what was kept of it.
+    pub(super) fn remove(&self, name: &str) -> Result<(), DatabaseError> {
+        let names = Names::new(name)?;
+        self.end_abandoned(&names)?;
+        let all = [&*names.next, &*names.undone, &*names.previous, name];
+        let drops = all.map(|name| format!("DROP DATABASE IF EXISTS {};", identifier(name)));
+        self.work(&names, &names.begin(self.limits.probe), &drops.concat())
+    }
+
+    /// Puts the tables in their place.
+    fn swap(&self, names: &Names<'_>, sort: &str) -> Result<(), DatabaseError> {
+        let (schema, previous) = (identifier(names.name), identifier(&names.previous));
+        let marked = self.ask(&format!(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema={} AND table_name={};",
+            literal(&names.previous),
+            literal(UNFINISHED)
         ))?;
-        let mut moves = Vec::new();
-        for (source, target) in [(name, &*previous), (&*next, name)] {
+        let (aside, make) = match marked.is_empty() {
+            true => (
+                &names.previous,
+                format!("DROP DATABASE IF EXISTS {previous}; CREATE DATABASE {previous} {sort};"),
+            ),
+            false => (
+                &names.undone,
+                format!("CREATE DATABASE {} {sort};", identifier(&names.undone)),
+            ),
+        };
+        // First, for an engine that does not move all at once moves it before anything else.
+        let mut moves = vec![format!(
+            "{}.{} TO {}.{}",
+            identifier(&names.next),
+            identifier(&names.token),
+            identifier(aside),
+            identifier(UNFINISHED)
+        )];
+        for (source, target) in [(names.name, aside.as_str()), (&names.next, names.name)] {
             for table in self.movable(source)? {
+                if table == names.token {
+                    continue;
+                }
                 let (from, to, table) =
                     (identifier(source), identifier(target), identifier(&table));
                 moves.push(format!("{from}.{table} TO {to}.{table}"));
             }
         }
-        let mut swap = self.removals(name)?;
-        swap.push_str("SET foreign_key_checks=0;");
-        if !moves.is_empty() {
-            swap.push_str(&format!("RENAME TABLE {};", moves.join(",")));
-        }
-        self.run(&swap)?;
-        let others = [
-            Kind::Head,
-            Kind::Triggers,
-            Kind::ViewStandIn,
-            Kind::View,
-            Kind::Events,
-            Kind::Routines,
-            Kind::Tail,
-        ];
-        self.pour(from, &contents, name, &others)?;
-        self.run(&format!("DROP DATABASE IF EXISTS {scratch};"))
+        let removals = [self.removals(&names.next)?, self.removals(names.name)?].concat();
+        self.work_on(
+            names,
+            &format!(
+                "CREATE DATABASE IF NOT EXISTS {schema} {sort}; ALTER DATABASE {schema} {sort}; {make} {removals} SET foreign_key_checks=0; \
+                 RENAME TABLE {}; CREATE TABLE {}.{} (a INT);",
+                moves.join(","),
+                identifier(&names.next),
+                identifier(&names.token)
+            ),
+        )?;
+        let defaults = self.defaults(names)?;
+        self.work_on(names, &defaults)
     }
 
-    /// Runs the parts of these kinds in one session.
-    fn pour(
-        &self,
-        from: &Path,
-        contents: &Contents,
-        into: &str,
-        kinds: &[Kind],
-    ) -> Result<(), DatabaseError> {
-        let begin = format!("USE {};\n", identifier(into));
-        let mut input: Box<dyn Read + Send> = Box::new(Cursor::new(begin));
-        let knows_sandbox = self.knows_sandbox()?;
-        for part in contents
-            .parts
-            .iter()
-            .filter(|part| kinds.contains(&part.kind))
-        {
-            let path = from.join(&part.file);
-            if part.kind == Kind::Head && !knows_sandbox {
-                let cannot = |error| DatabaseError::file("read", &path, error);
-                let head = without_sandbox(std::fs::read(&path).map_err(cannot)?);
-                input = Box::new(input.chain(Cursor::new(head)));
-                continue;
+    /// Until no session holds the lock.
+    fn end_abandoned(&self, names: &Names<'_>) -> Result<(), DatabaseError> {
+        let lock = literal(&names.lock);
+        let started = Instant::now();
+        loop {
+            let holder = self.ask(&format!("SELECT IFNULL(IS_USED_LOCK({lock}),'');"))?;
+            let holder = holder.into_iter().flatten().next().unwrap_or_default();
+            if holder.parse::<u64>().is_err() {
+                return Ok(());
             }
-            input = Box::new(input.chain(Late(path, None)));
+            match self.ask(&format!("KILL {holder};")) {
+                // It has ended by itself.
+                Err(error) if errors::has_number(&error, &[1094]) => {}
+                Err(error) => return Err(error),
+                Ok(_) => {}
+            }
+            if started.elapsed() > self.limits.probe.max(Duration::from_secs(60)) {
+                return Err(DatabaseError::NotNow(format!(
+                    "another load of the database `{}` goes on and cannot be ended: it is the session {holder} in SHOW PROCESSLIST",
+                    names.name
+                )));
+            }
+            std::thread::park_timeout(Duration::from_millis(10));
         }
-        // Proves that everything was read to here, and not only that what was read was right.
-        input = Box::new(input.chain(Cursor::new(format!("\nSELECT '{LOADED}';\n"))));
-        let client = self.sql_client(self.limits.load).input_stream(input);
-        let answer = client
-            .answer()
-            .map_err(|error| errors::explain(error, into))?;
-        match String::from_utf8_lossy(&answer).contains(LOADED) {
-            true => Ok(()),
-            false => Err(DatabaseError::Incomplete(format!(
-                "the dump in `{}` was not read to its end into the database `{into}`: a file of it is missing or cannot be read",
-                from.display()
-            ))),
-        }
+    }
+
+    fn work_on(&self, names: &Names<'_>, statements: &str) -> Result<(), DatabaseError> {
+        self.work(names, &names.go_on(self.limits.probe), statements)
+    }
+
+    fn work(&self, names: &Names<'_>, begin: &str, statements: &str) -> Result<(), DatabaseError> {
+        let input = format!("{begin}{statements}\n");
+        let client = self.sql_client(self.limits.load).input(input);
+        let worked = client.answer();
+        worked.map(drop).map_err(|error| names.explain(error))
     }
 
     fn movable(&self, database: &str) -> Result<Vec<String>, DatabaseError> {
         let answer = self.ask(&format!(
             "SELECT table_name FROM information_schema.tables WHERE table_schema={} \
-             AND table_type IN ('BASE TABLE','SEQUENCE') ORDER BY table_name;",
+             AND table_type IN ('BASE TABLE','SEQUENCE','SYSTEM VERSIONED') ORDER BY table_name;",
             literal(database)
         ))?;
         Ok(answer.into_iter().flatten().collect())
@@ -142,61 +269,46 @@ impl Mariadb {
         Ok(rows.into_iter().map(statement).collect())
     }
 
-    fn knows_sandbox(&self) -> Result<bool, DatabaseError> {
-        let client = self.client(["mariadb", "mysql"], &["--version"], self.limits.probe);
-        let said = client.answer()?;
-        Ok(knows_sandbox(&String::from_utf8_lossy(&said)))
+    /// Statements that give defaults the sequences of the database that their tables are in now.
+    fn defaults(&self, names: &Names<'_>) -> Result<String, DatabaseError> {
+        let rows = self.ask(&format!(
+            "SELECT table_name,column_name,column_default FROM information_schema.columns WHERE table_schema={} \
+             AND extra NOT LIKE '%GENERATED%' AND column_default LIKE '%val(%';",
+            literal(names.name)
+        ))?;
+        let schema = identifier(names.name);
+        let mut statements = String::new();
+        for row in rows {
+            let [table, column, default] = &row[..] else {
+                continue;
+            };
+            let new = own::renamed(default.as_bytes(), &names.next, names.name);
+            let new = String::from_utf8_lossy(&new);
+            if new != *default {
+                let (table, column) = (identifier(table), identifier(column));
+                statements.push_str(&format!(
+                    "ALTER TABLE {schema}.{table} ALTER COLUMN {column} SET DEFAULT ({new});"
+                ));
+            }
+        }
+        Ok(statements)
     }
 }
 
-fn knows_sandbox(said: &str) -> bool {
-    let Some((before, _)) = said.split_once("-MariaDB") else {
-        return false;
-    };
-    let version = before.rsplit([' ', '-']).next().unwrap_or_default();
-    let numbers: Vec<u32> = version.split('.').flat_map(str::parse).collect();
-    let [major, minor, patch] = numbers[..] else {
-        return false;
-    };
-    let is_of = |first: &&(u32, u32, u32)| (first.0, first.1) == (major, minor);
-    match SANDBOXED.iter().find(is_of) {
-        Some(first) => patch >= first.2,
-        None => (major, minor) > (11, 4),
-    }
-}
-
-fn without_sandbox(head: Vec<u8>) -> Vec<u8> {
-    let end = head.iter().position(|byte| *byte == b'\n');
-    match (head.starts_with(SANDBOX), end) {
-        (true, Some(end)) => head[end + 1..].to_vec(),
-        _ => head,
-    }
-}
-
-/// A file that is opened when it is its turn: a dump may have more of them than can be open at once.
-struct Late(std::path::PathBuf, Option<File>);
-
-impl Read for Late {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let file = match &mut self.1 {
-            Some(file) => file,
-            unopened => unopened.insert(File::open(&self.0)?),
-        };
-        file.read(buffer)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_clients_that_know_the_sandbox_are_given_it() {
-        assert!(knows_sandbox(
-            "mariadb  Ver 15.1 Distrib 10.11.19-MariaDB, for debian-linux-gnu"
-        ));
-        assert!(knows_sandbox("mariadb from 11.8.1-MariaDB, client 15.2"));
-        assert!(!knows_sandbox("mysql  Ver 15.1 Distrib 10.3.39-MariaDB"));
-        assert!(!knows_sandbox("mysql  Ver 8.0.36 for Linux"));
-    }
-}
+const TABLES: [Kind; 3] = [Kind::Sequences, Kind::Table, Kind::Tail];
+/// An event would run there.
+const REHEARSED: [Kind; 5] = [
+    Kind::Triggers,
+    Kind::ViewStandIn,
+    Kind::View,
+    Kind::Routines,
+    Kind::Tail,
+];
+const OTHERS: [Kind; 6] = [
+    Kind::Triggers,
+    Kind::ViewStandIn,
+    Kind::View,
+    Kind::Events,
+    Kind::Routines,
+    Kind::Tail,
+];

@@ -1,15 +1,18 @@
 //! MariaDB and MySQL, by their own client programs: `mariadb-dump` and `mariadb`, or `mysqldump` and `mysql`.
 //!
-//! Passwords are left to an option file of the engine, or not needed where the account is of the system's user. The names `NAME__next` and
-//! `NAME__previous` belong to what is loaded as `NAME`.
+//! Passwords are left to an option file of the engine, or not needed where the account is of the system's user. The names `NAME__next`,
+//! `NAME__previous` and `NAME__undone` belong to what is loaded as `NAME`.
 
 mod check;
 mod dump;
 mod errors;
 mod load;
+mod own;
 mod parts;
+mod pour;
 mod probe;
 mod split;
+mod statements;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -103,19 +106,11 @@ impl Mariadb {
         Ok(lines.lines().map(fields).collect())
     }
 
-    /// Does something that may take as long as a load.
-    fn run(&self, statements: &str) -> Result<(), DatabaseError> {
-        let client = self.sql_client(self.limits.load).input(statements);
-        let done = client.answer();
-        done.map_err(|error| errors::explain(error, &self.settings.database))?;
-        Ok(())
-    }
-
     /// The base tables of a database, in order.
     fn tables(&self, database: &str) -> Result<Vec<String>, DatabaseError> {
         let answer = self.ask(&format!(
             "SELECT table_name FROM information_schema.tables WHERE table_schema={} \
-             AND table_type='BASE TABLE' ORDER BY table_name;",
+             AND table_type IN ('BASE TABLE','SYSTEM VERSIONED') ORDER BY table_name;",
             literal(database)
         ))?;
         Ok(answer.into_iter().flatten().collect())
@@ -139,8 +134,9 @@ impl Database for Mariadb {
         self.load_dump(from, name)
     }
 
+    /// With `NAME__next`, `NAME__undone` and `NAME__previous`.
     fn drop_database(&self, name: &str) -> Result<(), DatabaseError> {
-        self.run(&format!("DROP DATABASE IF EXISTS {};", identifier(name)))
+        self.remove(name)
     }
 
     fn count(&self, name: &str) -> Result<BTreeMap<String, u64>, DatabaseError> {

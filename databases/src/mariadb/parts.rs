@@ -1,4 +1,4 @@
-//! `contents.json`: the files of a dump in their order, and the names of files.
+//! `contents.json`: the files of a dump in their order, and which is which.
 
 #![expect(
     clippy::disallowed_methods,
@@ -10,18 +10,18 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DatabaseError;
+use crate::names::{escape, file_name};
 
 const CONTENTS: &str = "contents.json";
 const FORMAT: u32 = 1;
-/// A longer name ends with a hash.
-const NAME_BYTES: usize = 180;
 
 /// What a part of a dump is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Kind {
-    /// Settings of the session; sequences.
+    /// Settings of the session.
     Head,
+    Sequences,
     Table,
     Triggers,
     /// A stand-in for a view, so that other views can be made.
@@ -49,6 +49,8 @@ pub(super) struct Part {
 #[serde(deny_unknown_fields)]
 pub(super) struct Contents {
     format: u32,
+    /// Its name, which the engine writes into what it says of defaults and views.
+    pub(super) database: String,
     /// Of the database itself.
     pub(super) character_set: String,
     pub(super) collation: String,
@@ -56,9 +58,15 @@ pub(super) struct Contents {
 }
 
 impl Contents {
-    pub(super) fn new(character_set: String, collation: String, parts: Vec<Part>) -> Self {
+    pub(super) fn new(
+        database: String,
+        character_set: String,
+        collation: String,
+        parts: Vec<Part>,
+    ) -> Self {
         Self {
             format: FORMAT,
+            database,
             character_set,
             collation,
             parts,
@@ -90,10 +98,11 @@ impl Contents {
     }
 }
 
-/// The file of a part: reversible up to its greatest length.
-pub(super) fn file_name(kind: Kind, name: &str) -> String {
+/// The file of a part.
+pub(super) fn file(kind: Kind, name: &str) -> String {
     let prefix = match kind {
         Kind::Head => return "head.sql".to_owned(),
+        Kind::Sequences => return "sequences.sql".to_owned(),
         Kind::Tail => return "tail.sql".to_owned(),
         Kind::Events => return "events.sql".to_owned(),
         Kind::Routines => return "routines.sql".to_owned(),
@@ -102,19 +111,5 @@ pub(super) fn file_name(kind: Kind, name: &str) -> String {
         Kind::ViewStandIn => "stand-in",
         Kind::View => "view",
     };
-    let mut escaped = String::new();
-    for byte in name.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-' => {
-                escaped.push(char::from(byte));
-            }
-            _ => escaped.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    if escaped.len() > NAME_BYTES {
-        let hash = blake3::hash(name.as_bytes()).to_hex();
-        escaped.truncate(NAME_BYTES - 33);
-        escaped = format!("{escaped}-{}", &hash[..32]);
-    }
-    format!("{prefix}.{escaped}.sql")
+    file_name(&format!("{prefix}.{}", escape(name.as_bytes())), ".sql")
 }

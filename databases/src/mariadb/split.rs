@@ -11,11 +11,14 @@ use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::DatabaseError;
-use crate::mariadb::parts::{Kind, Part, file_name};
+use crate::mariadb::parts::{self, Kind, Part};
+use crate::mariadb::statements::Statements;
 
 /// So much of a line tells what it is.
 const LINE_BYTES: u64 = 16 << 10;
 const BUFFER_BYTES: usize = 256 << 10;
+/// A name has at most 64 characters.
+const NAME_LINES: usize = 64;
 
 /// What was found in a dump.
 #[derive(Debug, Default)]
@@ -50,16 +53,26 @@ struct Splitter<'a> {
     file: BufWriter<File>,
     found: Split,
     used: BTreeSet<String>,
-    /// A line `--` that belongs to what comes after it.
-    held: bool,
+    /// A line `--`, and a heading that goes on, which belong to what comes after them.
+    held: Vec<u8>,
     is_line_start: bool,
-    is_delimited: bool,
-    rows: Rows,
+    statements: Statements,
+    /// Of the INSERT that is being read.
+    rows: Option<Rows>,
+}
+
+/// What lines of a comment begin.
+enum Heading {
+    /// A part.
+    Of(Kind, String),
+    /// Its name has a line break, and goes on.
+    Unfinished,
+    Nothing,
 }
 
 impl<'a> Splitter<'a> {
     fn new(into: &'a Path) -> Result<Self, DatabaseError> {
-        let head = file_name(Kind::Head, "");
+        let head = parts::file(Kind::Head, "");
         let path = into.join(&head);
         let file = create(&path)?;
         let part = Part {
@@ -76,88 +89,94 @@ impl<'a> Splitter<'a> {
                 ..Split::default()
             },
             used: BTreeSet::from([head]),
-            held: false,
+            held: Vec::new(),
             is_line_start: true,
-            is_delimited: false,
-            rows: Rows::default(),
+            statements: Statements::new(),
+            rows: None,
         })
     }
 
     /// A line, or a part of one.
     fn piece(&mut self, bytes: &[u8]) -> Result<(), DatabaseError> {
         let is_line_start = std::mem::replace(&mut self.is_line_start, bytes.ends_with(b"\n"));
-        if self.rows.is_inside() {
-            self.count(bytes);
-            return self.write(bytes);
+        // Nothing within a statement, or a string, begins a part.
+        if is_line_start && self.statements.is_between() {
+            return self.line_between(bytes);
         }
-        if !is_line_start {
-            return self.write(bytes);
-        }
-        if bytes.starts_with(b"DELIMITER ") {
-            self.is_delimited = bytes != b"DELIMITER ;\n";
-        }
-        if !self.is_delimited {
-            if let Some((kind, name)) = self.boundary(bytes) {
-                self.begin(kind, name)?;
-            } else if bytes == b"--\n" && !self.held {
-                self.held = true;
-                return Ok(());
-            }
-            if bytes.starts_with(b"INSERT INTO ") {
-                self.rows = Rows::begin();
-                self.count(bytes);
-            }
-        }
+        self.read_on(bytes);
+        self.write(bytes)
+    }
+
+    /// The begin of a line between two statements.
+    fn line_between(&mut self, bytes: &[u8]) -> Result<(), DatabaseError> {
         self.found.is_whole = match bytes {
             b"\n" => self.found.is_whole,
             line => line.starts_with(b"-- Dump completed"),
         };
+        if !self.held.is_empty() {
+            let is_comment = bytes.starts_with(b"--");
+            if is_comment {
+                self.held.extend_from_slice(bytes);
+                match heading(&self.held) {
+                    Heading::Unfinished => return Ok(()),
+                    Heading::Of(kind, name) => self.begin(kind, name)?,
+                    Heading::Nothing => {}
+                }
+            }
+            let held = std::mem::take(&mut self.held);
+            self.write(&held)?;
+            if is_comment {
+                return Ok(());
+            }
+        }
+        if bytes == b"--\n" {
+            self.held.extend_from_slice(bytes);
+            return Ok(());
+        }
+        if self.statements.command(bytes) {
+            return self.write(bytes);
+        }
+        if let Some((kind, name)) = self.without_heading(bytes) {
+            self.begin(kind, name)?;
+        }
+        if bytes.starts_with(b"INSERT INTO ") {
+            self.rows = Some(Rows::default());
+        }
+        self.read_on(bytes);
         self.write(bytes)
     }
 
-    fn count(&mut self, bytes: &[u8]) {
-        let rows = self.rows.feed(bytes);
+    /// Follows the statements, and counts rows.
+    fn read_on(&mut self, bytes: &[u8]) {
+        let Some(mut counter) = self.rows.take() else {
+            return self.statements.feed(bytes, |_| {});
+        };
+        let mut rows = 0;
+        self.statements
+            .feed(bytes, |byte| rows += u64::from(counter.is_row(byte)));
         if let Some(part) = self.found.parts.last()
             && part.kind == Kind::Table
         {
             *self.found.rows.entry(part.name.clone()).or_default() += rows;
         }
+        if !self.statements.is_between() {
+            self.rows = Some(counter);
+        }
     }
 
-    /// What begins with this line.
-    fn boundary(&self, line: &[u8]) -> Option<(Kind, String)> {
-        const HEADINGS: [(&str, Kind); 5] = [
-            ("-- Table structure for table ", Kind::Table),
-            ("-- Temporary table structure for view ", Kind::ViewStandIn),
-            ("-- Temporary view structure for view ", Kind::ViewStandIn),
-            ("-- Final view structure for view ", Kind::View),
-            ("-- Dumping events for database ", Kind::Events),
-        ];
-        let line = String::from_utf8_lossy(line);
-        if self.held {
-            if line.starts_with("-- Dumping routines for database ") {
-                return Some((Kind::Routines, String::new()));
-            }
-            let (heading, kind) = HEADINGS
-                .iter()
-                .find(|(heading, _)| line.starts_with(heading))?;
-            let name = match kind {
-                Kind::Events => String::new(),
-                _ => unquote(line[heading.len()..].trim_end_matches('\n')),
-            };
-            return Some((*kind, name));
-        }
+    /// What begins with this line, without a comment that says so.
+    fn without_heading(&self, line: &[u8]) -> Option<(Kind, String)> {
         let part = self.found.parts.last()?;
-        if part.kind == Kind::Table && line.starts_with("/*!50003 SET @saved_cs_client") {
+        if part.kind == Kind::Table && line.starts_with(b"/*!50003 SET @saved_cs_client") {
             return Some((Kind::Triggers, part.name.clone()));
         }
-        line.starts_with("/*!40103 SET TIME_ZONE=@OLD_TIME_ZONE")
+        line.starts_with(b"/*!40103 SET TIME_ZONE=@OLD_TIME_ZONE")
             .then_some((Kind::Tail, String::new()))
     }
 
     /// A second part of one name stays in the part before.
     fn begin(&mut self, kind: Kind, name: String) -> Result<(), DatabaseError> {
-        let file = file_name(kind, &name);
+        let file = parts::file(kind, &name);
         if !self.used.insert(file.clone()) {
             return Ok(());
         }
@@ -172,14 +191,7 @@ impl<'a> Splitter<'a> {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), DatabaseError> {
-        let held: &[u8] = match std::mem::take(&mut self.held) {
-            true => b"--\n",
-            false => b"",
-        };
-        let written = self
-            .file
-            .write_all(held)
-            .and_then(|()| self.file.write_all(bytes));
+        let written = self.file.write_all(bytes);
         written.map_err(|error| cannot_write(&self.path, error))
     }
 
@@ -189,11 +201,47 @@ impl<'a> Splitter<'a> {
     }
 
     fn end(mut self) -> Result<Split, DatabaseError> {
-        if self.held {
-            self.write(b"")?;
-        }
+        let held = std::mem::take(&mut self.held);
+        self.write(&held)?;
         self.flush()?;
+        self.found.is_whole &= self.statements.is_between();
         Ok(self.found)
+    }
+}
+
+/// What the lines `--` and those after it begin.
+fn heading(lines: &[u8]) -> Heading {
+    const HEADINGS: [(&str, Kind); 7] = [
+        ("Sequence structure for ", Kind::Sequences),
+        ("Table structure for table ", Kind::Table),
+        ("Temporary table structure for view ", Kind::ViewStandIn),
+        ("Temporary view structure for view ", Kind::ViewStandIn),
+        ("Final view structure for view ", Kind::View),
+        ("Dumping events for database ", Kind::Events),
+        ("Dumping routines for database ", Kind::Routines),
+    ];
+    let lines = String::from_utf8_lossy(lines);
+    let Some(text) = lines
+        .strip_prefix("--\n-- ")
+        .and_then(|text| text.strip_suffix('\n'))
+    else {
+        return Heading::Nothing;
+    };
+    let found = HEADINGS
+        .iter()
+        .find_map(|(heading, kind)| Some((*kind, text.strip_prefix(heading)?)));
+    let Some((kind, name)) = found else {
+        return Heading::Nothing;
+    };
+    match kind {
+        Kind::Sequences | Kind::Events | Kind::Routines => Heading::Of(kind, String::new()),
+        _ if !name.starts_with('`') => Heading::Of(kind, name.to_owned()),
+        // Each line of a name is a comment of its own.
+        _ => match name.matches('`').count() % 2 {
+            0 => Heading::Of(kind, unquote(&name.replace("\n-- ", "\n"))),
+            _ if name.lines().count() > NAME_LINES => Heading::Nothing,
+            _ => Heading::Unfinished,
+        },
     }
 }
 
@@ -216,61 +264,32 @@ fn unquote(name: &str) -> String {
     }
 }
 
-/// Counts the rows of one INSERT, which may come in pieces.
+/// Counts the rows of one INSERT by what is neither quoted nor a comment.
 #[derive(Debug, Default)]
 struct Rows {
-    is_inside: bool,
-    quote: Option<u8>,
-    is_escaped: bool,
     depth: u32,
-    /// The last letters outside of quotes and parentheses: `VALUES` begins the rows.
+    /// The last letters outside of parentheses: `VALUES` begins the rows.
     word: Vec<u8>,
     has_values: bool,
 }
 
 impl Rows {
-    fn begin() -> Self {
-        Self {
-            is_inside: true,
-            ..Self::default()
+    /// Whether a row begins with this byte.
+    fn is_row(&mut self, byte: u8) -> bool {
+        let is_row = byte == b'(' && self.depth == 0 && self.has_values;
+        match byte {
+            b'(' => self.depth += 1,
+            b')' => self.depth = self.depth.saturating_sub(1),
+            _ => {}
         }
-    }
-
-    fn is_inside(&self) -> bool {
-        self.is_inside
-    }
-
-    fn feed(&mut self, bytes: &[u8]) -> u64 {
-        let mut rows = 0;
-        for &byte in bytes {
-            if let Some(quote) = self.quote {
-                match byte {
-                    _ if self.is_escaped => self.is_escaped = false,
-                    b'\\' if quote != b'`' => self.is_escaped = true,
-                    _ if byte == quote => self.quote = None,
-                    _ => {}
-                }
-                continue;
+        if self.depth == 0 && !self.has_values {
+            match byte.is_ascii_alphabetic() {
+                true => self.word.push(byte),
+                false => self.word.clear(),
             }
-            match byte {
-                b'\'' | b'"' | b'`' => self.quote = Some(byte),
-                b'(' => {
-                    rows += u64::from(self.depth == 0 && self.has_values);
-                    self.depth += 1;
-                }
-                b')' => self.depth = self.depth.saturating_sub(1),
-                b';' if self.depth == 0 => self.is_inside = false,
-                _ => {}
-            }
-            if self.depth == 0 && !self.has_values {
-                match byte.is_ascii_alphabetic() {
-                    true => self.word.push(byte),
-                    false => self.word.clear(),
-                }
-                self.has_values = self.word == b"VALUES";
-            }
+            self.has_values = self.word == b"VALUES";
         }
-        rows
+        is_row
     }
 }
 
@@ -279,30 +298,61 @@ impl Rows {
 mod tests {
     use super::*;
 
-    #[test]
-    fn rows_are_counted_whatever_their_values_have() {
-        let statement = br"INSERT INTO `t(` (`a`,`VALUES`) VALUES (1,'),(\''),(2,'x''('),
-(3,');(');";
-        for size in 1..statement.len() {
-            let mut rows = Rows::begin();
-            let counted: u64 = statement.chunks(size).map(|part| rows.feed(part)).sum();
-            assert_eq!(counted, 3);
-            assert!(!rows.is_inside());
-        }
-    }
-
-    #[test]
-    fn a_heading_within_a_routine_begins_no_part() {
-        let text = "x\n--\n-- Dumping routines for database 'a'\n--\nDELIMITER ;;\n--\n-- Table structure for table `u`\n--\nend;;\nDELIMITER ;\n/*!40103 SET TIME_ZONE=@OLD_TIME_ZONE */;\n\n-- Dump completed\n";
+    /// Splits; returns the files in order, after making sure that they are what was split.
+    fn split_text(text: &str) -> (Split, Vec<String>) {
         let directory = tempfile::tempdir().unwrap();
         let found = split(&mut text.as_bytes(), directory.path()).unwrap();
-        let names: Vec<_> = found.parts.iter().map(|part| part.file.as_str()).collect();
-        assert_eq!(names, ["head.sql", "routines.sql", "tail.sql"]);
-        assert!(found.is_whole);
+        let names = found.parts.iter().map(|part| part.file.clone()).collect();
         let bytes = found.parts.iter().map(|part| {
             let path = directory.path().join(&part.file);
             std::fs::read_to_string(path).unwrap()
         });
         assert_eq!(bytes.collect::<String>(), text);
+        (found, names)
+    }
+
+    #[test]
+    fn rows_are_counted_whatever_their_values_have() {
+        let text = "--\n-- Table structure for table `t(`\n--\nINSERT INTO `t(` (`a`,`VALUES`) VALUES (1,'),(\\''),(2,'x''('),\n(3,');(');\n";
+        let (found, _) = split_text(text);
+        assert_eq!(found.rows["t("], 3);
+    }
+
+    #[test]
+    fn a_heading_within_a_statement_begins_no_part() {
+        for body in [
+            "begin\n--\n-- Table structure for table `u`\n--\nend",
+            "begin /*\nDELIMITER ;\n--\n-- Table structure for table `u`\n*/ end",
+            "select '\nDELIMITER ;\n--\n-- Table structure for table `u`\n'",
+        ] {
+            let text = format!(
+                "x;\n--\n-- Dumping routines for database 'a'\n--\nDELIMITER ;;\n{body};;\nDELIMITER ;\n/*!40103 SET TIME_ZONE=@OLD_TIME_ZONE */;\n\n-- Dump completed\n"
+            );
+            let (found, names) = split_text(&text);
+            assert_eq!(names, ["head.sql", "routines.sql", "tail.sql"], "{body}");
+            assert!(found.is_whole);
+        }
+        let row = "--\n-- Table structure for table `t`\n--\nINSERT INTO `t` VALUES ('\n--\n-- Table structure for table `u`\n--\n');\n";
+        let (found, names) = split_text(row);
+        assert_eq!(names, ["head.sql", "table.t.sql"]);
+        assert_eq!(found.rows["t"], 1);
+    }
+
+    #[test]
+    fn a_name_of_several_lines_is_one_name() {
+        let text = "--\n-- Table structure for table `a``\n-- -- Table structure for table ``b``\n-- c`\n--\nx;\n-- Dump completed";
+        let (found, _) = split_text(text);
+        assert_eq!(
+            found.parts[1].name,
+            "a`\n-- Table structure for table `b`\nc"
+        );
+    }
+
+    #[test]
+    fn what_ends_within_a_statement_is_not_whole() {
+        let (found, _) = split_text("INSERT INTO t VALUES ('\n-- Dump completed\n");
+        assert!(!found.is_whole);
+        let (found, _) = split_text("x;\n-- Dump completed\n");
+        assert!(found.is_whole);
     }
 }

@@ -70,9 +70,13 @@ impl Server {
     }
 
     pub(crate) fn try_sql(&self, statements: &str) -> Result<String, String> {
+        self.try_sql_with(&[], statements)
+    }
+
+    fn try_sql_with(&self, options: &[&str], statements: &str) -> Result<String, String> {
         let mut client = Command::new("mariadb");
         client.args(["--no-defaults", "-uroot", "-BN", "-S"]);
-        client.arg(self.directory.path().join("s"));
+        client.arg(self.directory.path().join("s")).args(options);
         let client = client.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = client.stderr(Stdio::piped()).spawn().unwrap();
         let _ = child.stdin.take().unwrap().write_all(statements.as_bytes());
@@ -89,8 +93,13 @@ impl Server {
         self.try_sql(statements).unwrap()
     }
 
+    /// With options of the client.
+    pub(crate) fn sql_with(&self, options: &[&str], statements: &str) -> String {
+        self.try_sql_with(options, statements).unwrap()
+    }
+
     /// As an account, by an option file.
-    pub(crate) fn mariadb_of(&self, database: &str, user: &str, password: &str) -> Mariadb {
+    pub(crate) fn settings(&self, database: &str, user: &str, password: &str) -> MariadbSettings {
         let file: PathBuf = self.directory.path().join(format!("{user}.cnf"));
         let text = format!("[client]\nuser={user}\npassword={password}\n");
         std::fs::write(&file, text).unwrap();
@@ -99,8 +108,11 @@ impl Server {
             "socket": self.directory.path().join("s"),
             "defaults_file": file,
         });
-        let settings: MariadbSettings = serde_json::from_value(settings).unwrap();
-        Mariadb::new(settings, limits())
+        serde_json::from_value(settings).unwrap()
+    }
+
+    pub(crate) fn mariadb_of(&self, database: &str, user: &str, password: &str) -> Mariadb {
+        Mariadb::new(self.settings(database, user, password), limits())
     }
 
     pub(crate) fn mariadb(&self, database: &str) -> Mariadb {
