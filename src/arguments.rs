@@ -27,7 +27,7 @@ use crate::report;
 
 pub(crate) use adopt::{Adopt, Failback};
 pub(crate) use check::{Check, Checked, ExpectedRole};
-pub(crate) use daemons::{Agent, Capturer, Fencer, Imager, Messenger, Receiver};
+pub(crate) use daemons::{Agent, Capturer, Fencer, Imager, Messenger, Receiver, Standby};
 pub(crate) use demote::{Demote, Resume};
 pub(crate) use drift::{Drift, DriftAction};
 pub(crate) use handover::Handover;
@@ -157,6 +157,8 @@ pub(crate) enum Command {
     Capturer(Capturer),
     #[command(hide = true)]
     Imager(Imager),
+    #[command(hide = true)]
+    Standby(Standby),
     Restore(Restore),
     Snapshots(Snapshots),
     Status(Status),
@@ -204,7 +206,8 @@ impl Command {
             | Self::Messenger(_)
             | Self::Fencer(_)
             | Self::Capturer(_)
-            | Self::Imager(_) => true,
+            | Self::Imager(_)
+            | Self::Standby(_) => true,
             Self::Agent(agent) => !agent.once,
             _ => false,
         }

@@ -5,7 +5,6 @@
 //! Both read the configuration themselves; the agent only says which database, and by which name its dump goes into the agent's own state.
 
 mod keeper;
-mod strays;
 mod worker;
 
 use std::collections::HashMap;

@@ -24,7 +24,7 @@ use crate::commands::agent::check_sources;
 use crate::commands::receiver::Settings;
 use crate::commands::stdio::{self, Served};
 use crate::exit::{Code, CommandError};
-use crate::{capturer, fencer, paths, service};
+use crate::{capturer, fencer, paths, service, standby};
 
 /// What a confined receiver reads beside its store: what the kernel tells of this process and of its limits, and the time
 /// zone.
@@ -47,6 +47,8 @@ pub(crate) struct Prepared {
     pub(crate) fencer: Option<fencer::Started>,
     /// Of an agent: the process that captures databases.
     pub(crate) capturer: Option<capturer::Started>,
+    /// Of a receiver: the process that loads databases.
+    pub(crate) standby: Option<standby::Started>,
     /// Of a receiver for whoever has started it: what it serves.
     pub(crate) served: Option<Served>,
 }
@@ -92,6 +94,15 @@ fn receiver(given: &Receiver, output: Output) -> Result<Prepared, CommandError> 
         })
     });
     let messenger = messenger.transpose()?;
+    let standby = settings.file.as_deref().map(|file| {
+        let what = (settings.store.as_path(), settings.standbys.as_slice());
+        standby::start(file, what, output).map_err(|error| {
+            CommandError::failed(format!(
+                "cannot start the process that loads databases: {error}"
+            ))
+        })
+    });
+    let standby = standby.transpose()?.flatten();
     service::connect();
     let port = settings.listen.first().map(SocketAddr::port);
     within_store(
@@ -101,6 +112,7 @@ fn receiver(given: &Receiver, output: Output) -> Result<Prepared, CommandError> 
     Ok(Prepared {
         receiver: Some(settings),
         messenger,
+        standby,
         ..Prepared::default()
     })
 }

@@ -28,7 +28,9 @@ mod report;
 mod service;
 mod spare;
 mod ssh;
+mod standby;
 mod words;
+mod worker;
 
 use std::process::ExitCode;
 

@@ -10,6 +10,7 @@ use jiff::SpanRelativeTo;
 use reqwest::Url;
 use serde::Deserialize;
 use toml::Spanned;
+use understudy_agent::config::RawDatabase;
 use understudy_protocol::{DatasetName, escape};
 use understudy_receiver::Reserve;
 use understudy_receiver::alert::Policy;
@@ -29,6 +30,7 @@ mod quota;
 mod retention;
 mod scrub;
 mod specials;
+mod standby;
 
 use guard::{RawGuards, guards};
 use promotion::{RawDataset as RawOfDataset, promotions};
@@ -36,9 +38,11 @@ use quota::{RawQuotas, quotas};
 use retention::{RawRetention, policies};
 use scrub::RawScrub;
 use specials::Word;
+use standby::standbys;
 
 pub(crate) use promotion::{Hook, Promotions};
 pub(crate) use scrub::parse_rate;
+pub(crate) use standby::{Load, Standby};
 
 /// Where it is unless something else is said.
 pub(crate) const DEFAULT: &str = "/etc/understudy/receiver.toml";
@@ -46,7 +50,7 @@ pub(crate) const DEFAULT: &str = "/etc/understudy/receiver.toml";
 /// How often the receiver's own heartbeat is fetched.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
-const KEYS: [&str; 44] = [
+const KEYS: [&str; 45] = [
     "drift",
     "promote_after",
     "on_promote",
@@ -91,6 +95,7 @@ const KEYS: [&str; 44] = [
     "bytes",
     "files",
     "main",
+    "standby",
 ];
 
 /// What the file says.
@@ -118,6 +123,8 @@ pub(crate) struct ReceiverConfig {
     pub(crate) drift: DriftRules,
     /// How this host becomes the main.
     pub(crate) promotions: Promotions,
+    /// Which databases are loaded on this host.
+    pub(crate) standbys: Vec<Standby>,
 }
 
 /// The part `[alerts]`.
@@ -177,6 +184,8 @@ struct RawConfig {
     on_promote: Option<Vec<Spanned<promotion::RawHook>>>,
     hook_limit: Option<Spanned<String>>,
     served: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    standby: Vec<Spanned<RawDatabase>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -285,6 +294,7 @@ impl ReceiverConfig {
             specials: specials::rules(&file, raw.specials, &raw.dataset)?,
             drift: drift::rules(&file, raw.drift, &raw.dataset)?,
             promotions,
+            standbys: standbys(&file, raw.standby)?,
         })
     }
 }

@@ -173,6 +173,18 @@ impl Database for CommandDatabase {
             .ok_or_else(|| not_known(&self.settings, "load"))
     }
 
+    /// As far as the program can count: what it does not tell apart by that is taken for the same.
+    fn identity(&self, name: &str) -> Result<Option<String>, DatabaseError> {
+        let counted = self.count(name)?.into_iter();
+        let lines = counted.map(|(name, rows)| format!("{name}\t{rows}\n"));
+        Ok(Some(lines.collect()))
+    }
+
+    /// What a program leaves running is not known here.
+    fn settle(&self, _name: &str) -> Result<(), DatabaseError> {
+        Ok(())
+    }
+
     fn drop_database(&self, name: &str) -> Result<(), DatabaseError> {
         let limit = self.limits.probe.max(Duration::from_secs(60));
         let dropped = known(self.program("drop", name, limit)?.answer())?;

@@ -79,6 +79,13 @@ pub trait Database: Send + Sync {
     /// that stays as it was, as far as the engine can do that.
     fn load(&self, from: &Path, name: &str) -> Result<(), DatabaseError>;
 
+    /// What tells the database `name` as it stands from any other that had this name before or has it later: a text that changes when it is
+    /// replaced, removed and made again, or has another table; rows may change without it. `None` if there is no such database.
+    fn identity(&self, name: &str) -> Result<Option<String>, DatabaseError>;
+
+    /// Ends what a load of `name` has left running in the server whose process was killed. When this returns, none will replace it any more.
+    fn settle(&self, name: &str) -> Result<(), DatabaseError>;
+
     /// Removes the database `name`; one that is not there was removed before.
     fn drop_database(&self, name: &str) -> Result<(), DatabaseError>;
 

@@ -68,6 +68,9 @@ pub enum ReceiverError {
     /// A guard refused the change set.
     #[error("{0}")]
     Refused(String),
+    /// A database of the snapshot is not as it should be on this host.
+    #[error("{0}")]
+    Database(String),
     /// A tree cannot become a dataset.
     #[error("{0}")]
     Adoption(String),
@@ -153,6 +156,7 @@ impl ReceiverError {
             Self::Store { .. }
             | Self::Trust { .. }
             | Self::Adoption(_)
+            | Self::Database(_)
             | Self::Tree(_)
             | Self::Catalog { .. }
             | Self::Worker

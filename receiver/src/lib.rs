@@ -70,6 +70,7 @@ mod shelves;
 mod space;
 pub mod specials;
 mod stage;
+pub mod standby;
 mod standing;
 mod stated;
 mod store;

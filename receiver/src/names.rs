@@ -74,6 +74,9 @@ names! {
     RESTORES = "restores";
     RESTORE = "restore";
     SPECIALS = "specials";
+    STANDBY = "standby";
+    STANDBY_LOCK = ".lock";
+    STANDBY_HELD = ".held";
 }
 
 /// A digest as a name: what is staged for a held cycle.

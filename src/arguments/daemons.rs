@@ -109,6 +109,14 @@ A configuration:
   [dataset.photos]                      # specials, drift, promote_after, on_promote of one
   on_promote = [[\"/usr/bin/systemctl\", \"start\", \"photos\"]]
 
+  [[standby]]                           # a database of a dataset that is loaded on this host
+  dataset = \"photos\"
+  name = \"photos\"                       # in snapshots [default: `database`]
+  engine = \"postgres\"                   # keys as in the agent's [[dataset.database]]
+  database = \"photos\"                   # what it becomes here
+  load = \"each\"                         # with each snapshot; \"hourly\"; \"promote\": only then
+  max_load = \"4h\"
+
   [alerts]                              # each line may be left out
   lag = \"1h\"                            # a dataset that is further behind is an alert
   failures = 3                          # so are so many failed cycles in a row
@@ -188,6 +196,20 @@ pub(crate) struct Fencer {
     /// The agent's configuration
     #[arg(value_name = "FILE")]
     pub(crate) config: PathBuf,
+}
+
+/// Load databases on the spare; started by the receiver alone
+#[derive(Debug, Args)]
+pub(crate) struct Standby {
+    /// The receiver's configuration
+    #[arg(value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// The directory that holds the datasets
+    #[arg(long, value_name = "DIR")]
+    pub(crate) store: PathBuf,
+    /// Load what standard input names, and end
+    #[arg(long)]
+    pub(crate) one: bool,
 }
 
 /// Take the databases that the agent at the other end of standard input names; started by the agent alone

@@ -10,7 +10,8 @@ use super::OnSpare;
 /// Shows for each dataset how old its newest snapshot is, when its main was last heard of, what may be lost, and whether the agreed
 /// threshold (`promote_after`, 2 hours unless the configuration says something else) has passed; then asks. The old main is refused from
 /// then on. What is under way is finished or dropped, and the promoted snapshot stays restorable. Afterwards the programs run that
-/// `on_promote` names. It can be repeated whenever it was interrupted. Run it on the spare, by root or by the receiver's user; the receiver
+/// `on_promote` names. It can be repeated whenever it was interrupted. Databases of the snapshot that are loaded on this host are first
+/// brought to where the snapshot has them. Run it on the spare, by root or by the receiver's user; the receiver
 /// need not run.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -41,8 +42,14 @@ pub(crate) struct Promote {
     /// Drop the cycle that a guard holds, and promote what was before it
     #[arg(long)]
     pub(crate) without_held: bool,
+    /// Promote the files although databases are not as the snapshot has them
+    ///
+    /// Databases that the configuration names ([[standby]]) are otherwise loaded first, unless what was loaded before is the same. Once this host
+    /// is the main none is loaded any more.
+    #[arg(long)]
+    pub(crate) without_databases: bool,
     /// Only run the hooks of datasets of which this host is the main already
-    #[arg(long, conflicts_with_all = ["dry_run", "without_held"])]
+    #[arg(long, conflicts_with_all = ["dry_run", "without_held", "without_databases"])]
     pub(crate) hooks_only: bool,
     #[command(flatten)]
     pub(crate) on_spare: OnSpare,

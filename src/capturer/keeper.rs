@@ -4,29 +4,23 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, ExitStatus};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::process::ChildStdin;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use understudy_agent::databases::{CaptureError, DatabaseSettings};
 use understudy_protocol::DatasetName;
 
-use super::{Answer, Phase, Reply, Request, capturer, settings, strays};
+use super::{Answer, Phase, Reply, Request, capturer, settings};
 use crate::alert::wire;
 use crate::arguments::Output;
 use crate::exit::CommandError;
+use crate::worker::{Silence, Worker};
 
 /// Requests of one dataset that wait for another one.
 const WAITING: usize = 16;
-/// How long a worker may take to end once nobody wants anything of it any more.
-const GRACE: Duration = Duration::from_secs(1);
-/// How long a process that was killed is waited for.
-const KILLED: Duration = Duration::from_secs(5);
-/// How often a worker that is to end is looked at.
-const LOOK: Duration = Duration::from_millis(5);
 
 /// Does what the agent asks for, until that ends.
 pub(super) fn run(config: &Path, state: &Path, output: Output) -> Result<(), CommandError> {
@@ -108,7 +102,12 @@ impl Keeper {
         let settings = settings(&self.config, request)?;
         let (limit, key) = limit(&settings, &request.phase);
         let mut worker = self.start(request)?;
-        let heard = worker.answer(request.number, limit);
+        let heard = worker
+            .answer(limit)
+            .and_then(|reply| match reply.number == request.number {
+                true => Ok(reply.answer),
+                false => Err(Silence::Gone),
+            });
         self.running().pipes.remove(&request.number);
         let ended = worker.end();
         match heard {
@@ -128,7 +127,7 @@ impl Keeper {
         }
     }
 
-    fn start(&self, request: &Request) -> Result<Worker, CaptureError> {
+    fn start(&self, request: &Request) -> Result<Worker<Reply>, CaptureError> {
         let cannot = |error: io::Error| {
             CaptureError::failed(format!(
                 "the process that takes it cannot be started: {error}"
@@ -138,21 +137,8 @@ impl Keeper {
         if running.is_over {
             return Err(CaptureError::failed("the agent has ended"));
         }
-        // Not the first of a process group, so that it can have a session of its own.
         let mut command = capturer(&self.config, &self.state, self.output);
-        let mut child = command.arg("--one").spawn().map_err(cannot)?;
-        let pipes = (child.stdin.take(), child.stdout.take());
-        let worker = |replies| Worker { child, replies };
-        let (Some(mut to), Some(from)) = pipes else {
-            worker(sync_channel(1).1).end();
-            return Err(cannot(io::ErrorKind::BrokenPipe.into()));
-        };
-        let worker = worker(listen(from));
-        if let Err(error) = wire::write(&mut to, request) {
-            drop(to);
-            worker.end();
-            return Err(cannot(error));
-        }
+        let (worker, to) = Worker::start(command.arg("--one"), request).map_err(cannot)?;
         running.pipes.insert(request.number, to);
         Ok(worker)
     }
@@ -178,63 +164,7 @@ fn limit(settings: &DatabaseSettings, phase: &Phase) -> (Duration, &'static str)
     (limit * 2 + Duration::from_secs(5), key)
 }
 
-fn listen(from: ChildStdout) -> Receiver<Reply> {
-    let (sender, replies) = sync_channel(1);
-    std::thread::spawn(move || {
-        if let Ok(Some(reply)) = wire::read(&mut BufReader::new(from)) {
-            let _ = sender.send(reply);
-        }
-    });
-    replies
-}
-
 fn tell(number: u64, answer: Answer) {
     // If it cannot be written, the agent has ended, which the end of standard input tells as well.
     let _ = wire::write(&mut io::stdout().lock(), &Reply { number, answer });
-}
-
-/// Why there is no answer.
-enum Silence {
-    Long,
-    Gone,
-}
-
-/// A process that does one thing.
-struct Worker {
-    child: Child,
-    replies: Receiver<Reply>,
-}
-
-impl Worker {
-    fn answer(&mut self, number: u64, limit: Duration) -> Result<Answer, Silence> {
-        match self.replies.recv_timeout(limit) {
-            Ok(reply) if reply.number == number => Ok(reply.answer),
-            Ok(_) | Err(RecvTimeoutError::Disconnected) => Err(Silence::Gone),
-            Err(RecvTimeoutError::Timeout) => Err(Silence::Long),
-        }
-    }
-
-    /// Ends it with whatever it has started; its pipe is closed already.
-    fn end(mut self) -> Option<ExitStatus> {
-        let process = Pid::from_child(&self.child);
-        if !has_ended(process, GRACE) {
-            let _ = kill_process(process, Signal::KILL);
-            has_ended(process, KILLED);
-        }
-        // As long as nobody has asked how it ended, its number is nobody else's.
-        strays::end(process);
-        self.child.try_wait().ok().flatten()
-    }
-}
-
-fn has_ended(process: Pid, patience: Duration) -> bool {
-    let since = Instant::now();
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    loop {
-        match waitid(WaitId::Pid(process), options) {
-            Ok(None) if since.elapsed() < patience => std::thread::park_timeout(LOOK),
-            Ok(None) => return false,
-            Ok(Some(_)) | Err(_) => return true,
-        }
-    }
 }

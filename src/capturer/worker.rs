@@ -1,11 +1,10 @@
 //! A process that captures one database once. It ends what it has started when nobody wants its answer any more.
 
-use std::io::{self, BufReader};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use understudy_agent::databases::{CaptureError, place};
-use understudy_databases::run;
 use understudy_protocol::Name;
 
 use super::{Answer, Phase, Reply, Request, settings};
@@ -14,20 +13,12 @@ use crate::exit::CommandError;
 
 /// Reads one request, and answers it.
 pub(super) fn run(config: &Path, state: &Path) -> Result<(), CommandError> {
-    if let Err(error) = rustix::process::setsid() {
-        tracing::warn!("programs that take databases could outlive this process: {error}");
-    }
-    let mut input = BufReader::new(io::stdin());
-    let request = wire::read::<Request>(&mut input).map_err(|error| {
+    let request = crate::worker::request::<Request>(|| ()).map_err(|error| {
         CommandError::failed(format!("what is asked for is not done here: {error}"))
     })?;
     let Some(request) = request else {
         return Ok(());
     };
-    std::thread::spawn(move || {
-        let _ = io::copy(&mut input, &mut io::sink());
-        run::stop_all();
-    });
     let number = request.number;
     let answer = answer(config, state, &request).unwrap_or_else(Answer::Failure);
     // Where it cannot be written nobody wants it any more.

@@ -17,6 +17,7 @@ mod footing;
 mod handover;
 mod health;
 mod held;
+mod loaded;
 mod ls;
 mod overview;
 mod pair;
@@ -63,7 +64,7 @@ use crate::paths;
 use crate::receiver_config::{self, ReceiverConfig};
 use crate::report::Report;
 use crate::spare::{Absent, Spare};
-use crate::ssh;
+use crate::{ssh, standby};
 
 /// What every command gets beside its own arguments.
 #[derive(Debug)]
@@ -102,6 +103,9 @@ pub(crate) fn run(
             capturer::run(&arguments, state, session.output).map(|()| Report::ended())
         }
         Command::Imager(arguments) => imager::run(&arguments.directory).map(|()| Report::ended()),
+        Command::Standby(arguments) => {
+            standby::run(&arguments, session.output).map(|()| Report::ended())
+        }
         Command::Restore(arguments) => restore::run(&arguments, session),
         Command::Snapshots(arguments) => snapshots::run(&arguments, session),
         Command::Status(_) => status::run(session),

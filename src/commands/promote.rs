@@ -1,5 +1,6 @@
 //! `understudy promote`: shows the facts, asks, makes this host the main, and runs the hooks.
 
+mod databases;
 mod facts;
 
 use std::collections::BTreeSet;
@@ -14,16 +15,18 @@ use understudy_receiver::alert::Policy;
 use understudy_receiver::promote::{
     self, Facts, HeldCycle, Hooks, Preserve, Promotion, Request, Since, Step, Together,
 };
+use understudy_receiver::standby::Databases;
 use understudy_receiver::{ReceiverError, Reserve, Store};
 use understudy_tree::crash_point;
 
+use self::databases::{Others, Site};
 use super::Session;
 use super::policies::configuration;
 use crate::arguments::{Output, Promote, When};
 use crate::confirm::{self, Question};
 use crate::exit::{Code, CommandError};
 use crate::hooks::{self, Ran};
-use crate::receiver_config::{Hook, Promotions};
+use crate::receiver_config::{Hook, Promotions, Standby};
 use crate::report::{self, Report};
 use crate::words;
 
@@ -37,12 +40,14 @@ struct Rules {
     promotions: Promotions,
     policy: Policy,
     reserve: Reserve,
+    standbys: Vec<Standby>,
 }
 
 /// What came of one dataset.
 struct Done {
     dataset: DatasetName,
     result: Result<Promotion, ReceiverError>,
+    databases: Vec<databases::Done>,
     ran: Vec<Ran>,
     took: Duration,
     /// The hooks could not be written down.
@@ -57,6 +62,7 @@ pub(crate) fn run(arguments: &Promote, session: &Session) -> Result<Report, Comm
         promotions: config.promotions,
         policy: config.alerts.policy,
         reserve: config.reserve,
+        standbys: config.standbys,
     };
     let names = names(&store, arguments)?;
     let mut told = Vec::new();
@@ -160,6 +166,7 @@ fn promote_all(
         reserve: rules.reserve,
         patience: PATIENCE,
         together: &together,
+        databases: None,
     };
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE.min(names.len()) {
@@ -199,14 +206,24 @@ fn promote_one(
             report::note_line(&format!("{name}: {done} of {of} files are preserved"));
         }
     };
+    let others = match arguments.without_databases {
+        true => Others::Leave,
+        false => Others::Load,
+    };
+    let site = Site::of(name, &rules.standbys, others, session);
+    let request = Request {
+        databases: site.as_ref().map(|site| site as &dyn Databases),
+        ..*request
+    };
     let result = match is_only {
         true => promote::promoted(store, name),
-        false => promote::promote(store, name, request, &tell),
+        false => promote::promote(store, name, &request, &tell),
     };
     let took = started.elapsed();
     let mut done = Done {
         dataset: name.clone(),
         result,
+        databases: site.map_or_else(Vec::new, Site::done),
         ran: Vec::new(),
         took,
         note: None,
@@ -309,6 +326,9 @@ fn finish(done: &[Done], facts: &[Value]) -> Report {
     let data = json!({ "dry_run": false, "facts": facts, "datasets": values });
     let mut report = Report::done(data, done.iter().map(line).collect());
     for one in done {
+        let databases = one.databases.iter().filter(|_| one.result.is_ok());
+        let lines = databases.map(|database| format!("{}: {}", one.dataset, database.line()));
+        report.lines.extend(lines);
         for ran in &one.ran {
             ran.note_failure(&one.dataset, &mut report);
         }
@@ -358,10 +378,17 @@ fn refused(name: &DatasetName, error: &ReceiverError) -> CommandError {
         ReceiverError::Damaged(_) => Code::Damage,
         _ => Code::Failed,
     };
+    let hint = match error {
+        ReceiverError::Database(_) => format!(
+            "put right what it says and run this command again, which goes on; or, to have the files now, with the databases as they stand: \
+             `understudy promote {name} --without-databases`, which never loads them afterwards (docs/databases.md says how to)"
+        ),
+        _ => "the other datasets are as the report says; this command can be repeated".to_owned(),
+    };
     CommandError::new(
         code,
         format!("dataset {name} is not promoted: {error}"),
-        "the other datasets are as the report says; this command can be repeated",
+        hint,
     )
 }
 
@@ -378,6 +405,7 @@ fn value(done: &Done) -> Value {
             "snapshot": promotion.standing.snapshot.map(|position| position.number),
             "since": words::time(promotion.standing.since_seconds),
             "milliseconds": done.took.as_millis() as u64,
+            "databases": done.databases.iter().map(databases::Done::value).collect::<Vec<_>>(),
             "hooks": hooks,
             "hooks_succeeded": promotion.hooks == Hooks::Done,
         }),

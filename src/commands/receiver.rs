@@ -33,9 +33,9 @@ use crate::arguments::{Format, Receiver};
 use crate::confinement::Prepared;
 use crate::exit::{Code, CommandError};
 use crate::interrupt;
-use crate::receiver_config::{self, Alerts, ReceiverConfig};
+use crate::receiver_config::{self, Alerts, ReceiverConfig, Standby};
 use crate::report::{self, Report};
-use crate::service;
+use crate::{service, standby};
 use live::Live;
 
 /// Every address of this host.
@@ -66,6 +66,8 @@ pub(crate) struct Settings {
     quotas: Quotas,
     specials: Rules,
     drift: DriftRules,
+    /// Databases that are loaded on this host.
+    pub(crate) standbys: Vec<Standby>,
     /// The configuration, if there is one.
     pub(crate) file: Option<PathBuf>,
 }
@@ -120,6 +122,7 @@ pub(crate) fn run(prepared: Prepared, session: &Session) -> Result<Report, Comma
         quotas,
         specials,
         drift,
+        standbys,
         file,
     } = settings;
     let policies = Arc::new(retention);
@@ -128,6 +131,10 @@ pub(crate) fn run(prepared: Prepared, session: &Session) -> Result<Report, Comma
     let credentials = Credentials::new(trust.key()).map_err(|error| CommandError::from(&error))?;
     store.recover()?;
     store.treat(specials)?;
+    standby::forget_others(&store, &standbys);
+    if let Some(started) = prepared.standby {
+        started.watch(Arc::clone(&store));
+    }
     let (held, all_ended) = sync_channel(1);
     session.runtime.block_on(async {
         let signals = Signals::catch(file).map_err(|error| not_listening(&error))?;
@@ -350,6 +357,7 @@ impl Settings {
             quotas: config.quotas,
             specials: config.specials,
             drift: config.drift,
+            standbys: config.standbys,
             file,
         })
     }

@@ -9,7 +9,7 @@ use understudy_protocol::{RelPath, escape};
 use understudy_receiver::Store;
 
 use super::quotas::Share;
-use super::{Session, footing, health, overview, policies, quotas, rehearsal, roles};
+use super::{Session, footing, health, loaded, overview, policies, quotas, rehearsal, roles};
 use crate::address::Address;
 use crate::exit::CommandError;
 use crate::report::Report;
@@ -26,6 +26,11 @@ pub(crate) fn run(session: &Session) -> Result<Report, CommandError> {
     let roles = roles::ask(session)?;
     let role_of = |dataset: &DatasetStatus| roles.as_ref()?.get(&dataset.name);
     let store = store(session)?;
+    let bases = match &store {
+        Some(store) => loaded::all(store, &listed.datasets)?,
+        None => Default::default(),
+    };
+    let bases_of = |dataset: &DatasetStatus| bases.get(&dataset.name).into_iter().flatten();
     let practised = rehearsal::all(store.as_ref(), &listed.datasets)?;
     let told = |dataset: &DatasetStatus| {
         let mut value = value(dataset, listed.now_seconds);
@@ -33,6 +38,7 @@ pub(crate) fn run(session: &Session) -> Result<Report, CommandError> {
         value["standing"] = standing.map(roles::value).into();
         value["fuzzy"] = fuzzy(dataset, &survey).map(words::paths).into();
         value["rehearsed"] = practised.get(&dataset.name).map(rehearsal::value).into();
+        value["standby"] = bases_of(dataset).map(loaded::One::value).collect();
         health::add_to(&mut value, known_of(dataset));
         value
     };
@@ -54,6 +60,8 @@ pub(crate) fn run(session: &Session) -> Result<Report, CommandError> {
                 rehearsal::words(known, listed.now_seconds)
             )
         }));
+        let told = bases_of(dataset).map(|one| one.lines(&dataset.name, listed.now_seconds));
+        lines.extend(told.flatten());
         if let Some(known) = known_of(dataset) {
             lines.extend(health::lines(&dataset.name, known, listed.now_seconds));
         }

@@ -13,16 +13,16 @@ use crate::support::{Random, Run, full, judge};
 
 #[path = "../../databases/tests/support/mariadb.rs"]
 #[allow(dead_code, reason = "the tests of the crate use more of it")]
-mod mariadb;
+pub(crate) mod mariadb;
 #[path = "../../databases/tests/support/postgres.rs"]
 #[expect(dead_code, reason = "the tests of the crate use more of it")]
-mod postgres;
+pub(crate) mod postgres;
 #[path = "../../databases/tests/support/programs.rs"]
-mod programs;
+pub(crate) mod programs;
 
 /// A site with a database, and where its agent keeps things.
 pub(crate) struct Site {
-    place: tempfile::TempDir,
+    pub(crate) place: tempfile::TempDir,
 }
 
 impl Site {
@@ -74,14 +74,14 @@ impl Site {
     }
 }
 
-fn of_postgres(server: &postgres::Server) -> String {
+pub(crate) fn of_postgres(server: &postgres::Server) -> String {
     format!(
         "[[dataset.database]]\nengine = \"postgres\"\ndatabase = \"shop\"\nuser = \"postgres\"\nhost = \"{}\"\n",
         server.directory().display()
     )
 }
 
-fn of_mariadb(server: &mariadb::Server) -> String {
+pub(crate) fn of_mariadb(server: &mariadb::Server) -> String {
     let place = server.directory().display();
     fs::write(server.directory().join("root.cnf"), "[client]\nuser=root\n").unwrap();
     format!(
@@ -219,7 +219,7 @@ pub(crate) fn each_row_has_its_file(server: &dyn Served, site: &Site, snapshots:
     }
     // So many that what users remove in a cycle is little of it.
     fs::create_dir(site.files().join("old")).unwrap();
-    for number in 0..3000 {
+    for number in 0..if full() { 30_000 } else { 3000 } {
         fs::write(site.files().join(format!("old/{number}")), "old").unwrap();
     }
     let gallery = Gallery {

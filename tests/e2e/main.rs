@@ -60,6 +60,7 @@ mod scrub;
 mod silent;
 mod soak;
 mod ssh;
+mod standby;
 mod swapper;
 mod switching;
 mod trust;

@@ -200,6 +200,7 @@ impl Host {
         self.run(dies, move || {
             let store = Store::open_existing(&store)?;
             let request = Request {
+                databases: None,
                 held: HeldCycle::Refuse,
                 // What an application changes in place is lost to history otherwise.
                 preserve: Preserve::Before,

@@ -1,6 +1,7 @@
 //! `[[dataset.database]]`: keys that every database has, and those of its engine, which that reads by itself.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -21,8 +22,8 @@ const NAME_BYTES: usize = 64;
 /// Failures in a row after which files are shipped without a database, if nobody says how many.
 const FAILURES: u32 = 3;
 
-/// The keys of a database.
-pub(super) type RawDatabase = BTreeMap<Spanned<String>, Spanned<Value>>;
+/// The keys of a database, as they are written.
+pub type RawDatabase = BTreeMap<Spanned<String>, Spanned<Value>>;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -31,6 +32,14 @@ enum RawEngine {
     Mariadb,
     Postgres,
     Command,
+}
+
+/// Checks a database of the configuration `text` at `path`, which need not be an agent's. Errors name file, line and column.
+pub fn database(
+    (path, text): (&Path, &str),
+    raw: &Spanned<RawDatabase>,
+) -> Result<DatabaseSettings, AgentError> {
+    File { text, path }.database(raw)
 }
 
 /// What to do when a database cannot be captured.

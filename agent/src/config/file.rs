@@ -133,8 +133,8 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, AgentError> {
 
 /// The file being checked.
 pub(super) struct File<'a> {
-    text: &'a str,
-    path: &'a Path,
+    pub(super) text: &'a str,
+    pub(super) path: &'a Path,
 }
 
 impl File<'_> {

@@ -20,6 +20,8 @@ use crate::error::AgentError;
 use crate::images::Sqlite;
 use crate::{Emptied, Source, Unsettled, pace};
 
+pub use databases::{RawDatabase, database};
+
 /// A checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -36,6 +36,15 @@ impl DatabaseSettings {
     /// How often a dump is taken if nobody says otherwise.
     pub const FORCE_DUMP: Duration = Duration::from_secs(6 * 60 * 60);
 
+    /// What a load makes of a dump: the database as the engine calls it.
+    pub fn target(&self) -> &str {
+        match &self.engine {
+            Engine::Mariadb(settings) => &settings.database,
+            Engine::Postgres(settings) => &settings.database,
+            Engine::Command(_) => &self.name,
+        }
+    }
+
     /// The database of a dataset; nobody is asked yet.
     pub fn open(&self, dataset: &DatasetName) -> Box<dyn Database> {
         match &self.engine {

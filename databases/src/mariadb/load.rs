@@ -146,6 +146,11 @@ impl Mariadb {
         )
     }
 
+    /// Ends what loads have left running whose process was killed.
+    pub(super) fn end_loads(&self, name: &str) -> Result<(), DatabaseError> {
+        self.end_abandoned(&Names::new(name)?)
+    }
+
     /// With what was kept of it.
     pub(super) fn remove(&self, name: &str) -> Result<(), DatabaseError> {
         let names = Names::new(name)?;

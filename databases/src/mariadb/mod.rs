@@ -6,6 +6,7 @@
 mod check;
 mod dump;
 mod errors;
+mod identity;
 mod load;
 mod own;
 mod parts;
@@ -132,6 +133,14 @@ impl Database for Mariadb {
 
     fn load(&self, from: &Path, name: &str) -> Result<(), DatabaseError> {
         self.load_dump(from, name)
+    }
+
+    fn identity(&self, name: &str) -> Result<Option<String>, DatabaseError> {
+        self.read_identity(name)
+    }
+
+    fn settle(&self, name: &str) -> Result<(), DatabaseError> {
+        self.end_loads(name)
     }
 
     /// With `NAME__next`, `NAME__undone` and `NAME__previous`.

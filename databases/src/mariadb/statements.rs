@@ -128,9 +128,8 @@ impl Statements {
         let begins = |with: &[u8]| self.pending.last().is_some_and(|last| with == [*last]);
         let goes_on = byte == b'-' && begins(b"-");
         let may_end = self.delimiter.starts_with(&self.pending) && !self.pending.is_empty();
-        if may_end && self.delimiter[self.pending.len()..].starts_with(&[byte]) {
-            self.pending.push(byte);
-        } else if goes_on {
+        let ends = may_end && self.delimiter[self.pending.len()..].starts_with(&[byte]);
+        if ends || goes_on {
             self.pending.push(byte);
         } else {
             self.take_pending(0, code);

@@ -97,6 +97,11 @@ pub(super) fn load(postgres: &Postgres, from: &Path, name: &str) -> Result<(), D
     swap(postgres, &names, &made)
 }
 
+/// Ends the sessions of loads whose process was killed.
+pub(super) fn settle(postgres: &Postgres, name: &str) -> Result<(), DatabaseError> {
+    end_abandoned(postgres, &Names::new(postgres, name)?)
+}
+
 /// With what was kept of it.
 pub(super) fn drop_database(postgres: &Postgres, name: &str) -> Result<(), DatabaseError> {
     let names = Names::new(postgres, name)?;

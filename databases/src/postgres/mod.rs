@@ -15,6 +15,7 @@ mod count;
 mod dump;
 mod errors;
 mod facts;
+mod identity;
 mod listing;
 mod load;
 mod probe;
@@ -184,6 +185,14 @@ impl Database for Postgres {
     /// Sessions that are connected to a database `name` are ended when it is replaced; it stays as `NAME__previous` until the next load.
     fn load(&self, from: &Path, name: &str) -> Result<(), DatabaseError> {
         load::load(self, from, name)
+    }
+
+    fn identity(&self, name: &str) -> Result<Option<String>, DatabaseError> {
+        identity::identity(self, name)
+    }
+
+    fn settle(&self, name: &str) -> Result<(), DatabaseError> {
+        load::settle(self, name)
     }
 
     /// With `NAME__next` and `NAME__previous`. Sessions that are connected to them are ended.

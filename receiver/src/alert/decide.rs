@@ -28,6 +28,8 @@ pub(super) struct Facts {
     pub(super) heard_seconds: Option<i64>,
     /// What is kept that no main has sent, and nobody has dealt with.
     pub(super) drift: Option<String>,
+    /// Why a database cannot be loaded.
+    pub(super) standby: Option<String>,
 }
 
 /// Whether a dataset can be used.
@@ -219,7 +221,11 @@ impl Bench<'_> {
     fn condition(&self, kind: Kind, name: &DatasetName, known: &Known, facts: &Facts) -> Condition {
         let holds = match kind {
             // Nobody sends anything to a main.
-            Kind::Lag | Kind::Failures | Kind::Guard | Kind::Silent if !facts.is_spare => None,
+            Kind::Lag | Kind::Failures | Kind::Guard | Kind::Silent | Kind::Standby
+                if !facts.is_spare =>
+            {
+                None
+            }
             Kind::Lag if facts.soundness == Soundness::Gone => return Condition::Unknown,
             Kind::Lag => match (&facts.soundness, facts.as_of_seconds) {
                 (Soundness::Trouble(_), None) => return Condition::Unknown,
@@ -246,6 +252,8 @@ impl Bench<'_> {
             Kind::Silent => self.silent(name, facts),
             Kind::Drift if facts.soundness != Soundness::Sound => return Condition::Unknown,
             Kind::Drift => facts.drift.clone(),
+            Kind::Standby if facts.soundness != Soundness::Sound => return Condition::Unknown,
+            Kind::Standby => facts.standby.clone(),
             // Those of the store itself.
             Kind::Space | Kind::Served => None,
         };
@@ -427,6 +435,7 @@ mod tests {
                     is_spare: true,
                     heard_seconds: None,
                     drift: None,
+                    standby: None,
                 },
                 rooms: [Room::Enough; 2],
             }

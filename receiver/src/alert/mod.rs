@@ -43,6 +43,8 @@ pub enum Kind {
     Silent,
     /// Somebody changed the live tree, or a former main had what it never shipped: it is kept, and nobody has dealt with it. Told once.
     Drift,
+    /// The newest dump of a database cannot be loaded on the spare.
+    Standby,
     /// The disk of the store will be full before long. No dataset has this, but the store itself.
     Space,
     /// Where the live trees are served from, somebody could write. The store itself has this, too.
@@ -51,7 +53,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Lag,
         Self::Failures,
         Self::Guard,
@@ -59,11 +61,12 @@ impl Kind {
         Self::Damage,
         Self::Silent,
         Self::Drift,
+        Self::Standby,
         Self::Space,
         Self::Served,
     ];
     /// Those of datasets.
-    const OF_DATASETS: [Self; 7] = [
+    const OF_DATASETS: [Self; 8] = [
         Self::Lag,
         Self::Failures,
         Self::Guard,
@@ -71,6 +74,7 @@ impl Kind {
         Self::Damage,
         Self::Silent,
         Self::Drift,
+        Self::Standby,
     ];
 
     /// The word for programs and for the command line.
@@ -83,6 +87,7 @@ impl Kind {
             Self::Damage => "damage",
             Self::Silent => "silent",
             Self::Drift => "drift",
+            Self::Standby => "standby",
             Self::Space => "space",
             Self::Served => "served",
         }
@@ -101,7 +106,7 @@ impl FromStr for Kind {
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|kind| kind.as_str() == text);
         found.ok_or_else(|| {
-            format!("`{text}` is none of lag, failures, guard, trouble, damage, silent, drift, space and served")
+            format!("`{text}` is none of lag, failures, guard, trouble, damage, silent, drift, standby, space and served")
         })
     }
 }

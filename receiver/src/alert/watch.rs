@@ -17,7 +17,7 @@ use crate::error::ReceiverError;
 use crate::promote::heard;
 use crate::space::Reserve;
 use crate::store::Store;
-use crate::{filling, health, names, served};
+use crate::{filling, health, names, served, standby};
 
 /// How often all catalogs are opened: for trouble, and for what other processes did.
 const POLL: Duration = Duration::from_secs(15);
@@ -264,6 +264,7 @@ impl Watch {
             is_spare: before.is_none_or(|facts| facts.is_spare),
             heard_seconds: before.and_then(|facts| facts.heard_seconds),
             drift: before.and_then(|facts| facts.drift.clone()),
+            standby: before.and_then(|facts| facts.standby.clone()),
         };
         let facts = match read(&self.store, name) {
             Ok(Some(facts)) => facts,
@@ -374,6 +375,7 @@ fn read(store: &Store, name: &DatasetName) -> Result<Option<Facts>, ReceiverErro
     Ok(Some(Facts {
         heard_seconds,
         drift: drift.map(|text| escape(text.as_bytes())),
+        standby: standby::trouble(&dataset)?.map(|text| escape(text.as_bytes())),
         is_spare: dataset.is_spare()?,
         as_of_seconds,
         made_seconds: made.seconds,

@@ -27,11 +27,15 @@ use crate::housekeeping::Stop;
 use crate::recover;
 use crate::space::Reserve;
 use crate::specials;
+use crate::standby::{Databases, Lock, Standby};
 use crate::store::Store;
 
 pub use facts::{Facts, facts};
 pub use note::Hooks;
 pub use together::Together;
+
+/// How often it is looked whether a load has ended that was under way.
+const LOADED_AGAIN: Duration = Duration::from_millis(100);
 
 /// What becomes of a cycle that a guard holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +68,8 @@ pub struct Request<'a> {
     pub patience: Duration,
     /// Of the whole command.
     pub together: &'a Together,
+    /// Has databases loaded that an application is to go on with; `None` if there are none.
+    pub databases: Option<&'a dyn Databases>,
 }
 
 /// What a promotion is at.
@@ -130,8 +136,10 @@ pub fn promote(
         Role::Main => (standing, Since::Before),
         Role::Spare => {
             tell(Step::Waiting);
+            // From here on nothing is loaded but by this, and nothing at all once this host is the main.
+            let standby = standby(store, name, request.databases)?;
             let locked = lock(&dataset, request.patience)?;
-            let standing = raise(&mut dataset, &locked, request, tell)?;
+            let standing = raise(&mut dataset, (&locked, standby.as_ref()), request, tell)?;
             (standing, Since::Now)
         }
         Role::HandedOver | Role::Fenced => return Err(not_promotable(name, &standing)),
@@ -178,6 +186,30 @@ fn not_promotable(name: &DatasetName, standing: &Standing) -> ReceiverError {
     ))
 }
 
+/// Waits until nobody loads any database; `None` if nobody ever did, nor is to.
+fn standby(
+    store: &Store,
+    name: &DatasetName,
+    databases: Option<&dyn Databases>,
+) -> Result<Option<(Standby, Lock)>, ReceiverError> {
+    let standby = match databases {
+        Some(_) => Some(Standby::open(store, name)?),
+        None => Standby::existing(store, name)?,
+    };
+    let Some(standby) = standby else {
+        return Ok(None);
+    };
+    loop {
+        if let Some(lock) = standby.lock()? {
+            return Ok(Some((standby, lock)));
+        }
+        if let Some(databases) = databases {
+            databases.wait(&standby)?;
+        }
+        std::thread::park_timeout(LOADED_AGAIN);
+    }
+}
+
 /// Sessions end within moments, once they have seen that they are kept out; one that is past its intent finishes its commit.
 fn lock(dataset: &Dataset, patience: Duration) -> Result<Locked, ReceiverError> {
     let started = Instant::now();
@@ -199,7 +231,7 @@ fn lock(dataset: &Dataset, patience: Duration) -> Result<Locked, ReceiverError> 
 /// Everything that needs the lock. Until the last step this host is the spare, and the dataset as a cycle would leave it.
 fn raise(
     dataset: &mut Dataset,
-    locked: &Locked,
+    (locked, standby): (&Locked, Option<&(Standby, Lock)>),
     request: &Request<'_>,
     tell: &dyn Fn(Step),
 ) -> Result<Standing, ReceiverError> {
@@ -223,6 +255,10 @@ fn raise(
     if request.preserve == Preserve::Before {
         preserve::before(dataset, &catalog, locked, request.reserve, tell)?;
         crash_point!("promote.preserved");
+    }
+    if let (Some(databases), Some((standby, lock))) = (request.databases, standby) {
+        databases.bring(standby, lock)?;
+        crash_point!("promote.databases");
     }
     tell(Step::Standing);
     let standing = next(dataset, position)?;

@@ -192,6 +192,7 @@ fn practise(ground: &Ground<'_>, scratch: &Scratch) -> Result<Practised, Command
     rehearsal::settle(&store, name)?;
     let preparation = began.elapsed();
     let request = Request {
+        databases: None,
         held: HeldCycle::Refuse,
         preserve: Preserve::After,
         reserve: ground.config.reserve,

@@ -8,7 +8,7 @@ use understudy_receiver::promote::{Facts, Hooks};
 use understudy_receiver::{ReceiverError, Store};
 
 use super::super::rehearsal;
-use super::{Rules, When};
+use super::{Rules, When, databases};
 use crate::words;
 
 /// What copying apart is guessed to reach, where no blocks can be shared.
@@ -75,6 +75,7 @@ pub(super) fn lines(told: &Told, rules: &Rules, preserve: When, store: &Store) -
     if preserve == When::Before {
         lines.push(needed(store, name));
     }
+    lines.extend(databases::outlook(store, name, &rules.standbys));
     let practised = facts.rehearsed.as_ref();
     lines
         .extend(practised.map(|known| format!("  {}", rehearsal::words(known, facts.now_seconds))));
