@@ -95,9 +95,14 @@ fn what_a_killed_load_has_left_in_mariadb_is_ended() {
             server.try_sql("USE shop; BEGIN; SELECT * FROM t; SELECT SLEEP(30); COMMIT;")
         });
         await_that(&server, "SLEEP");
-        let swap = "RENAME TABLE shop.t TO shop.old, `shop__next`.t TO shop.t;";
-        let (server, swap) = (&server, swap);
-        let waiting = scope.spawn(move || server.try_sql(swap));
+        // As every session of a load does.
+        let hash = blake3::hash(b"shop").to_hex();
+        let swap = format!(
+            "SELECT GET_LOCK('understudy load {}', 5); RENAME TABLE shop.t TO shop.old, `shop__next`.t TO shop.t;",
+            &hash[..32]
+        );
+        let server = &server;
+        let waiting = scope.spawn(move || server.try_sql(&swap));
         await_that(server, "RENAME");
         database.settle("shop").unwrap();
         assert!(waiting.join().unwrap().is_err());
