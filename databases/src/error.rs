@@ -48,7 +48,7 @@ pub enum DatabaseError {
     #[error("{0}")]
     Unsupported(String),
     /// A file of a dump cannot be written or read.
-    #[error("cannot {operation} `{}`: {error}", path.display())]
+    #[error("cannot {operation} `{}`: {error}{}", path.display(), remedy(error))]
     File {
         /// What was tried.
         operation: &'static str,
@@ -71,5 +71,17 @@ impl DatabaseError {
             path: path.into(),
             error: error.into(),
         }
+    }
+}
+
+/// What to do about an error of a file, where that is known.
+fn remedy(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    match error.kind() {
+        StorageFull => ". The disk is full: free some space there; what was written is thrown away",
+        QuotaExceeded | FileTooLarge => {
+            ". A limit of the user is reached: raise it, or free some space; what was written is thrown away"
+        }
+        _ => "",
     }
 }

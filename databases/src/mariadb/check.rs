@@ -46,13 +46,6 @@ impl Mariadb {
         found.extend(missing.map(|(right, _)| grants.remedy(right, database)));
         found.extend(grants.routines(database));
         let others = self.not_transactional()?;
-        if !others.is_empty() {
-            found.push(format!(
-                "tables of the database `{database}` are not InnoDB, so that nobody can write while they are dumped, for at most {} s: {}. ALTER TABLE ... ENGINE=InnoDB avoids that",
-                self.limits.lock.as_secs(),
-                others.join(", ")
-            ));
-        }
         found.extend(self.crashed(&others)?);
         found.extend(self.broken_views()?);
         Ok(found)

@@ -46,10 +46,13 @@ impl Mariadb {
             let started = Instant::now();
             match self.try_dump(into, !others.is_empty()) {
                 Ok(split) => {
+                    let took = started.elapsed();
                     let contents =
                         Contents::new(database.clone(), character_set, collation, split.parts);
                     contents.write(into)?;
-                    return Ok(described(split.rows, &others, started.elapsed()));
+                    let mut dump = described(split.rows, &others, took);
+                    dump.notes.extend(self.without_history()?);
+                    return Ok(dump);
                 }
                 Err(error) if attempt < TRIES && errors::has_number(&error, &ALTERED) => {
                     tracing::debug!(%error, "a table was altered while it was dumped");
@@ -109,6 +112,21 @@ impl Mariadb {
             literal(&self.settings.database)
         ))?;
         Ok(answer.into_iter().flatten().collect())
+    }
+
+    /// What the client leaves out of tables that keep what their rows were.
+    fn without_history(&self) -> Result<Option<String>, DatabaseError> {
+        let tables = self.ask(&format!(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema={} AND table_type='SYSTEM VERSIONED' ORDER BY table_name;",
+            literal(&self.settings.database)
+        ))?;
+        let tables: Vec<_> = tables.into_iter().flatten().collect();
+        Ok((!tables.is_empty()).then(|| {
+            format!(
+                "of tables with system versioning only the rows of now are in the dump: {}",
+                tables.join(", ")
+            )
+        }))
     }
 
     fn character_set(&self) -> Result<(String, String), DatabaseError> {

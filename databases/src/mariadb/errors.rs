@@ -3,7 +3,7 @@
 use crate::error::DatabaseError;
 
 /// Numbers of the server's and the client's errors, and what to do.
-const REMEDIES: [(&[u32], &str); 9] = [
+const REMEDIES: [(&[u32], &str); 10] = [
     (
         &[2002, 2003],
         "The server does not answer: start it, or correct `socket` or `host`",
@@ -38,10 +38,18 @@ const REMEDIES: [(&[u32], &str); 9] = [
          nothing of this database is dumped",
     ),
     (
+        &[1412, 1146],
+        "A table was altered or removed while it was dumped, several times in a row. What was written is thrown away, and the next cycle tries again",
+    ),
+    (
         &[1449],
         "The account that a view or routine is defined by is missing: create it, or change the DEFINER",
     ),
 ];
+
+/// A signal ended the client.
+const KILLED: &str = "Somebody has killed the program, or the kernel did for want of memory (`dmesg` says so). What was written is thrown away, and the \
+     next cycle tries again";
 
 /// Says what to do about what a client has said.
 pub(super) fn explain(error: DatabaseError, database: &str) -> DatabaseError {
@@ -59,6 +67,7 @@ pub(super) fn explain(error: DatabaseError, database: &str) -> DatabaseError {
         .find(|(numbers, _)| numbers.iter().any(|number| names(&said, *number)));
     let said = match remedy {
         Some((_, remedy)) => format!("{said}. Database `{database}`: {remedy}"),
+        None if code.is_none() => format!("{said}. Database `{database}`: {KILLED}"),
         None => format!("{said}. Database `{database}`"),
     };
     DatabaseError::Failed {

@@ -124,12 +124,10 @@ impl Statements {
             }
             return;
         }
-        // Nothing else is ended or begun by these.
-        let begins = |with: &[u8]| self.pending.last().is_some_and(|last| with == [*last]);
-        let goes_on = byte == b'-' && begins(b"-");
-        let may_end = self.delimiter.starts_with(&self.pending) && !self.pending.is_empty();
-        let ends = may_end && self.delimiter[self.pending.len()..].starts_with(&[byte]);
-        if ends || goes_on {
+        let goes_on = byte == b'-' && self.pending.last() == Some(&b'-');
+        let is_begun = !self.pending.is_empty() && self.delimiter.starts_with(&self.pending);
+        let may_end = is_begun && self.delimiter[self.pending.len()..].starts_with(&[byte]);
+        if goes_on || may_end {
             self.pending.push(byte);
         } else {
             self.take_pending(0, code);
