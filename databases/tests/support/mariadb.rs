@@ -1,8 +1,8 @@
 //! A MariaDB server of a test: on a socket in a temporary directory, without TCP, as an ordinary user if the test runs as root.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use understudy_databases::Limits;
@@ -12,6 +12,13 @@ use understudy_databases::mariadb::{Mariadb, MariadbSettings};
 pub(crate) struct Server {
     directory: tempfile::TempDir,
     child: Child,
+}
+
+/// A session that stays open.
+pub(crate) struct Session {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
 }
 
 impl Server {
@@ -117,6 +124,43 @@ impl Server {
 
     pub(crate) fn mariadb(&self, database: &str) -> Mariadb {
         self.mariadb_of(database, "root", "")
+    }
+}
+
+impl Server {
+    pub(crate) fn session(&self) -> Session {
+        let mut client = Command::new("mariadb");
+        client.args(["--no-defaults", "-uroot", "-BNn", "-S"]);
+        client.arg(self.directory.path().join("s"));
+        let client = client.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = client.spawn().unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Session {
+            child,
+            input,
+            output,
+        }
+    }
+}
+
+impl Session {
+    /// Returns when it is done.
+    pub(crate) fn sql(&mut self, statements: &str) {
+        writeln!(self.input, "{statements}; SELECT '-- done';").unwrap();
+        let mut line = String::new();
+        while line != "-- done\n" {
+            line.clear();
+            let read = self.output.read_line(&mut line).unwrap();
+            assert_ne!(read, 0, "the session has ended");
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
