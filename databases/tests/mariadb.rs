@@ -7,6 +7,8 @@
 mod programs;
 #[path = "support/mariadb.rs"]
 mod server;
+#[path = "support/waits.rs"]
+mod waits;
 
 #[path = "mariadb/dumps.rs"]
 mod dumps;
@@ -16,6 +18,8 @@ mod failures;
 mod loads;
 #[path = "mariadb/probes.rs"]
 mod probes;
+#[path = "mariadb/writers.rs"]
+mod writers;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -36,7 +40,7 @@ CREATE VIEW v AS SELECT a FROM t;
 DELIMITER //
 CREATE TRIGGER tr BEFORE INSERT ON child FOR EACH ROW BEGIN SET @x=1; END//
 CREATE PROCEDURE p() BEGIN SELECT 1; END//
-CREATE FUNCTION f() RETURNS INT BEGIN RETURN 4; END//
+CREATE FUNCTION f() RETURNS INT DETERMINISTIC BEGIN RETURN 4; END//
 CREATE EVENT e ON SCHEDULE EVERY 1 DAY DO BEGIN SELECT 1; END//
 CREATE TABLE shop (a INT) ENGINE=InnoDB//
 CREATE VIEW w AS SELECT shop.a, f() AS four, 'shop.f() `shop`.`f`()' AS text FROM shop//

@@ -7,6 +7,8 @@
 mod programs;
 #[path = "support/postgres.rs"]
 mod server;
+#[path = "support/waits.rs"]
+mod waits;
 
 #[path = "postgres/dumps.rs"]
 mod dumps;
@@ -16,6 +18,8 @@ mod failures;
 mod loads;
 #[path = "postgres/probes.rs"]
 mod probes;
+#[path = "postgres/writers.rs"]
+mod writers;
 
 use std::collections::BTreeMap;
 use std::path::Path;
