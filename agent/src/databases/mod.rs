@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use understudy_databases::{DatabaseError, Dump, Probe};
 use understudy_protocol::DatasetName;
 
-pub use crate::dumps::{DatabaseState, place};
+pub use crate::dumps::{DatabaseState, place, rows_of};
 pub use settings::{DatabaseSettings, Engine, OnFailure};
 
 /// Takes databases; it may start other programs, which an agent may not.

@@ -18,6 +18,7 @@ use understudy_protocol::{DatasetName, Name};
 use understudy_tree::durable::{self, Durability};
 use understudy_tree::{Directory, Kind, Mounts, content, remove};
 
+use super::counts;
 use crate::error::AgentError;
 use crate::lock::try_lock;
 
@@ -208,6 +209,9 @@ impl Shelf {
     /// Notes what is known of what was taken last. Its files that are as before become the same files, so that nobody reads them again; returns
     /// whether any is not.
     pub(crate) fn keep(&self, note: &Note) -> Result<Difference, AgentError> {
+        if let Some(next) = self.next()?.filter(|_| !note.dump.rows.is_empty()) {
+            counts::write(&next, &note.dump.rows)?;
+        }
         let difference = match (self.next()?, self.dump()?) {
             (Some(next), Some(former)) => align(&next, &former, DEPTH)?,
             _ => Difference::Some,

@@ -1,6 +1,7 @@
 //! Dumps of the databases of a dataset, as the agent keeps and ships them.
 
 mod capture;
+mod counts;
 mod difference;
 mod keeper;
 mod state;
@@ -9,6 +10,7 @@ use understudy_protocol::{Name, Timestamp};
 use understudy_tree::Directory;
 
 pub(crate) use capture::{Taking, begin};
+pub use counts::rows_of;
 pub(crate) use difference::{Stretch, difference};
 pub use keeper::place;
 pub use state::DatabaseState;
