@@ -27,7 +27,7 @@ use crate::report;
 
 pub(crate) use adopt::{Adopt, Failback};
 pub(crate) use check::{Check, Checked, ExpectedRole};
-pub(crate) use daemons::{Agent, Capturer, Fencer, Imager, Messenger, Receiver, Standby};
+pub(crate) use daemons::{Agent, Capturer, Fencer, Imager, Messenger, Opener, Receiver, Standby};
 pub(crate) use demote::{Demote, Resume};
 pub(crate) use drift::{Drift, DriftAction};
 pub(crate) use handover::Handover;
@@ -159,6 +159,8 @@ pub(crate) enum Command {
     Imager(Imager),
     #[command(hide = true)]
     Standby(Standby),
+    #[command(hide = true)]
+    Opener(Opener),
     Restore(Restore),
     Snapshots(Snapshots),
     Status(Status),
@@ -207,7 +209,8 @@ impl Command {
             | Self::Fencer(_)
             | Self::Capturer(_)
             | Self::Imager(_)
-            | Self::Standby(_) => true,
+            | Self::Standby(_)
+            | Self::Opener(_) => true,
             Self::Agent(agent) => !agent.once,
             _ => false,
         }

@@ -24,7 +24,8 @@ use crate::commands::agent::check_sources;
 use crate::commands::receiver::Settings;
 use crate::commands::stdio::{self, Served};
 use crate::exit::{Code, CommandError};
-use crate::{capturer, fencer, paths, service, standby};
+use crate::opener::Opener;
+use crate::{capturer, fencer, paths, receiver_config, service, standby};
 
 /// What a confined receiver reads beside its store: what the kernel tells of this process and of its limits, and the time
 /// zone.
@@ -49,6 +50,8 @@ pub(crate) struct Prepared {
     pub(crate) capturer: Option<capturer::Started>,
     /// Of a receiver: the process that loads databases.
     pub(crate) standby: Option<standby::Started>,
+    /// Of what brings a snapshot back: the process that loads databases.
+    pub(crate) opener: Option<Opener>,
     /// Of a receiver for whoever has started it: what it serves.
     pub(crate) served: Option<Served>,
 }
@@ -74,13 +77,52 @@ pub(crate) fn prepare(arguments: &Arguments) -> Result<Prepared, CommandError> {
             main(&spare, &paths::state(state)?)?;
         }
         Command::Imager(given) => imager(&given.directory)?,
-        Command::Restore(given) => restore(given, &Address::given(spare)?, state)?,
+        Command::Restore(given) => {
+            let opener = opener(
+                given.load,
+                (&given.config, &given.dumps()),
+                arguments.output,
+            )?;
+            restore(given, &Address::given(spare)?, state)?;
+            return Ok(Prepared {
+                opener,
+                ..Prepared::default()
+            });
+        }
         // What hooks do is theirs, as with a promotion.
         Command::Drill(given) if given.promote => {}
-        Command::Drill(given) => drill(given, &Address::given(spare)?, &paths::state(state)?)?,
+        Command::Drill(given) => {
+            let state = paths::state(state)?;
+            let below = given.scratch.as_deref().unwrap_or(&state);
+            let is_known =
+                given.agent_config.exists() || receiver_config::chosen(None, None).is_some();
+            let opener = opener(is_known, (&given.agent_config, below), arguments.output)?;
+            drill(given, &Address::given(spare)?, &state)?;
+            return Ok(Prepared {
+                opener,
+                ..Prepared::default()
+            });
+        }
         _ => {}
     }
     Ok(Prepared::default())
+}
+
+fn opener(
+    is_wanted: bool,
+    (config, below): (&Path, &Path),
+    output: Output,
+) -> Result<Option<Opener>, CommandError> {
+    if !is_wanted {
+        return Ok(None);
+    }
+    let below = std::path::absolute(below).unwrap_or_else(|_| below.to_owned());
+    let started = Opener::start(config, &below, output);
+    started.map(Some).map_err(|error| {
+        CommandError::failed(format!(
+            "cannot start the process that loads databases: {error}"
+        ))
+    })
 }
 
 fn receiver(given: &Receiver, output: Output) -> Result<Prepared, CommandError> {
@@ -208,8 +250,9 @@ fn imager(directory: &Path) -> Result<(), CommandError> {
 /// place is out of its reach.
 fn restore(given: &Restore, spare: &Address, state: Option<&Path>) -> Result<(), CommandError> {
     let mut write = places_of(given, ("target", &given.target), spare)?;
-    if let Some(databases) = &given.databases {
-        let databases = ("directory for databases", databases.as_path());
+    if given.databases.is_some() || given.load {
+        let dumps = given.dumps();
+        let databases = ("directory for databases", dumps.as_path());
         write.extend(places_of(given, databases, spare)?);
     }
     if let Ok(state) = paths::state(state) {

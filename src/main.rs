@@ -20,6 +20,7 @@ mod interrupt;
 mod listing;
 mod logging;
 mod moment;
+mod opener;
 mod paths;
 mod progress;
 mod receiver_config;

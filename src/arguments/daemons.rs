@@ -212,6 +212,17 @@ pub(crate) struct Standby {
     pub(crate) one: bool,
 }
 
+/// Load restored dumps; started by `restore --load` and `drill` alone
+#[derive(Debug, Args)]
+pub(crate) struct Opener {
+    /// The agent's configuration
+    #[arg(value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// The directory below which dumps are
+    #[arg(long, value_name = "DIR")]
+    pub(crate) below: PathBuf,
+}
+
 /// Take the databases that the agent at the other end of standard input names; started by the agent alone
 #[derive(Debug, Args)]
 pub(crate) struct Capturer {

@@ -8,6 +8,9 @@ use understudy_tree::Glob;
 
 use super::Selection;
 
+/// Where the agent's configuration is unless something else is said.
+const AGENT_CONFIG: &str = "/etc/understudy/agent.toml";
+
 /// Bring a dataset back from the spare
 ///
 /// Writes a snapshot's files as TARGET, which appears whole or not at all. TARGET must be absent or an empty
@@ -25,6 +28,8 @@ Examples:
       Serve /srv/photos while it fills, the newest files first.
   understudy restore shop /srv/shop --databases /var/tmp/shop-dumps
       The files, and the dumps of its databases as they were captured with them.
+  understudy restore shop /srv/shop --load
+      The files, and its databases loaded where /etc/understudy/agent.toml says that they are.
   understudy restore --all /srv --dataset-order shop,photos")]
 #[command(allow_missing_positional = true)]
 pub(crate) struct Restore {
@@ -63,6 +68,19 @@ pub(crate) struct Restore {
     /// a matter of the database. --path, --first and --replace are about files alone.
     #[arg(long, value_name = "DIR")]
     pub(crate) databases: Option<PathBuf>,
+    /// Load the databases of the snapshot as well, where the agent's configuration says that they are
+    ///
+    /// Each takes the place of the one that is there, once all of it is loaded; what is there and not empty is only replaced with
+    /// --replace-databases, or if somebody confirms it. Their rows are counted afterwards. The dumps are removed then, unless --databases says where
+    /// they are to stay.
+    #[arg(long, conflicts_with_all = ["all", "dry_run"])]
+    pub(crate) load: bool,
+    /// Load over databases that are not empty
+    #[arg(long, requires = "load")]
+    pub(crate) replace_databases: bool,
+    /// The agent's configuration, which says where databases are
+    #[arg(long, value_name = "FILE", requires = "load", default_value = AGENT_CONFIG)]
+    pub(crate) config: PathBuf,
     /// Take the place of what stands at TARGET, which is kept beside it
     #[arg(long)]
     pub(crate) replace: bool,
@@ -83,6 +101,17 @@ pub(crate) struct Restore {
     /// Write nothing, only say what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+impl Restore {
+    /// Where the dumps of databases come; beside the target if nobody says.
+    pub(crate) fn dumps(&self) -> PathBuf {
+        self.databases.clone().unwrap_or_else(|| {
+            let mut place = self.target.clone().into_os_string();
+            place.push(format!(".databases-{}", std::process::id()));
+            place.into()
+        })
+    }
 }
 
 /// Whose word counts.
@@ -122,7 +151,8 @@ pub(crate) enum Order {
 /// Restore for practice: into a scratch directory, with everything read again, and removed afterwards
 ///
 /// Tells how long a restore takes on this host and whether all of it is right: every content is hashed once more from the disk, and every
-/// SQLite database is opened and checked. Later estimates (`restore --dry-run`, and of what is left while a restore runs) use what it took.
+/// SQLite database is opened and checked. Databases that this host's configuration names are loaded under a name of their own
+/// (understudy_drill_...), their rows compared with those that were captured, and removed. Later estimates (`restore --dry-run`, and of what is left while a restore runs) use what it took.
 ///
 /// With --promote, on the spare, a promotion is practised instead: the newest snapshot is copied into a scratch store, promoted there, and those
 /// `on_promote` hooks are run that the configuration marks with `rehearse = true`, with UNDERSTUDY_REHEARSAL=1. The dataset itself is only
@@ -141,6 +171,9 @@ pub(crate) struct Drill {
     /// An existing directory with room for the dataset [default: the state directory; with --promote the store's]
     #[arg(long, value_name = "DIR")]
     pub(crate) scratch: Option<PathBuf>,
+    /// The agent's configuration, which says where databases are loaded for practice
+    #[arg(long, value_name = "FILE", default_value = AGENT_CONFIG)]
+    pub(crate) agent_config: PathBuf,
     /// Practise a promotion, on the spare
     #[arg(long, conflicts_with_all = ["snapshot", "at", "unverified", "trust_key"])]
     pub(crate) promote: bool,

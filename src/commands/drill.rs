@@ -1,5 +1,6 @@
 //! `understudy drill`: a restore for practice, into a scratch directory, with everything read again afterwards.
 
+mod databases;
 mod promotion;
 
 use std::path::{Path, PathBuf};
@@ -13,16 +14,22 @@ use understudy_agent::{
 use understudy_protocol::{DatasetName, Name, RelPath, escape};
 use understudy_tree::{Directory, Mounts, TreeError, remove};
 
+use self::databases::Practised;
 use super::{Session, past, restore, trust};
 use crate::arguments::Drill;
 use crate::drills;
 use crate::exit::{Code, CommandError};
+use crate::opener::Opener;
 use crate::report::Report;
 use crate::spare::Spare;
 use crate::{paths, words};
 
 /// Restores, compares, opens, remembers how long it took, and removes it all.
-pub(crate) fn run(arguments: &Drill, session: &Session) -> Result<Report, CommandError> {
+pub(crate) fn run(
+    arguments: &Drill,
+    opener: Option<Opener>,
+    session: &Session,
+) -> Result<Report, CommandError> {
     if arguments.promote {
         return promotion::run(arguments, session);
     }
@@ -33,7 +40,7 @@ pub(crate) fn run(arguments: &Drill, session: &Session) -> Result<Report, Comman
     let spare = session.existing_spare()?;
     let scratch = Scratch::make(place, &arguments.dataset)?;
     let context = session.context(PathBuf::new(), &spare);
-    let result = practise(arguments, session, &spare, &context, &scratch);
+    let result = practise(arguments, (opener, session), &spare, &context, &scratch);
     // Whatever came of it.
     let removed = scratch.remove();
     let (restored, report) = result?;
@@ -57,7 +64,7 @@ pub(crate) fn run(arguments: &Drill, session: &Session) -> Result<Report, Comman
 
 fn practise(
     arguments: &Drill,
-    session: &Session,
+    (opener, session): (Option<Opener>, &Session),
     spare: &Spare,
     context: &Context,
     scratch: &Scratch,
@@ -100,7 +107,18 @@ fn practise(
         understudy_agent::compare(channel, which, (&tree, dumps.as_ref()), context, reconnect)
     })?;
     let opened = understudy_agent::open_databases(&tree, &context.cancel)?;
-    let report = verdict(&arguments.dataset, &restored, &wrong, &opened);
+    let practised = match &dumps {
+        Some(dumps) => {
+            let place = [scratch.name.to_string(), "databases".to_owned()];
+            let is_proved = trust::may_load(&restored.proven, spare, &arguments.trusting);
+            let opener = opener.filter(|_| is_proved);
+            databases::practise(opener, &arguments.dataset, (dumps, &place))
+                .map_err(|error| scratch.failed(&error))?
+        }
+        None => Practised::default(),
+    };
+    let mut report = verdict(&arguments.dataset, &restored, &wrong, &opened);
+    tell(&mut report, &arguments.dataset, &practised);
     Ok((restored, report))
 }
 
@@ -159,6 +177,44 @@ fn verdict(
         report.error = Some(CommandError::new(Code::Damage, message, hint));
     }
     report
+}
+
+/// Adds what came of the dumps.
+fn tell(report: &mut Report, dataset: &DatasetName, practised: &Practised) {
+    report.data["dumps_opened"] = practised.values.clone().into();
+    report.lines.extend(practised.lines.iter().cloned());
+    report.note_all(
+        "databases were not opened:",
+        practised.unopened.iter().cloned(),
+    );
+    report.note_all(
+        "databases were loaded, and do not have the rows that were captured:",
+        practised.different.iter().cloned(),
+    );
+    report.note_all(
+        "databases cannot be loaded:",
+        practised.failed.iter().cloned(),
+    );
+    if report.error.is_some() {
+        return;
+    }
+    let error = if !practised.different.is_empty() {
+        CommandError::new(
+            Code::Damage,
+            format!("the drill of {dataset} found databases that lack rows"),
+            "look at how they are captured on the main (`understudy check databases`)",
+        )
+    } else if !practised.failed.is_empty() {
+        CommandError::new(
+            Code::Failed,
+            format!("the drill of {dataset} could not load every database"),
+            "put right what it says, and run it again: in an emergency they would not come back either",
+        )
+    } else {
+        return;
+    };
+    report.code = error.code;
+    report.error = Some(error);
 }
 
 fn summary(dataset: &DatasetName, restored: &RestoreReport, databases: u64) -> String {

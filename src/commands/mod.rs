@@ -64,7 +64,7 @@ use crate::paths;
 use crate::receiver_config::{self, ReceiverConfig};
 use crate::report::Report;
 use crate::spare::{Absent, Spare};
-use crate::{ssh, standby};
+use crate::{opener, ssh, standby};
 
 /// What every command gets beside its own arguments.
 #[derive(Debug)]
@@ -106,7 +106,8 @@ pub(crate) fn run(
         Command::Standby(arguments) => {
             standby::run(&arguments, session.output).map(|()| Report::ended())
         }
-        Command::Restore(arguments) => restore::run(&arguments, session),
+        Command::Opener(arguments) => opener::serve(&arguments).map(|()| Report::ended()),
+        Command::Restore(arguments) => restore::run(&arguments, prepared.opener, session),
         Command::Snapshots(arguments) => snapshots::run(&arguments, session),
         Command::Status(_) => status::run(session),
         Command::Verify(arguments) => verify::run(&arguments, session),
@@ -118,7 +119,7 @@ pub(crate) fn run(
         Command::Cat(arguments) => cat::run(&arguments, session),
         Command::Find(arguments) => find::run(&arguments, session),
         Command::Diff(arguments) => diff::run(&arguments, session),
-        Command::Drill(arguments) => drill::run(&arguments, session),
+        Command::Drill(arguments) => drill::run(&arguments, prepared.opener, session),
         Command::Prune(arguments) => prune::run(&arguments, session),
         Command::Pin(arguments) => pin::pin(arguments, session),
         Command::Unpin(arguments) => pin::unpin(arguments, session),

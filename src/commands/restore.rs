@@ -1,8 +1,11 @@
 //! `understudy restore`: a dataset comes back.
 
+mod loading;
+
 use serde_json::{Value, json};
 use understudy_agent::{
-    Action, Context, Existing, Lost, Manner, Order, OwnedBy, Part, RestoreReport, RestoreRequest,
+    Action, Context, Existing, Lost, Manner, Order, OwnedBy, Part, Proven, RestoreReport,
+    RestoreRequest,
 };
 use understudy_protocol::{DatasetName, Role, escape};
 use understudy_receiver::Store;
@@ -11,11 +14,13 @@ use understudy_tree::Lacking;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use self::loading::Loading;
 use super::{Session, past, restore_all, trust};
 use crate::address::Address;
 use crate::arguments::{self, Output, Restore};
 use crate::drills::Expectation;
 use crate::exit::{Code, CommandError};
+use crate::opener::Opener;
 use crate::progress::Line;
 use crate::remaining::Lines;
 use crate::report::{self, Report};
@@ -23,7 +28,11 @@ use crate::spare::Spare;
 use crate::{paths, words};
 
 /// Writes a snapshot's tree as the target, or those of all datasets below it.
-pub(crate) fn run(arguments: &Restore, session: &Session) -> Result<Report, CommandError> {
+pub(crate) fn run(
+    arguments: &Restore,
+    opener: Option<Opener>,
+    session: &Session,
+) -> Result<Report, CommandError> {
     let address = session.address()?;
     check_target("target", &arguments.target, &address)?;
     if let Some(databases) = &arguments.databases {
@@ -37,6 +46,22 @@ pub(crate) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
     let spare = session.existing_spare()?;
     request.trust = session.trust(&spare, &request.dataset, &arguments.trusting)?;
     request.room_bytes = trust::room_bytes(&spare, &arguments.trusting);
+    let nothing_is_proved = request.trust.is_none();
+    if opener.is_some()
+        && nothing_is_proved
+        && !trust::may_load(&Proven::Unasked, &spare, &arguments.trusting)
+    {
+        return Err(CommandError::usage(
+            "nothing proves here what the spare gives back, and a dump that is loaded can do what the database's account may",
+            "give the main's key with --trust-key, or insist with --unverified",
+        ));
+    }
+    let name = request.dataset.clone();
+    let loading = opener.map(|opener| Loading::begin(opener, (&name, arguments), session));
+    let loading = loading.transpose()?;
+    if loading.is_some() {
+        request.databases = Some(arguments.dumps());
+    }
     // A restore needs no index: it works on a host that never was a main.
     let context = session.context(Path::new("").to_owned(), &spare);
     if let Some(costs) = session.expectation(&spare, Some(&request.dataset)).known() {
@@ -58,8 +83,11 @@ pub(crate) fn run(arguments: &Restore, session: &Session) -> Result<Report, Comm
         && restored.databases.is_none()
         && report::summarises(session.output)
     {
-        let nothing = "it has no databases, so there was nothing for --databases to restore";
+        let nothing = "it has no databases, so there were none to restore";
         report.lines.push(nothing.to_owned());
+    }
+    if let Some(loading) = loading {
+        loading.finish(&mut report, session)?;
     }
     Ok(report)
 }

@@ -90,6 +90,12 @@ pub(super) fn room_bytes(spare: &Spare, trusting: &Trusting) -> u64 {
     }
 }
 
+/// Whether a dump may be loaded: to the engine it is a program. Nothing else than what the main has signed, unless somebody insists, or the
+/// spare is a directory of this host.
+pub(super) fn may_load(proven: &Proven, spare: &Spare, trusting: &Trusting) -> bool {
+    matches!(proven, Proven::Signed(_)) || trusting.unverified || spare.is_here()
+}
+
 /// What is told of a proof.
 pub(super) fn proved(proven: &Proven) -> Option<String> {
     let Proven::Signed(evidence) = proven else {

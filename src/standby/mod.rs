@@ -97,6 +97,8 @@ impl Started {
             let input = self.child.stdin.take();
             let ended = self.child.wait();
             drop(input);
+            // Where this process ends as well, nobody has to be told.
+            std::thread::park_timeout(PATIENCE);
             let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
             let text = format!(
                 "the process that loads databases has ended ({how}): restart the receiver, and look at what it logged"

@@ -406,3 +406,93 @@ fn a_load_that_is_killed_anywhere_claims_nothing_and_the_next_one_brings_it() {
     assert_eq!(database["snapshot"], loaded["loaded"]["snapshot"], "{data}");
     assert!(database["loaded_now_seconds"].is_null(), "{data}");
 }
+
+/// Both engines, each with the database `shop` of its own: what restores and drills do with it.
+fn is_restored_and_practised(site: &Site, server: &dyn Engine, main: &dyn Fn(&str) -> String) {
+    site.cycle().ok();
+    let drill = || {
+        Run::new(["drill", "site", "--unverified", "--spare"])
+            .arg(site.spare())
+            .arg("--state")
+            .arg(site.place.path().join("other-state"))
+            .arg("--agent-config")
+            .arg(site.config())
+    };
+    let data = drill().data();
+    let opened = &data["dumps_opened"][0];
+    assert_eq!(opened["as_captured"], true, "{data}");
+    drill().ok().mentions(&["loaded and removed again: 3 rows"]);
+    let elsewhere = Run::new(["drill", "site", "--unverified", "--spare"])
+        .arg(site.spare())
+        .arg("--state")
+        .arg(site.place.path().join("other-state"))
+        .args(["--agent-config", "/nowhere"]);
+    elsewhere.ok().mentions(&["databases were not opened"]);
+
+    let restore = |target: &str| {
+        Run::new(["restore", "site"])
+            .arg(site.place.path().join(target))
+            .args(["--load", "--unverified", "--config"])
+            .arg(site.config())
+            .arg("--spare")
+            .arg(site.spare())
+            .arg("--state")
+            .arg(site.place.path().join("other-state"))
+    };
+    server.main("DELETE FROM pictures WHERE id = 1;");
+    // What is there is only replaced by whoever wants that.
+    restore("one")
+        .expect(2)
+        .mentions(&["1 table", "2 rows", "--replace-databases"]);
+    assert!(!site.place.path().join("one").exists());
+    assert_eq!(main(COUNT), "2");
+    let restored = restore("one").arg("--replace-databases").ok();
+    restored.mentions(&["`shop` is loaded as `shop`: 3 rows"]);
+    assert_eq!(main(COUNT), "3");
+    assert!(site.place.path().join("one").exists());
+    let left = fs::read_dir(site.place.path()).unwrap().flatten();
+    let left = left.filter(|one| one.file_name().to_string_lossy().contains("databases"));
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn postgres_is_restored_and_practised() {
+    let Some(server) = postgres::Server::start() else {
+        return;
+    };
+    server.sql("postgres", "CREATE DATABASE shop;");
+    server.sql(
+        "shop",
+        "CREATE TABLE pictures (id bigint PRIMARY KEY); INSERT INTO pictures VALUES (1), (2), (3);",
+    );
+    let site = Site::new(&of_postgres(&server));
+    let main = |question: &str| server.sql("shop", question).trim().to_owned();
+    is_restored_and_practised(&site, &server, &main);
+    server.sql("postgres", "DROP DATABASE shop;");
+    let data = Run::new(["restore", "site"])
+        .arg(site.place.path().join("two"))
+        .args(["--load", "--unverified", "--config"])
+        .arg(site.config())
+        .arg("--spare")
+        .arg(site.spare())
+        .arg("--state")
+        .arg(site.place.path().join("other-state"))
+        .data();
+    assert_eq!(data["loaded"][0]["rows"]["public.pictures"], 3, "{data}");
+    assert_eq!(main(COUNT), "3");
+    let names = server.sql("postgres", "SELECT datname FROM pg_database;");
+    assert!(!names.contains("drill"), "{names}");
+}
+
+#[test]
+fn mariadb_is_restored_and_practised() {
+    let Some(server) = mariadb::Server::start(&[]) else {
+        return;
+    };
+    server.sql("CREATE DATABASE shop; CREATE TABLE shop.pictures (id BIGINT PRIMARY KEY); INSERT INTO shop.pictures VALUES (1), (2), (3);");
+    let site = Site::new(&of_mariadb(&server));
+    let main = |question: &str| server.sql(&format!("USE shop; {question}"));
+    is_restored_and_practised(&site, &server, &main);
+    let names = server.sql("SHOW DATABASES;");
+    assert!(!names.contains("drill"), "{names}");
+}
