@@ -44,7 +44,7 @@ pub(crate) struct Promote {
     pub(crate) without_held: bool,
     /// Promote the files although databases are not as the snapshot has them
     ///
-    /// Databases that the configuration names ([[standby]]) are otherwise loaded first, unless what was loaded before is the same. Once this host
+    /// Databases that the configuration names (`[[standby]]`) are otherwise loaded first, unless what was loaded before is the same. Once this host
     /// is the main none is loaded any more.
     #[arg(long)]
     pub(crate) without_databases: bool,
