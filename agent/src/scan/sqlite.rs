@@ -371,9 +371,11 @@ impl Worker<'_> {
                 self.scan.databases.note(place, true);
             }
             // What is with it belongs to it all the same.
-            Err(ImageError::Busy(_)) => self.scan.databases.note(place, true),
+            Err(ImageError::Busy(_) | ImageError::Failed(_)) => {
+                self.scan.databases.note(place, true);
+            }
             Err(ImageError::Damaged(_)) => self.scan.databases.note(place, false),
-            Err(ImageError::Gone | ImageError::Failed(_)) => {}
+            Err(ImageError::Gone) => {}
         }
     }
 }
