@@ -123,6 +123,11 @@ impl Scene {
 trait Engine {
     fn main(&self, statement: &str);
     fn standby(&self, question: &str) -> Result<String, String>;
+    /// The rows on the main.
+    fn rows(&self) -> String;
+    fn remove_standby(&self);
+    /// As if the power had failed, and come back.
+    fn break_down(&mut self);
 }
 
 impl Engine for postgres::Server {
@@ -134,6 +139,19 @@ impl Engine for postgres::Server {
         let answer = self.try_sql("copy", question)?;
         Ok(answer.trim().to_owned())
     }
+
+    fn rows(&self) -> String {
+        self.sql("shop", COUNT).trim().to_owned()
+    }
+
+    fn remove_standby(&self) {
+        self.sql("postgres", "DROP DATABASE copy;");
+    }
+
+    fn break_down(&mut self) {
+        self.stop(Signal::QUIT);
+        self.restart();
+    }
 }
 
 impl Engine for mariadb::Server {
@@ -143,6 +161,18 @@ impl Engine for mariadb::Server {
 
     fn standby(&self, question: &str) -> Result<String, String> {
         self.try_sql(&format!("USE copy; {question}"))
+    }
+
+    fn rows(&self) -> String {
+        self.sql(&format!("USE shop; {COUNT}"))
+    }
+
+    fn remove_standby(&self) {
+        self.sql("DROP DATABASE copy;");
+    }
+
+    fn break_down(&mut self) {
+        panic!("it is not started again here");
     }
 }
 
@@ -327,61 +357,50 @@ fn processes(store: &Path) -> Vec<u32> {
     numbers.filter(is_one).collect()
 }
 
-#[test]
-fn a_load_that_is_killed_anywhere_claims_nothing_and_the_next_one_brings_it() {
-    let Some(mut server) = postgres::Server::start() else {
-        return;
-    };
-    server.sql("postgres", "CREATE DATABASE shop;");
-    server.sql(
-        "shop",
-        "CREATE TABLE pictures (id bigint PRIMARY KEY, text text); INSERT INTO pictures VALUES (0, '');",
-    );
-    let mut scene = Scene::new(&of_postgres(&server), &copy_of_postgres(&server));
+fn kill(process: u32) -> bool {
+    let pid = Pid::from_raw(i32::try_from(process).unwrap()).unwrap();
+    kill_process(pid, Signal::KILL).is_ok()
+}
+
+/// Waits for a load of the snapshot to begin; none if it has ended by then.
+fn await_worker(scene: &Scene, newest: u64) -> Option<u32> {
+    let begun = Instant::now();
+    loop {
+        if let [worker, ..] = processes(&scene.site.spare())[..] {
+            return Some(worker);
+        }
+        if scene.known()["loaded"]["snapshot"] == newest {
+            return None;
+        }
+        assert!(begun.elapsed() < PATIENCE);
+    }
+}
+
+/// `round` makes other rows, and returns how many there are; `kill` is what happens in the midst of a load.
+fn each_claim_is_true(
+    scene: &mut Scene,
+    server: &mut dyn Engine,
+    round: impl Fn(&mut dyn Engine, u64),
+    harm: impl Fn(&mut Scene, &mut dyn Engine, u64, u32) -> bool,
+) {
     scene.site.cycle().ok();
     scene.await_loaded();
     let mut killed = 0;
-    for round in 1..=9_u64 {
-        server.main(&format!(
-            "INSERT INTO pictures SELECT {round}00000 + i, repeat('x', 100) FROM generate_series(1, 5000) i;"
-        ));
-        let rows = server.sql("shop", COUNT);
+    for number in 1..=9_u64 {
+        round(server, number);
+        let rows = server.rows();
         scene.site.cycle().ok();
         let newest = scene.snapshot();
-        let begun = Instant::now();
-        let worker = loop {
-            if let [worker, ..] = processes(&scene.site.spare())[..] {
-                break worker;
-            }
-            if scene.known()["loaded"]["snapshot"] == newest {
-                break 0;
-            }
-            assert!(begun.elapsed() < PATIENCE);
-        };
-        if worker > 0 {
-            std::thread::park_timeout(Duration::from_millis(150 * round));
-            match round % 3 {
-                // As if the power had failed.
-                0 => {
-                    server.stop(Signal::QUIT);
-                    server.restart();
-                }
-                1 => {
-                    scene.receiver.as_mut().unwrap().kill();
-                    scene.listen();
-                }
-                _ => {
-                    let pid = Pid::from_raw(i32::try_from(worker).unwrap()).unwrap();
-                    killed += u32::from(kill_process(pid, Signal::KILL).is_ok());
-                }
-            }
+        if let Some(worker) = await_worker(scene, newest) {
+            std::thread::park_timeout(Duration::from_millis(150 * number));
+            killed += u32::from(harm(scene, server, number, worker));
         }
         // Whoever says that it is loaded is right.
         let begun = Instant::now();
         loop {
             let known = scene.known();
             if known["loaded"]["snapshot"] == newest {
-                assert_eq!(server.standby(COUNT).unwrap(), rows.trim());
+                assert_eq!(server.standby(COUNT).unwrap(), rows);
                 break;
             }
             if known["loading"].is_null() {
@@ -393,18 +412,155 @@ fn a_load_that_is_killed_anywhere_claims_nothing_and_the_next_one_brings_it() {
     }
     assert!(killed > 0, "no load was killed");
     // Somebody removes it: what is written down does not count any more.
-    server.sql("postgres", "DROP DATABASE copy;");
+    server.remove_standby();
     let killed = scene.promote().failing("promote.databases=1*return");
     assert!(killed.outcome().was_killed());
     let loaded = scene.known();
     assert_eq!(loaded["loaded"]["snapshot"], scene.snapshot(), "{loaded}");
-    let rows = server.sql("shop", COUNT);
-    assert_eq!(server.standby(COUNT).unwrap(), rows.trim());
+    assert_eq!(server.standby(COUNT).unwrap(), server.rows());
     // What was loaded by then is not loaded again.
     let data = scene.promote().data();
     let database = &data["datasets"][0]["databases"][0];
     assert_eq!(database["snapshot"], loaded["loaded"]["snapshot"], "{data}");
     assert!(database["loaded_now_seconds"].is_null(), "{data}");
+}
+
+const TABLE: &str = "CREATE TABLE pictures (id bigint PRIMARY KEY, text text);";
+
+#[test]
+fn a_load_that_is_killed_anywhere_claims_nothing_and_the_next_one_brings_it() {
+    let Some(mut server) = postgres::Server::start() else {
+        return;
+    };
+    server.sql("postgres", "CREATE DATABASE shop;");
+    server.sql("shop", TABLE);
+    let mut scene = Scene::new(&of_postgres(&server), &copy_of_postgres(&server));
+    let more = |server: &mut dyn Engine, round: u64| {
+        server.main(&format!(
+            "INSERT INTO pictures SELECT {round}00000 + i, repeat('x', 100) FROM generate_series(1, 5000) i;"
+        ));
+    };
+    each_claim_is_true(
+        &mut scene,
+        &mut server,
+        more,
+        |scene, server, round, worker| {
+            match round % 3 {
+                0 => server.break_down(),
+                1 => {
+                    scene.receiver.as_mut().unwrap().kill();
+                    scene.listen();
+                }
+                _ => return kill(worker),
+            }
+            false
+        },
+    );
+}
+
+#[test]
+fn a_load_of_mariadb_that_is_killed_anywhere_claims_nothing_and_the_next_one_brings_it() {
+    let Some(mut server) = mariadb::Server::start(&[]) else {
+        return;
+    };
+    server.sql(&format!(
+        "CREATE DATABASE shop; USE shop; {TABLE} CREATE VIEW all_of_them AS SELECT * FROM pictures;"
+    ));
+    let mut scene = Scene::new(&of_mariadb(&server), &copy_of_mariadb(&server));
+    let more = |server: &mut dyn Engine, round: u64| {
+        server.main(&format!(
+            "INSERT INTO pictures SELECT {round}00000 + seq, REPEAT('x', 100) FROM seq_1_to_5000;"
+        ));
+    };
+    each_claim_is_true(&mut scene, &mut server, more, |scene, _, round, worker| {
+        if round % 3 == 1 {
+            scene.receiver.as_mut().unwrap().kill();
+            scene.listen();
+            return false;
+        }
+        kill(worker)
+    });
+}
+
+/// In the midst of a load, of which the process is killed or not, this host becomes the main.
+#[test]
+fn a_load_under_way_ends_before_an_application_has_the_database() {
+    let Some(server) = postgres::Server::start() else {
+        return;
+    };
+    for round in 0..6_u64 {
+        server.sql("postgres", "DROP DATABASE IF EXISTS shop;");
+        server.sql("postgres", "DROP DATABASE IF EXISTS copy;");
+        server.sql("postgres", "CREATE DATABASE shop;");
+        server.sql("shop", TABLE);
+        let scene = Scene::new(&of_postgres(&server), &copy_of_postgres(&server));
+        scene.site.cycle().ok();
+        scene.await_loaded();
+        server.main(
+            "INSERT INTO pictures SELECT i, repeat('x', 200) FROM generate_series(1, 60000) i;",
+        );
+        scene.site.cycle().ok();
+        let worker = await_worker(&scene, scene.snapshot());
+        std::thread::park_timeout(Duration::from_millis(120 * round));
+        if let (Some(worker), 1) = (worker, round % 2) {
+            kill(worker);
+        }
+        let data = scene.promote().data();
+        let database = &data["datasets"][0]["databases"][0];
+        assert_eq!(database["snapshot"], scene.snapshot(), "{data}");
+        server
+            .standby("INSERT INTO pictures VALUES (0, 'of the application');")
+            .unwrap();
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(4) {
+            assert_eq!(server.standby(COUNT).unwrap(), "60001", "round {round}");
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+    }
+}
+
+#[test]
+fn two_databases_of_a_dataset_are_both_loaded() {
+    let Some(server) = postgres::Server::start() else {
+        return;
+    };
+    server.sql("postgres", "CREATE DATABASE shop;");
+    server.sql("postgres", "CREATE DATABASE blog;");
+    server.sql("shop", TABLE);
+    server.sql(
+        "blog",
+        "CREATE TABLE pictures (id int); INSERT INTO pictures VALUES (7);",
+    );
+    let other = |text: String, name: &str| text.replace("shop", "blog").replace("copy", name);
+    let blog = other(of_postgres(&server), "");
+    let standby = copy_of_postgres(&server);
+    let both = format!(
+        "{standby}[[standby]]\ndataset = \"site\"\n{}",
+        other(standby.clone(), "blog_copy")
+    );
+    let scene = Scene::new(&format!("{}{blog}", of_postgres(&server)), &both);
+    scene.site.cycle().ok();
+    let begun = Instant::now();
+    loop {
+        let status = Run::new(["status", "--spare"])
+            .arg(scene.site.spare())
+            .data();
+        let all = status["datasets"][0]["standby"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let newest = &status["datasets"][0]["snapshot"]["number"];
+        if all.len() == 2 && all.iter().all(|one| &one["loaded"]["snapshot"] == newest) {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{status}");
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+    assert_eq!(
+        server.sql("blog_copy", "SELECT id FROM pictures;").trim(),
+        "7"
+    );
+    assert_eq!(server.standby(COUNT).unwrap(), "0");
 }
 
 /// Both engines, each with the database `shop` of its own: what restores and drills do with it.
