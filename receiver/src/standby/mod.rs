@@ -11,21 +11,20 @@
 //! A promotion has the lock from before until after it writes that this host is the main. So nothing is ever loaded over what an application
 //! has begun to write to.
 
+mod dump;
+mod known;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, TryLockError};
 use std::path::PathBuf;
 
 use rustix::fs::FlockOperation;
 use rustix::io::FdFlags;
-use serde::{Deserialize, Serialize};
-use understudy_protocol::{
-    ContentHash, DatasetName, DirectoryId, Name, Node, Place, Position, RelPath, Role,
-};
+use understudy_protocol::{DatasetName, Name, Position, Role};
 use understudy_tree::attributes::drop_default_acl;
 use understudy_tree::{Directory, TreeError, content, remove};
 
 use crate::access::existing;
-use crate::catalog::Catalog;
 use crate::dataset::Dataset;
 use crate::error::ReceiverError;
 use crate::promote::fence;
@@ -34,44 +33,16 @@ use crate::space::Reserve;
 use crate::store::Store;
 use crate::{marker, names, sealed};
 
+pub use dump::Dump;
+use dump::{check, gone, open_root};
+pub use known::{Begun, Failed, Known, Loaded, Took};
+
 /// What ends the name of a file with what is known of a database.
 const STATE: &str = ".state";
 /// Far more than a reason and a few numbers take.
 const STATE_BYTES: u64 = 4 << 20;
 /// So often a dump is copied anew because the next snapshot came meanwhile.
 const TRIES: u32 = 5;
-
-/// What is known of a database on this host.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Known {
-    /// What was loaded last, of which nobody has seen since that it is not there any more.
-    pub loaded: Option<Loaded>,
-    /// A load that was begun, and of whose end nothing is known.
-    pub begun: Option<Begun>,
-    /// Why the last load has failed.
-    pub failure: Option<Failed>,
-    /// What the last load took that has succeeded.
-    pub last: Option<Took>,
-    /// Whether a load was ever begun: what had the name before that is nothing that may be replaced.
-    pub is_ours: bool,
-}
-
-/// A database as it was loaded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Loaded {
-    /// The epoch in which this host was the spare then. In any other one an application may have written to the database.
-    pub epoch: u64,
-    /// The newest snapshot that has this very dump.
-    pub snapshot: u64,
-    /// When that was committed, seconds since 1970.
-    pub committed_seconds: i64,
-    /// What the dump consists of: [`Dump::hash`].
-    pub hash: String,
-    /// What tells the database from any other of its name, as the engine says.
-    pub identity: String,
-    /// When it could be used: seconds since 1970.
-    pub ended_seconds: i64,
-}
 
 /// How this host is the spare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,89 +59,6 @@ impl Spare {
     pub fn has_been_sent(&self, dump: &Dump) -> bool {
         self.own.is_none_or(|own| dump.position.number > own)
     }
-}
-
-/// A load under way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Begun {
-    /// The snapshot.
-    pub snapshot: u64,
-    /// What its dump consists of.
-    pub hash: String,
-    /// Its bytes.
-    pub bytes: u64,
-    /// When: seconds since 1970.
-    pub since_seconds: i64,
-}
-
-/// A load that has failed, or could not even be begun.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failed {
-    /// Why, and what to do.
-    pub text: String,
-    /// Whether anything is wrong; else it only could not be done at that moment.
-    pub is_wrong: bool,
-    /// Since when it fails: seconds since 1970.
-    pub since_seconds: i64,
-    /// How often in a row.
-    pub times: u32,
-}
-
-/// What a load took.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Took {
-    /// How long.
-    pub seconds: f64,
-    /// Bytes of the dump.
-    pub bytes: u64,
-}
-
-impl Known {
-    /// How long a load of so many bytes is likely to take, in seconds; `None` if there was none before.
-    pub fn expected_seconds(&self, bytes: u64) -> Option<f64> {
-        let last = self.last?;
-        let share = match last.bytes {
-            0 => 1.0,
-            before => bytes as f64 / before as f64,
-        };
-        Some(last.seconds * share)
-    }
-
-    /// Notes one more failure in a row.
-    pub fn fail(&mut self, text: &str, is_wrong: bool, now_seconds: i64) {
-        let before = self.failure.take();
-        self.begun = None;
-        self.failure = Some(Failed {
-            text: text.to_owned(),
-            is_wrong,
-            since_seconds: before.as_ref().map_or(now_seconds, |one| one.since_seconds),
-            times: before.map_or(0, |one| one.times).saturating_add(1),
-        });
-    }
-}
-
-/// The dump of a database in a snapshot.
-#[derive(Debug, Clone)]
-pub struct Dump {
-    /// The snapshot.
-    pub position: Position,
-    /// When it was committed, seconds since 1970.
-    pub committed_seconds: i64,
-    /// What it consists of: two with the same have the same files.
-    pub hash: String,
-    /// Of all files.
-    pub bytes: u64,
-    database: Name,
-    directories: Vec<(RelPath, Name)>,
-    files: Vec<DumpFile>,
-}
-
-#[derive(Debug, Clone)]
-struct DumpFile {
-    parent: RelPath,
-    name: Name,
-    size: u64,
-    hash: ContentHash,
 }
 
 /// The right to load databases of a dataset; ends when dropped, and with the process.
@@ -287,29 +175,10 @@ impl Standby {
 
     /// The dump of a database in the newest snapshot; `None` if that has none.
     pub fn newest(&self, database: &str) -> Result<Option<Dump>, ReceiverError> {
-        let Some(catalog) = self.dataset.read_catalog()? else {
-            return Ok(None);
-        };
-        let Some(head) = catalog.head()? else {
-            return Ok(None);
-        };
-        let database = own(database)?;
-        let mut dump = Dump {
-            position: head.snapshot.position,
-            committed_seconds: head.snapshot.committed_seconds,
-            hash: String::new(),
-            bytes: 0,
-            database,
-            directories: Vec::new(),
-            files: Vec::new(),
-        };
-        let Some(root) = root(&catalog, &dump)? else {
-            return Ok(None);
-        };
-        let mut hasher = blake3::Hasher::new();
-        gather(&catalog, (root, &RelPath::root()), &mut dump, &mut hasher)?;
-        dump.hash = hasher.finalize().to_hex().to_string();
-        Ok(Some(dump))
+        match self.dataset.read_catalog()? {
+            Some(catalog) => dump::newest(&catalog, own(database)?),
+            None => Ok(None),
+        }
     }
 
     /// What is known of a database. What cannot be understood is nothing: it is loaded anew then.
@@ -466,93 +335,4 @@ fn own(database: &str) -> Result<Name, ReceiverError> {
 
 fn state_name(database: &str) -> Result<Name, ReceiverError> {
     own(&format!("{database}{STATE}"))
-}
-
-/// The directory of a dump, as the snapshot has it.
-fn root(catalog: &Catalog, dump: &Dump) -> Result<Option<DirectoryId>, ReceiverError> {
-    let mut parent = DirectoryId::TOP;
-    for name in [&*names::DATABASES, &dump.database] {
-        let place = Place {
-            parent,
-            name: name.clone(),
-        };
-        match catalog
-            .row(&place, dump.position.number)?
-            .map(|row| row.entry.node)
-        {
-            Some(Node::Directory { id }) => parent = id,
-            _ => return Ok(None),
-        }
-    }
-    Ok(Some(parent))
-}
-
-/// Everything below a directory, in an order that is always the same.
-fn gather(
-    catalog: &Catalog,
-    (id, path): (DirectoryId, &RelPath),
-    dump: &mut Dump,
-    hasher: &mut blake3::Hasher,
-) -> Result<(), ReceiverError> {
-    let mut after: Option<Name> = None;
-    loop {
-        let rows = catalog.rows_in(id, dump.position.number, after.as_ref())?;
-        let Some(last) = rows.last() else {
-            return Ok(());
-        };
-        after = Some(last.place.name.clone());
-        for row in rows {
-            let (name, entry) = (row.place.name, row.entry);
-            let own = path.join(&name);
-            hasher.update(&(own.as_bytes().len() as u64).to_le_bytes());
-            hasher.update(own.as_bytes());
-            match entry.node {
-                Node::Directory { id } => {
-                    hasher.update(b"d");
-                    dump.directories.push((path.clone(), name));
-                    gather(catalog, (id, &own), dump, hasher)?;
-                }
-                Node::File { size, hash } => {
-                    hasher.update(b"f");
-                    hasher.update(hash.to_string().as_bytes());
-                    dump.bytes = dump.bytes.saturating_add(size);
-                    dump.files.push(DumpFile {
-                        parent: path.clone(),
-                        name,
-                        size,
-                        hash,
-                    });
-                }
-                // No engine makes others, and none reads them.
-                _ => {
-                    hasher.update(b"o");
-                }
-            }
-        }
-    }
-}
-
-fn open_root(live: &Directory, dump: &Dump) -> Result<Directory, ReceiverError> {
-    let databases = live.open_directory(&names::DATABASES)?;
-    Ok(databases.open_directory(&dump.database)?)
-}
-
-fn check(dump: &Dump, file: &DumpFile, found: &File) -> Result<(), ReceiverError> {
-    if content::size(found)? == file.size && content::hash_file(found, file.size)? == file.hash {
-        return Ok(());
-    }
-    Err(ReceiverError::Damaged(format!(
-        "the file `{}` of the dump of the database `{}` is not what the main has sent with snapshot {}, so it is not loaded: `understudy \
-         verify` finds what is damaged",
-        file.parent.join(&file.name),
-        dump.database,
-        dump.position.number
-    )))
-}
-
-fn gone(dump: &Dump) -> ReceiverError {
-    ReceiverError::Damaged(format!(
-        "the live tree with the dump of the database `{}` is not there",
-        dump.database
-    ))
 }
