@@ -200,6 +200,11 @@ Examples:
 }
 
 impl Command {
+    /// Whether it ends with the one that has started it, and by no signal: there may be something that it has to undo.
+    pub(crate) fn outlives_signals(&self) -> bool {
+        matches!(self, Self::Capturer(_))
+    }
+
     /// Whether it runs until it is told to end, which is then no failure.
     pub(crate) fn is_daemon(&self) -> bool {
         match self {

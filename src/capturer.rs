@@ -5,22 +5,26 @@
 //! Both read the configuration themselves; the agent only says which database, and by which name its dump goes into the agent's own state.
 
 mod keeper;
+mod keeping;
+mod note;
+mod task;
 mod worker;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 use understudy_agent::Cancel;
-use understudy_agent::config::Config;
-use understudy_agent::databases::{Capture, CaptureError, DatabaseSettings};
+use understudy_agent::config::{Config, Dataset};
+use understudy_agent::databases::{Capture, CaptureError, DatabaseSettings, LetGo};
 use understudy_databases::{Dump, Probe, run};
 use understudy_protocol::DatasetName;
 
@@ -40,6 +44,7 @@ struct Request {
     /// Comes back in the answer.
     number: u64,
     dataset: DatasetName,
+    /// Of which one; empty if it is about the application.
     database: String,
     phase: Phase,
 }
@@ -51,6 +56,14 @@ enum Phase {
     Probe,
     /// Everything, into the directory of this name where the agent keeps dumps of this database.
     Dump(String),
+    /// The application is kept still.
+    KeepStill,
+    /// It goes on.
+    LetGo,
+    /// A snapshot of the source's file system is made.
+    TakeSnapshot,
+    /// It is removed.
+    DropSnapshot,
 }
 
 /// What came of it.
@@ -66,6 +79,10 @@ struct Reply {
 enum Answer {
     Probe(Probe),
     Dump(Dump),
+    Still,
+    /// Where the source is in a snapshot of its file system.
+    Snapshot(PathBuf),
+    LetGo(LetGo),
     Failure(CaptureError),
 }
 
@@ -74,21 +91,26 @@ pub(crate) fn run(
     arguments: &Arguments,
     state: Option<&Path>,
     output: Output,
+    runtime: &Handle,
 ) -> Result<(), CommandError> {
     let state = paths::state(state)?;
     match arguments.one {
-        true => worker::run(&arguments.config, &state),
+        true => worker::run(&arguments.config, &state, runtime),
         false => keeper::run(&arguments.config, &state, output),
     }
 }
 
-/// Starts it with what this process may do now, if the configuration names any database.
+/// Starts it with what this process may do now, if the configuration names any database or an application that is kept still, or one was and has not
+/// been let go.
 pub(crate) fn start(
     config: &Config,
     state: &Path,
     output: Output,
 ) -> Result<Option<Started>, CommandError> {
-    if config.datasets.iter().all(|one| one.databases.is_empty()) {
+    let needs_one = |one: &Dataset| {
+        !one.databases.is_empty() || one.stillness.is_some() || one.snapshot.is_some()
+    };
+    if !config.datasets.iter().any(needs_one) && note::all(state).is_empty() {
         return Ok(None);
     }
     // What interrupts a terminal's command ends the one who has started this, and with it this.
@@ -167,6 +189,15 @@ struct Capturer {
     _child: Child,
 }
 
+/// How long an answer is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// Until the agent is told to end.
+    UnlessTold,
+    /// Until it comes.
+    ToTheEnd,
+}
+
 /// What was asked for and not answered.
 #[derive(Debug, Default)]
 struct Open {
@@ -192,13 +223,13 @@ fn listen(mut from: impl BufRead, open: &Mutex<Open>) {
 impl Capturer {
     fn ask(
         &self,
-        dataset: &DatasetName,
-        database: &str,
+        (dataset, database): (&DatasetName, &str),
         phase: Phase,
+        patience: Patience,
     ) -> Result<Answer, CaptureError> {
         let gone = || {
             let text = "the process that captures databases has ended: restart the agent, and look at what it logged";
-            CaptureError::failed(text)
+            CaptureError::gone(text)
         };
         let (sender, answer) = sync_channel(1);
         let number = {
@@ -226,7 +257,11 @@ impl Capturer {
             match answer.recv_timeout(LOOK) {
                 Ok(answer) => return Ok(answer),
                 Err(RecvTimeoutError::Timeout) => {
+                    // Whoever watches over the agent sees by this that it does something.
                     let checked = self.cancel.check();
+                    if patience == Patience::ToTheEnd {
+                        continue;
+                    }
                     checked.map_err(|error| CaptureError::failed(error.to_string()))?;
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err(gone()),
@@ -237,7 +272,8 @@ impl Capturer {
 
 impl Capture for Capturer {
     fn probe(&self, dataset: &DatasetName, database: &str) -> Result<Probe, CaptureError> {
-        match self.ask(dataset, database, Phase::Probe)? {
+        let database = (dataset, database);
+        match self.ask(database, Phase::Probe, Patience::UnlessTold)? {
             Answer::Probe(probe) => Ok(probe),
             answer => Err(failure(answer)),
         }
@@ -250,8 +286,38 @@ impl Capture for Capturer {
         into: &Path,
     ) -> Result<Dump, CaptureError> {
         let name = into.file_name().and_then(OsStr::to_str).unwrap_or_default();
-        match self.ask(dataset, database, Phase::Dump(name.to_owned()))? {
+        let phase = Phase::Dump(name.to_owned());
+        match self.ask((dataset, database), phase, Patience::UnlessTold)? {
             Answer::Dump(dump) => Ok(dump),
+            answer => Err(failure(answer)),
+        }
+    }
+
+    fn keep_still(&self, dataset: &DatasetName) -> Result<(), CaptureError> {
+        match self.ask((dataset, ""), Phase::KeepStill, Patience::UnlessTold)? {
+            Answer::Still => Ok(()),
+            answer => Err(failure(answer)),
+        }
+    }
+
+    fn let_go(&self, dataset: &DatasetName) -> Result<LetGo, CaptureError> {
+        match self.ask((dataset, ""), Phase::LetGo, Patience::ToTheEnd)? {
+            Answer::LetGo(ended) => Ok(ended),
+            answer => Err(failure(answer)),
+        }
+    }
+
+    fn take_snapshot(&self, dataset: &DatasetName) -> Result<PathBuf, CaptureError> {
+        let phase = Phase::TakeSnapshot;
+        match self.ask((dataset, ""), phase, Patience::UnlessTold)? {
+            Answer::Snapshot(path) => Ok(path),
+            answer => Err(failure(answer)),
+        }
+    }
+
+    fn drop_snapshot(&self, dataset: &DatasetName) -> Result<LetGo, CaptureError> {
+        match self.ask((dataset, ""), Phase::DropSnapshot, Patience::ToTheEnd)? {
+            Answer::LetGo(ended) => Ok(ended),
             answer => Err(failure(answer)),
         }
     }
@@ -260,7 +326,11 @@ impl Capture for Capturer {
 fn failure(answer: Answer) -> CaptureError {
     match answer {
         Answer::Failure(error) => error,
-        Answer::Probe(_) | Answer::Dump(_) => {
+        Answer::Probe(_)
+        | Answer::Dump(_)
+        | Answer::Still
+        | Answer::Snapshot(_)
+        | Answer::LetGo(_) => {
             CaptureError::failed("the process that captures databases answered something else")
         }
     }

@@ -247,6 +247,18 @@ fn advice_for_sending(error: &AgentError) -> Option<(Code, &'static str)> {
             "type `understudy failback` there, with --main and the name of this host; if its disks are new, make a first copy by hand: \
              `understudy sync` of the live tree with --dataset",
         ),
+        AgentError::Freeze { .. } => (
+            Code::Failed,
+            "run `make` and `remove` of its `snapshot` by hand, as the agent's user",
+        ),
+        AgentError::NotStill { .. } => (
+            Code::Failed,
+            "run `before_capture` and `after_capture` by hand, as the agent's user",
+        ),
+        AgentError::Stuck { .. } | AgentError::Deserted { .. } => (
+            Code::Failed,
+            "see whether the application works; if it does not, run what `after_capture` names by hand",
+        ),
         AgentError::SourceMissing { .. }
         | AgentError::SourceNotDirectory { .. }
         | AgentError::SourceVanished { .. } => {

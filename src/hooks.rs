@@ -66,9 +66,21 @@ pub(crate) fn run_all(
     variables: &[(&str, String)],
     limit: Duration,
 ) -> Vec<Ran> {
+    let mut never = std::future::pending();
+    run_all_until(runtime, commands, variables, limit, &mut never)
+}
+
+/// The same, until `stop` is done: then what runs is killed, and has failed.
+pub(crate) fn run_all_until(
+    runtime: &Handle,
+    commands: &[Vec<String>],
+    variables: &[(&str, String)],
+    limit: Duration,
+    stop: &mut (impl Future<Output = ()> + Unpin),
+) -> Vec<Ran> {
     let mut all = Vec::new();
     for command in commands {
-        let ran = runtime.block_on(run(command, variables, limit));
+        let ran = runtime.block_on(run(command, variables, limit, stop));
         let has_failed = ran.failure.is_some();
         all.push(ran);
         if has_failed {
@@ -94,17 +106,29 @@ pub(crate) fn log(ran: &[Ran]) -> Vec<u8> {
     log
 }
 
-async fn run(command: &[String], variables: &[(&str, String)], limit: Duration) -> Ran {
+async fn run(
+    command: &[String],
+    variables: &[(&str, String)],
+    limit: Duration,
+    stop: &mut (impl Future<Output = ()> + Unpin),
+) -> Ran {
     let started = Instant::now();
     let mut output = Vec::new();
     let (code, failure) = match start(command, variables) {
         Err(error) => (None, Some(error)),
         Ok((mut child, read)) => {
             let whole = end(&mut child, read_some(read, &mut output));
-            match tokio::time::timeout(limit, whole).await {
-                Err(_) => {
+            let ended = tokio::select! {
+                biased;
+                () = stop => Err("it was killed, for nobody waits for it any more".to_owned()),
+                ended = whole => Ok(ended),
+                () = tokio::time::sleep(limit) => {
+                    Err(format!("it was killed after {} s", limit.as_secs()))
+                }
+            };
+            match ended {
+                Err(text) => {
                     kill(&mut child).await;
-                    let text = format!("it was killed after {} s", limit.as_secs());
                     (None, Some(text))
                 }
                 Ok(Ok(status)) if status.success() => (status.code(), None),

@@ -53,6 +53,20 @@ pub(crate) fn guard<T: Send + 'static>(
     }
 }
 
+/// Runs `command`, which no signal ends but one that cannot be kept off: it ends with the one that has started it. What it starts knows nothing of
+/// that.
+pub(crate) fn deaf<T>(runtime: &Runtime, command: impl FnOnce() -> T) -> Ended<T> {
+    let _guard = runtime.enter();
+    let signals = signals();
+    if let Err(error) = &signals {
+        tracing::warn!("cannot keep off signals: {error}");
+    }
+    match catch_unwind(AssertUnwindSafe(command)) {
+        Ok(result) => Ended::Itself(result),
+        Err(_) => Ended::Panicked,
+    }
+}
+
 fn await_end<T>(events: &Receiver<Event<T>>) -> Ended<T> {
     match events.recv_timeout(PATIENCE) {
         Ok(Event::Returned(result)) => Ended::Itself(result),

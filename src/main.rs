@@ -71,6 +71,7 @@ fn main() -> ExitCode {
 /// Runs the command, to its end or to the first signal.
 fn run(arguments: Arguments, prepared: Prepared) -> Result<Report, CommandError> {
     let is_daemon = arguments.command.is_daemon();
+    let outlives_signals = arguments.command.outlives_signals();
     let ended = tokio::runtime::Runtime::new().map(|runtime| {
         let (handle, cancel) = (
             runtime.handle().clone(),
@@ -82,9 +83,11 @@ fn run(arguments: Arguments, prepared: Prepared) -> Result<Report, CommandError>
             places: arguments.places,
             output: arguments.output,
         };
-        let ended = interrupt::guard(&runtime, &cancel, move || {
-            commands::run(arguments.command, prepared, &session)
-        });
+        let command = move || commands::run(arguments.command, prepared, &session);
+        let ended = match outlives_signals {
+            true => interrupt::deaf(&runtime, command),
+            false => interrupt::guard(&runtime, &cancel, command),
+        };
         // What still runs was told to end, and everything it writes survives a crash.
         runtime.shutdown_background();
         ended

@@ -1,4 +1,4 @@
-//! A process that does one thing for another one: it gets a request by standard input, answers it once, and ends what it has started when the
+//! A process that does one thing for another one: it gets a request by standard input, answers it, and ends what it has started when the
 //! pipe is closed. It has a session of its own, so that whatever it leaves behind can be ended.
 
 mod strays;
@@ -61,12 +61,20 @@ impl<R: DeserializeOwned + Send + 'static> Worker<R> {
         Ok((worker, to))
     }
 
-    /// The answer, if it comes within the limit.
+    /// The next answer, if it comes within the limit.
     pub(crate) fn answer(&mut self, limit: Duration) -> Result<R, Silence> {
         match self.replies.recv_timeout(limit) {
             Ok(reply) => Ok(reply),
             Err(RecvTimeoutError::Disconnected) => Err(Silence::Gone),
             Err(RecvTimeoutError::Timeout) => Err(Silence::Long),
+        }
+    }
+
+    /// It has given its last answer, and ends by itself; what it has started and is to go on running is left alone.
+    pub(crate) fn finish(mut self) {
+        match has_ended(Pid::from_child(&self.child), KILLED) {
+            true => drop(self.child.try_wait()),
+            false => drop(self.end()),
         }
     }
 
@@ -86,8 +94,11 @@ impl<R: DeserializeOwned + Send + 'static> Worker<R> {
 fn listen<R: DeserializeOwned + Send + 'static>(from: ChildStdout) -> Receiver<R> {
     let (sender, replies) = sync_channel(1);
     std::thread::spawn(move || {
-        if let Ok(Some(reply)) = wire::read(&mut BufReader::new(from)) {
-            let _ = sender.send(reply);
+        let mut from = BufReader::new(from);
+        while let Ok(Some(reply)) = wire::read(&mut from) {
+            if sender.send(reply).is_err() {
+                return;
+            }
         }
     });
     replies

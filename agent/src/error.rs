@@ -63,6 +63,42 @@ pub enum AgentError {
         /// Whether anything is wrong with it.
         kind: CaptureFailure,
     },
+    /// The application could not be kept still, or not for as long as it took: no snapshot is made of what it may have changed meanwhile.
+    #[error(
+        "the application of dataset `{dataset}` was not kept still while it was captured, and the spare keeps its last snapshot: {reason}"
+    )]
+    NotStill {
+        /// The dataset.
+        dataset: DatasetName,
+        /// What happened, and what to do.
+        reason: String,
+    },
+    /// The application was kept still, and may be so for ever. Unlike others this error may come after a snapshot was made.
+    #[error("THE APPLICATION OF DATASET `{dataset}` MAY STILL BE KEPT FROM WORKING: {reason}")]
+    Stuck {
+        /// The dataset.
+        dataset: DatasetName,
+        /// What happened, and what to do.
+        reason: String,
+    },
+    /// The same, and nobody is there who could let it go on before the agent is started again.
+    #[error(
+        "THE APPLICATION OF DATASET `{dataset}` MAY STILL BE KEPT FROM WORKING: the process that lets it go on has gone; the agent does so when it is started again"
+    )]
+    Deserted {
+        /// The dataset.
+        dataset: DatasetName,
+    },
+    /// No snapshot of the file system could be made, or it is none of the source.
+    #[error(
+        "no snapshot of the file system of dataset `{dataset}` could be used, and the spare keeps what it has: {reason}"
+    )]
+    Freeze {
+        /// The dataset.
+        dataset: DatasetName,
+        /// What happened, and what to do.
+        reason: String,
+    },
     /// Everything is gone at once, which a missing mount looks like.
     #[error(
         "the source `{}` is empty, but dataset `{dataset}` on the spare is not: is something not mounted? Nothing \

@@ -47,7 +47,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use databases::{Capture, DatabaseSettings, OnFailure};
+use databases::{Capture, DatabaseSettings, OnFailure, SnapshotPrograms, Stillness};
 use images::{Images, Sqlite};
 use serde::Deserialize;
 use understudy_protocol::{DatasetName, SecretKey};
@@ -101,6 +101,10 @@ pub struct Source {
     pub on_database_failure: OnFailure,
     /// What is done with SQLite databases among the files.
     pub sqlite: Sqlite,
+    /// How its application is kept still meanwhile; `None` if it is not.
+    pub stillness: Option<Stillness>,
+    /// Who makes a snapshot of its file system, from which it is read; `None` if it is read itself.
+    pub snapshot: Option<SnapshotPrograms>,
 }
 
 impl Source {

@@ -48,6 +48,14 @@ A configuration:
   on_database_failure = \"fail\" # the spare keeps its last snapshot; or \"ship-files\": the files
   # ship_files_after = 3        # go without it after so many failures in a row
 
+  before_capture = [[\"/usr/local/bin/maintenance\", \"on\"]]   # while databases are captured
+  after_capture = [[\"/usr/local/bin/maintenance\", \"off\"]]   # always, whatever fails
+  # max_capture = \"10m\"
+
+  [dataset.snapshot]           # of the file system: files are read from it
+  make = [\"/usr/local/lib/understudy/btrfs-snapshot.sh\", \"make\"]
+  remove = [\"/usr/local/lib/understudy/btrfs-snapshot.sh\", \"remove\"]
+
   [[dataset.database]]         # captured before the files, and one snapshot with them
   engine = \"postgres\"
   database = \"photos\"          # also: host, port, user, service, password_file, programs

@@ -13,7 +13,10 @@ use std::time::Duration;
 use understudy_agent::databases::{CaptureError, DatabaseSettings};
 use understudy_protocol::DatasetName;
 
-use super::{Answer, Phase, Reply, Request, capturer, settings};
+use super::keeping::Keeping;
+use super::note::What;
+use super::task::Task;
+use super::{Answer, Phase, Reply, Request, capturer, note, settings};
 use crate::alert::wire;
 use crate::arguments::Output;
 use crate::exit::CommandError;
@@ -31,6 +34,10 @@ pub(super) fn run(config: &Path, state: &Path, output: Output) -> Result<(), Com
         running: Mutex::default(),
     });
     let mut lanes = HashMap::new();
+    for (what, dataset) in note::all(state) {
+        // Nobody waits for this answer, but whatever the agent wants of the dataset comes after it.
+        keeper.pass(&mut lanes, Request::undo(what, dataset));
+    }
     let mut requests = BufReader::new(io::stdin().lock());
     let ended = loop {
         match wire::read::<Request>(&mut requests) {
@@ -50,8 +57,8 @@ pub(super) fn run(config: &Path, state: &Path, output: Output) -> Result<(), Com
     ended
 }
 
-struct Keeper {
-    config: PathBuf,
+pub(super) struct Keeper {
+    pub(super) config: PathBuf,
     state: PathBuf,
     output: Output,
     running: Mutex<Running>,
@@ -62,6 +69,8 @@ struct Keeper {
 struct Running {
     /// Each ends when this is closed.
     pipes: BTreeMap<u64, ChildStdin>,
+    /// Of those that keep something until it is undone, which each does when this is closed.
+    keeping: HashMap<(What, DatasetName), ChildStdin>,
     is_over: bool,
 }
 
@@ -72,9 +81,27 @@ struct Lane {
 }
 
 impl Keeper {
-    /// Lets a request be done, if the configuration has its database.
+    /// Lets a request be done, if the configuration has what it is about.
     fn pass(self: &Arc<Self>, lanes: &mut HashMap<DatasetName, Lane>, request: Request) {
-        if let Err(error) = settings(&self.config, &request) {
+        let known = match &request.phase {
+            Phase::Probe | Phase::Dump(_) => settings(&self.config, &request).map(drop),
+            Phase::KeepStill => {
+                Task::of(&self.config, (What::Stillness, &request.dataset)).map(drop)
+            }
+            Phase::TakeSnapshot => {
+                Task::of(&self.config, (What::Snapshot, &request.dataset)).map(drop)
+            }
+            // At once: it may be about to begin at this moment.
+            Phase::LetGo => {
+                self.let_go(&(What::Stillness, request.dataset.clone()));
+                Ok(())
+            }
+            Phase::DropSnapshot => {
+                self.let_go(&(What::Snapshot, request.dataset.clone()));
+                Ok(())
+            }
+        };
+        if let Err(error) = known {
             return tell(request.number, Answer::Failure(error));
         }
         let lane = lanes.entry(request.dataset.clone()).or_insert_with(|| {
@@ -91,23 +118,28 @@ impl Keeper {
         tell(refused.number, Answer::Failure(CaptureError::failed(text)));
     }
 
-    fn work(&self, requests: &Receiver<Request>) {
+    fn work(self: &Arc<Self>, requests: &Receiver<Request>) {
+        let mut stillness = Keeping::of(What::Stillness);
+        let mut snapshot = Keeping::of(What::Snapshot);
         for request in requests {
-            let answer = self.answer(&request).unwrap_or_else(Answer::Failure);
-            tell(request.number, answer);
+            let answer = match request.phase {
+                Phase::Probe | Phase::Dump(_) => self.answer(&request),
+                Phase::KeepStill => stillness.begin(self, &request),
+                Phase::LetGo => Ok(stillness.end(self, &request.dataset)),
+                Phase::TakeSnapshot => snapshot.begin(self, &request),
+                Phase::DropSnapshot => Ok(snapshot.end(self, &request.dataset)),
+            };
+            tell(request.number, answer.unwrap_or_else(Answer::Failure));
         }
+        stillness.await_end();
+        snapshot.await_end();
     }
 
     fn answer(&self, request: &Request) -> Result<Answer, CaptureError> {
         let settings = settings(&self.config, request)?;
         let (limit, key) = limit(&settings, &request.phase);
-        let mut worker = self.start(request)?;
-        let heard = worker
-            .answer(limit)
-            .and_then(|reply| match reply.number == request.number {
-                true => Ok(reply.answer),
-                false => Err(Silence::Gone),
-            });
+        let mut worker = self.start(request, Kind::Capture)?;
+        let heard = worker.reply(request.number, limit);
         self.running().pipes.remove(&request.number);
         let ended = worker.end();
         match heard {
@@ -127,19 +159,31 @@ impl Keeper {
         }
     }
 
-    fn start(&self, request: &Request) -> Result<Worker<Reply>, CaptureError> {
+    /// Starts a process that does one thing.
+    pub(super) fn start(
+        &self,
+        request: &Request,
+        kind: Kind,
+    ) -> Result<Worker<Reply>, CaptureError> {
         let cannot = |error: io::Error| {
             CaptureError::failed(format!(
                 "the process that takes it cannot be started: {error}"
             ))
         };
         let mut running = self.running();
-        if running.is_over {
+        if running.is_over && kind != Kind::Undoing {
             return Err(CaptureError::failed("the agent has ended"));
         }
         let mut command = capturer(&self.config, &self.state, self.output);
         let (worker, to) = Worker::start(command.arg("--one"), request).map_err(cannot)?;
-        running.pipes.insert(request.number, to);
+        match kind {
+            Kind::Capture => drop(running.pipes.insert(request.number, to)),
+            Kind::Keeping(what) => {
+                drop(running.keeping.insert((what, request.dataset.clone()), to));
+            }
+            // It does not end by that.
+            Kind::Undoing => drop(to),
+        }
         Ok(worker)
     }
 
@@ -148,6 +192,12 @@ impl Keeper {
         let mut running = self.running();
         running.is_over = true;
         running.pipes.clear();
+        running.keeping.clear();
+    }
+
+    /// Lets the process undo what it keeps, and end.
+    pub(super) fn let_go(&self, id: &(What, DatasetName)) {
+        self.running().keeping.remove(id);
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, Running> {
@@ -158,8 +208,8 @@ impl Keeper {
 /// After so long a worker is ended, which should have ended its programs after their own limit. Also which key of the configuration says so.
 fn limit(settings: &DatabaseSettings, phase: &Phase) -> (Duration, &'static str) {
     let (limit, key) = match phase {
-        Phase::Probe => (settings.limits.probe, "max_probe"),
         Phase::Dump(_) => (settings.limits.dump, "max_dump"),
+        _ => (settings.limits.probe, "max_probe"),
     };
     (limit * 2 + Duration::from_secs(5), key)
 }
@@ -167,4 +217,26 @@ fn limit(settings: &DatabaseSettings, phase: &Phase) -> (Duration, &'static str)
 fn tell(number: u64, answer: Answer) {
     // If it cannot be written, the agent has ended, which the end of standard input tells as well.
     let _ = wire::write(&mut io::stdout().lock(), &Reply { number, answer });
+}
+
+/// What a process is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A database; it ends with the agent.
+    Capture,
+    /// Something is kept until it is undone, which happens when the agent ends.
+    Keeping(What),
+    /// Something is undone, also when the agent has ended.
+    Undoing,
+}
+
+impl Worker<Reply> {
+    /// The next answer to a request of this number, if it comes within the limit.
+    pub(super) fn reply(&mut self, number: u64, limit: Duration) -> Result<Answer, Silence> {
+        self.answer(limit)
+            .and_then(|reply| match reply.number == number {
+                true => Ok(reply.answer),
+                false => Err(Silence::Gone),
+            })
+    }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use understudy_agent::config::{Config, Scheduled};
 use understudy_agent::databases::Capture;
-use understudy_agent::{Context, Pace};
+use understudy_agent::{Context, Pace, Source};
 use understudy_protocol::{DatasetName, Position, Role, Snapshot, Standing};
 use understudy_receiver::Store;
 use understudy_receiver::handover::{self, Turn};
@@ -266,7 +266,11 @@ fn check_stopped(dataset: &DatasetName, ran: &[Ran]) -> Result<(), CommandError>
 /// Sends what is left, and makes sure that the spare has exactly that.
 fn ship(scheduled: &Scheduled, ground: &Ground<'_>) -> Result<Position, CommandError> {
     let (session, spare) = (ground.session, &ground.spare);
-    let source = &scheduled.source;
+    // It is stopped already.
+    let source = &Source {
+        stillness: None,
+        ..scheduled.source.clone()
+    };
     let dataset = &source.dataset;
     let context = Context {
         signer: trust::signer(&ground.state)?,

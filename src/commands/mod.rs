@@ -100,7 +100,8 @@ pub(crate) fn run(
         }
         Command::Capturer(arguments) => {
             let state = session.places.state.as_deref();
-            capturer::run(&arguments, state, session.output).map(|()| Report::ended())
+            let (output, runtime) = (session.output, &session.runtime);
+            capturer::run(&arguments, state, output, runtime).map(|()| Report::ended())
         }
         Command::Imager(arguments) => imager::run(&arguments.directory).map(|()| Report::ended()),
         Command::Standby(arguments) => {

@@ -141,6 +141,8 @@ fn source(
         sweep: Source::SWEEP,
         unsettled: Unsettled::default(),
         databases: Vec::new(),
+        stillness: None,
+        snapshot: None,
         on_database_failure: Default::default(),
         sqlite: Default::default(),
     })

@@ -66,7 +66,7 @@ fn check_databases(state: &Path, source: &Source) -> Result<(), CommandError> {
     }
     Err(CommandError::usage(
         format!(
-            "dataset `{dataset}` has databases in the configuration of an agent, without which the snapshot would be only half of it"
+            "dataset `{dataset}` is captured with its databases, or while its application is still, by the configuration of an agent: without that the snapshot would be only half of it"
         ),
         format!(
             "run `understudy agent --once {dataset}`; if it has none any more, remove `{}`",
@@ -153,6 +153,8 @@ fn source(arguments: &Sync, path: PathBuf) -> Result<Source, CommandError> {
         sweep: Source::SWEEP,
         unsettled: Unsettled::default(),
         databases: Vec::new(),
+        stillness: None,
+        snapshot: None,
         on_database_failure: Default::default(),
         sqlite: Default::default(),
     })

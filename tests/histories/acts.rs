@@ -356,6 +356,8 @@ fn sync_once(place: &Place, rules: &Rules) -> Result<(), Trouble> {
         sweep: Source::SWEEP,
         unsettled: Unsettled::default(),
         databases: Vec::new(),
+        stillness: None,
+        snapshot: None,
         on_database_failure: Default::default(),
         sqlite: Default::default(),
     };

@@ -94,6 +94,8 @@ impl Host {
             sweep: Source::SWEEP,
             unsettled: Unsettled::default(),
             databases: Vec::new(),
+            stillness: None,
+            snapshot: None,
             on_database_failure: Default::default(),
             sqlite: Default::default(),
         }

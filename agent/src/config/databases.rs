@@ -13,7 +13,7 @@ use understudy_databases::command::CommandSettings;
 use super::Sources;
 use super::file::{File, RawDataset, explain};
 use super::units::parse_interval;
-use crate::databases::{DatabaseSettings, Engine, OnFailure};
+use crate::databases::{DatabaseSettings, Engine, OnFailure, SnapshotPrograms, Stillness};
 use crate::error::AgentError;
 use crate::images::Sqlite;
 
@@ -58,7 +58,33 @@ pub(super) enum RawSqlite {
     Copy,
 }
 
+/// The programs that make and remove snapshots of a file system.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSnapshot {
+    make: Spanned<Vec<String>>,
+    remove: Spanned<Vec<String>>,
+}
+
 impl File<'_> {
+    pub(super) fn snapshot(
+        &self,
+        raw: &RawDataset,
+    ) -> Result<Option<SnapshotPrograms>, AgentError> {
+        let Some(snapshot) = &raw.snapshot else {
+            return Ok(None);
+        };
+        if raw.cross_mounts {
+            let why = "a snapshot has nothing of other file systems, which `cross_mounts = true` asks for: leave one of them out";
+            return Err(self.refuse(Some(snapshot.span()), &why));
+        }
+        let RawSnapshot { make, remove } = snapshot.get_ref();
+        Ok(Some(SnapshotPrograms {
+            make: self.one_command(make)?,
+            remove: self.one_command(remove)?,
+        }))
+    }
+
     pub(super) fn sqlite(&self, raw: &RawDataset) -> Result<Sqlite, AgentError> {
         let limit = raw.sqlite_max_lock.as_ref();
         match (raw.sqlite, limit) {
@@ -70,6 +96,28 @@ impl File<'_> {
             (_, limit) => Ok(Sqlite::Capture {
                 max_lock: self.interval_or(limit, Sqlite::MAX_LOCK)?,
             }),
+        }
+    }
+
+    pub(super) fn stillness(&self, raw: &RawDataset) -> Result<Option<Stillness>, AgentError> {
+        let before = self.commands(&raw.before_capture)?;
+        let after = self.commands(&raw.after_capture)?;
+        let limit = raw.max_capture.as_ref();
+        match (before.first(), after.first(), limit) {
+            (None, None, None) => Ok(None),
+            (None, None, Some(limit)) => Err(self.refuse(
+                Some(limit.span()),
+                &"`max_capture` says nothing without `before_capture` and `after_capture`",
+            )),
+            (Some(_), None, _) => Err(self.refuse(
+                raw.before_capture.first().map(Spanned::span),
+                &"`before_capture` without `after_capture`: nothing would let the application go on; if there is nothing to be done, write `after_capture = [[\"/bin/true\"]]`",
+            )),
+            (_, Some(_), limit) => Ok(Some(Stillness {
+                before,
+                after,
+                most: self.interval_or(limit, Stillness::MOST)?,
+            })),
         }
     }
 

@@ -14,7 +14,7 @@ use understudy_protocol::DatasetName;
 use understudy_tree::priority::IoPriority;
 use understudy_tree::{Excludes, Mounts};
 
-use super::databases::{RawDatabase, RawOnFailure, RawSqlite};
+use super::databases::{RawDatabase, RawOnFailure, RawSnapshot, RawSqlite};
 use super::units::{parse_bandwidth, parse_interval, parse_time};
 use super::{Config, Dataset, Sources, Watch, name_of};
 use crate::error::AgentError;
@@ -85,13 +85,19 @@ pub(super) struct RawDataset {
     on_stop: Option<Vec<Spanned<Vec<String>>>>,
     on_fence: Option<Vec<Spanned<Vec<String>>>>,
     #[serde(default)]
-    cross_mounts: bool,
+    pub(super) cross_mounts: bool,
     #[serde(default)]
     database: Vec<Spanned<RawDatabase>>,
     pub(super) on_database_failure: Option<Spanned<RawOnFailure>>,
     pub(super) ship_files_after: Option<Spanned<NonZeroU32>>,
     pub(super) sqlite: Option<RawSqlite>,
     pub(super) sqlite_max_lock: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) before_capture: Vec<Spanned<Vec<String>>>,
+    #[serde(default)]
+    pub(super) after_capture: Vec<Spanned<Vec<String>>>,
+    pub(super) max_capture: Option<Spanned<String>>,
+    pub(super) snapshot: Option<Spanned<RawSnapshot>>,
 }
 
 /// What holds for every dataset that does not say otherwise.
@@ -179,6 +185,8 @@ impl File<'_> {
         Ok(Dataset {
             on_database_failure: self.on_failure(raw, &databases)?,
             sqlite: self.sqlite(raw)?,
+            stillness: self.stillness(raw)?,
+            snapshot: self.snapshot(raw)?,
             place,
             databases,
             excludes: self.excludes(&raw.exclude)?,
@@ -332,18 +340,27 @@ impl File<'_> {
         own.map_or_else(|| Ok(default.to_owned()), |own| self.commands(own))
     }
 
-    fn commands(&self, all: &[Spanned<Vec<String>>]) -> Result<Vec<Vec<String>>, AgentError> {
-        let check = |command: &Spanned<Vec<String>>| {
-            let words = command.get_ref();
-            let first = words.first().map(Path::new);
-            let is_program = first.is_some_and(Path::is_absolute);
-            if is_program && !words.iter().any(|word| word.contains('\0')) {
-                return Ok(words.clone());
-            }
-            let why = "a program must begin with an absolute path, for it is run without a shell: [[\"/usr/bin/systemctl\", \"stop\", \"site\"]]";
-            Err(self.refuse(Some(command.span()), &why))
-        };
-        all.iter().map(check).collect()
+    pub(super) fn commands(
+        &self,
+        all: &[Spanned<Vec<String>>],
+    ) -> Result<Vec<Vec<String>>, AgentError> {
+        all.iter()
+            .map(|command| self.one_command(command))
+            .collect()
+    }
+
+    pub(super) fn one_command(
+        &self,
+        command: &Spanned<Vec<String>>,
+    ) -> Result<Vec<String>, AgentError> {
+        let words = command.get_ref();
+        let first = words.first().map(Path::new);
+        let is_program = first.is_some_and(Path::is_absolute);
+        if is_program && !words.iter().any(|word| word.contains('\0')) {
+            return Ok(words.clone());
+        }
+        let why = "a program must begin with an absolute path, for it is run without a shell: [[\"/usr/bin/systemctl\", \"stop\", \"site\"]]";
+        Err(self.refuse(Some(command.span()), &why))
     }
 
     fn absolute(&self, path: &Spanned<PathBuf>) -> Result<PathBuf, AgentError> {

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use understudy_protocol::DatasetName;
 use understudy_tree::{Excludes, Mounts};
 
-use crate::databases::{DatabaseSettings, OnFailure};
+use crate::databases::{DatabaseSettings, OnFailure, SnapshotPrograms, Stillness};
 use crate::error::AgentError;
 use crate::images::Sqlite;
 use crate::{Emptied, Source, Unsettled, pace};
@@ -79,6 +79,10 @@ pub struct Dataset {
     pub on_database_failure: OnFailure,
     /// What is done with SQLite databases among its files.
     pub sqlite: Sqlite,
+    /// How its application is kept still meanwhile; `None` if it is not.
+    pub stillness: Option<Stillness>,
+    /// Who makes a snapshot of its file system, from which it is read.
+    pub snapshot: Option<SnapshotPrograms>,
 }
 
 /// Which directories a `[[dataset]]` means.
@@ -186,6 +190,8 @@ impl Dataset {
             databases: self.databases.clone(),
             on_database_failure: self.on_database_failure,
             sqlite: self.sqlite,
+            stillness: self.stillness.clone(),
+            snapshot: self.snapshot.clone(),
         };
         Scheduled {
             source,

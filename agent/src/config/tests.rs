@@ -467,3 +467,78 @@ fn what_is_said_of_databases_belongs_together() {
         assert!(message.contains(words), "{text:?}: {message}");
     }
 }
+
+#[test]
+fn an_application_is_kept_still_by_programs_for_a_limited_time() {
+    let text = "[[dataset]]\npath = \"/a\"\nbefore_capture = [[\"/bin/stop\", \"it\"], [\"/bin/wait\"]]\n\
+                after_capture = [[\"/bin/start\"]]\n\
+                [[dataset]]\npath = \"/b\"\nafter_capture = [[\"/bin/start\"]]\nmax_capture = \"90s\"\n\
+                [[dataset]]\npath = \"/c\"\n";
+    let config = Config::parse(text, Path::new("agent.toml")).expect("valid");
+    let of = |place: usize| config.datasets[place].stillness.as_ref();
+    let both = of(0).expect("kept still");
+    assert_eq!(both.before, [vec!["/bin/stop", "it"], vec!["/bin/wait"]]);
+    assert_eq!(both.after, [["/bin/start"]]);
+    assert_eq!(both.most, Stillness::MOST);
+    let one = of(1).expect("kept still");
+    assert_eq!((one.before.len(), one.most.as_secs()), (0, 90));
+    assert_eq!(of(2), None);
+    for (text, place, words) in [
+        (
+            "before_capture = [[\"/bin/stop\"]]\n",
+            "3:19",
+            "nothing would let the application go on",
+        ),
+        ("max_capture = \"5m\"\n", "3:15", "says nothing without"),
+        (
+            "after_capture = [[\"start\"]]\n",
+            "3:18",
+            "must begin with an absolute path",
+        ),
+        (
+            "after_capture = [[\"/bin/start\"]]\nmax_capture = \"0s\"\n",
+            "4:15",
+            "zero",
+        ),
+    ] {
+        let message = refused(&format!("[[dataset]]\npath = \"/a\"\n{text}"));
+        assert!(
+            message.contains(&format!("agent.toml:{place}:")),
+            "{text:?}: {message}"
+        );
+        assert!(message.contains(words), "{text:?}: {message}");
+    }
+}
+
+#[test]
+fn a_snapshot_is_made_and_removed_by_programs() {
+    let text = "[[dataset]]\npath = \"/a\"\n[dataset.snapshot]\nmake = [\"/bin/make\", \"it\"]\nremove = [\"/bin/remove\"]\n";
+    let config = Config::parse(text, Path::new("agent.toml")).expect("valid");
+    let programs = config.datasets[0].snapshot.as_ref().expect("programs");
+    assert_eq!(programs.make, ["/bin/make", "it"]);
+    assert_eq!(programs.remove, ["/bin/remove"]);
+    for (from, to, place, words) in [
+        (
+            "\"/bin/remove\"",
+            "\"remove\"",
+            "5:10",
+            "must begin with an absolute path",
+        ),
+        ("\"/bin/make\", \"it\"", "", "4:8", "absolute path"),
+        ("remove =", "removal =", "5:1", "did you mean `remove`?"),
+        ("remove = [\"/bin/remove\"]\n", "", "3:1", "missing field"),
+        (
+            "[dataset.snapshot]",
+            "cross_mounts = true\n[dataset.snapshot]",
+            "4:1",
+            "nothing of other file systems",
+        ),
+    ] {
+        let message = refused(&text.replace(from, to));
+        assert!(
+            message.contains(&format!("agent.toml:{place}:")),
+            "{to:?}: {message}"
+        );
+        assert!(message.contains(words), "{to:?}: {message}");
+    }
+}

@@ -278,6 +278,8 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
             making: Making::UnlessPromoted,
             captured: None,
             turn: crate::scan::Turn::Whichever,
+            freeze: None,
+            still: None,
         };
         let (connect, context) = (&mut self.connect, &self.context);
         let rhythm = [SHOW_RUNNING, REWRITE];
@@ -306,8 +308,15 @@ impl<C: FnMut() -> Result<Channel, ProtocolError>> Daemon<'_, C> {
             tracing::info!("{}: somebody else is working on it", source.dataset);
             return Ok(());
         }
+        let is_deserted = matches!(result, Err(AgentError::Deserted { .. }));
         self.listener.ended(&outcome(source.clone(), result));
-        Ok(())
+        match is_deserted {
+            // Whoever starts agents that have failed helps.
+            true => Err(AgentError::Deserted {
+                dataset: source.dataset.clone(),
+            }),
+            false => Ok(()),
+        }
     }
 
     /// The state of everything.

@@ -33,6 +33,8 @@ pub fn once(
         making: Making::UnlessPromoted,
         captured: None,
         turn: crate::scan::Turn::Whichever,
+        freeze: None,
+        still: None,
     };
     let mut outcomes = Vec::new();
     for scheduled in wanted(config, only)? {

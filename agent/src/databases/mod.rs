@@ -1,9 +1,10 @@
 //! The databases of a dataset, and who takes them.
 
 mod settings;
+mod stillness;
 
 use std::fmt::Debug;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use understudy_databases::{DatabaseError, Dump, Probe};
@@ -11,6 +12,8 @@ use understudy_protocol::DatasetName;
 
 pub use crate::dumps::{DatabaseState, place, rows_of};
 pub use settings::{DatabaseSettings, Engine, OnFailure};
+pub(crate) use stillness::is_noted;
+pub use stillness::{LetGo, SnapshotPrograms, Stillness, notes, snapshot_notes};
 
 /// Takes databases; it may start other programs, which an agent may not.
 pub trait Capture: Send + Sync + Debug {
@@ -24,6 +27,18 @@ pub trait Capture: Send + Sync + Debug {
         database: &str,
         into: &Path,
     ) -> Result<Dump, CaptureError>;
+
+    /// Runs what keeps the application of a dataset still; after an error it goes on, as far as that can be brought about.
+    fn keep_still(&self, dataset: &DatasetName) -> Result<(), CaptureError>;
+
+    /// Lets it go on, if it was kept still by anybody who has not. Nobody's wish to end keeps this from being done.
+    fn let_go(&self, dataset: &DatasetName) -> Result<LetGo, CaptureError>;
+
+    /// Makes a snapshot of the file system of a source; returns where the source is in it.
+    fn take_snapshot(&self, dataset: &DatasetName) -> Result<PathBuf, CaptureError>;
+
+    /// Removes it. Nobody's wish to end keeps this from being done.
+    fn drop_snapshot(&self, dataset: &DatasetName) -> Result<LetGo, CaptureError>;
 }
 
 /// A database could not be taken.
@@ -45,6 +60,8 @@ pub enum CaptureFailure {
     Failed,
     /// Nothing is: it does not let itself be taken at this moment.
     NotNow,
+    /// Who takes it is not there any more.
+    Gone,
 }
 
 impl CaptureError {
@@ -53,6 +70,14 @@ impl CaptureError {
         Self {
             text: text.into(),
             kind: CaptureFailure::Failed,
+        }
+    }
+
+    /// Who takes it is not there any more.
+    pub fn gone(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            kind: CaptureFailure::Gone,
         }
     }
 }

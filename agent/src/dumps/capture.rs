@@ -6,7 +6,7 @@ use std::sync::Arc;
 use understudy_databases::Probe;
 use understudy_protocol::{DatasetName, Name, Timestamp};
 
-use super::keeper::{Difference, Keeper, Note, Shelf};
+use super::keeper::{Difference, FilesFirst, Keeper, Note, Shelf};
 use super::{Captive, Captured, Dump, Staying};
 use crate::clock;
 use crate::databases::{Capture, CaptureError, CaptureFailure, DatabaseSettings, OnFailure};
@@ -29,6 +29,16 @@ impl Taken {
             self.keeper.shelf(database)?.acknowledge()?;
         }
         Ok(())
+    }
+
+    /// Where the application is kept still, whether the files go first.
+    pub(crate) fn files_first(&self) -> Result<FilesFirst, AgentError> {
+        self.keeper.files_first()
+    }
+
+    /// Where the application is kept still, whether the files go first the next time.
+    pub(crate) fn note_files_first(&self, noted: FilesFirst) -> Result<(), AgentError> {
+        self.keeper.note_files_first(noted)
     }
 }
 
@@ -67,15 +77,24 @@ pub(crate) struct Taking<'a> {
 impl Taking<'_> {
     /// Whether one of them may have changed, and all can be asked. One that cannot says so when it is taken.
     pub(crate) fn will_dump(&mut self) -> Result<bool, AgentError> {
-        let mut will_dump = false;
+        self.is_any(|which| which.is_none())
+    }
+
+    /// The same, and of one that was taken already whether the spare has it.
+    pub(crate) fn will_ship(&mut self) -> Result<bool, AgentError> {
+        self.is_any(|which| !matches!(which, Some(Which::Shipped)))
+    }
+
+    fn is_any(&mut self, holds: impl Fn(Option<Which>) -> bool) -> Result<bool, AgentError> {
+        let mut is_any = false;
         for settings in &self.source.databases {
             match self.which(settings) {
-                Ok(which) => will_dump |= which.is_none(),
+                Ok(which) => is_any |= holds(which),
                 Err(AgentError::Database { .. }) => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
-        Ok(will_dump)
+        Ok(is_any)
     }
 
     /// Dumps those once, for nothing, that could not be dumped the last time: as long as that fails, no files are shipped before them.
@@ -97,7 +116,7 @@ impl Taking<'_> {
     /// What the files are shipped with before anything is dumped. A file that comes and goes while a dump is taken, and of which a row speaks, must
     /// have reached the spare before; and until the dump is there, nothing goes of which a row of the one before may speak.
     pub(crate) fn files_first(&mut self) -> Result<Captured, AgentError> {
-        self.asked.clear();
+        self.ask_again();
         let leave = |settings| {
             let name = self.name(settings)?;
             Ok(Captive { name, dump: None })
@@ -107,6 +126,21 @@ impl Taking<'_> {
             staying: Staying::Everything,
             databases: databases.collect::<Result<_, AgentError>>()?,
         })
+    }
+
+    /// Where the application is kept still, whether the files go first.
+    pub(crate) fn are_files_first(&self) -> Result<FilesFirst, AgentError> {
+        self.keeper.files_first()
+    }
+
+    /// The files have gone first.
+    pub(crate) fn note_files_went(&self) -> Result<(), AgentError> {
+        self.keeper.note_files_first(FilesFirst::Done)
+    }
+
+    /// What databases have said until now counts no more.
+    pub(crate) fn ask_again(&mut self) {
+        self.asked.clear();
     }
 
     /// Takes a dump of each database that may have changed.

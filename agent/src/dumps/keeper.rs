@@ -85,6 +85,17 @@ pub fn place(
     Ok(home.open_directory(taking)?)
 }
 
+/// Whether the files go first where the application is kept still: what is large is on the spare then, and the rest takes moments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FilesFirst {
+    /// They do: nothing was captured yet, or the last capture took too long.
+    Due,
+    /// They did, or need not.
+    Done,
+    /// They did, and it took too long all the same.
+    InVain,
+}
+
 /// The dumps of a dataset.
 #[derive(Debug)]
 pub(crate) struct Keeper {
@@ -118,6 +129,33 @@ impl Keeper {
             }),
             None => Err(AgentError::IndexLocked { path: lock }),
         }
+    }
+
+    /// Whether the files go first.
+    pub(crate) fn files_first(&self) -> Result<FilesFirst, AgentError> {
+        let noted = durable::read(&self.root, &name("files-first"), 64)?;
+        Ok(match noted.as_deref() {
+            None => FilesFirst::Due,
+            Some(b"done\n") => FilesFirst::Done,
+            Some(_) => FilesFirst::InVain,
+        })
+    }
+
+    /// Notes whether they do the next time.
+    pub(crate) fn note_files_first(&self, noted: FilesFirst) -> Result<(), AgentError> {
+        let file = "files-first";
+        let text = match noted {
+            FilesFirst::Due => return remove_file(&self.root, file),
+            FilesFirst::Done => "done\n",
+            FilesFirst::InVain => "in vain\n",
+        };
+        let text = text.as_bytes();
+        Ok(durable::replace(
+            &self.root,
+            &name(file),
+            text,
+            Durability::Later,
+        )?)
     }
 
     /// The dumps of a database.

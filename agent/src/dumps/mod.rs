@@ -9,9 +9,10 @@ mod state;
 use understudy_protocol::{Name, Timestamp};
 use understudy_tree::Directory;
 
-pub(crate) use capture::{Taking, begin};
+pub(crate) use capture::{Taken, Taking, begin};
 pub use counts::rows_of;
 pub(crate) use difference::{Stretch, difference};
+pub(crate) use keeper::FilesFirst;
 pub use keeper::place;
 pub use state::DatabaseState;
 
@@ -27,6 +28,8 @@ pub(crate) struct Captured {
 /// What stays in a snapshot although it is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Staying {
+    /// Nothing: everything was captured while nobody wrote.
+    Nothing,
     /// Everything that the spare has: its dumps are those of a moment before.
     Everything,
     /// What was there at this moment, by the clock of the file system, or later: then the dumps were begun.
@@ -37,6 +40,7 @@ impl Staying {
     /// What stays for the sake of both.
     pub(crate) fn with(self, other: Self) -> Self {
         match (self, other) {
+            (Self::Nothing, staying) | (staying, Self::Nothing) => staying,
             (Self::Since(one), Self::Since(other)) => Self::Since(one.min(other)),
             _ => Self::Everything,
         }

@@ -2,7 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "writes dumps")]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use understudy_protocol::transport::in_process;
 use understudy_protocol::{ContentHash, DatasetName, ProtocolError};
 
 use crate::databases::{
-    Capture, CaptureError, CaptureFailure, DatabaseSettings, DatabaseState, OnFailure,
+    Capture, CaptureError, CaptureFailure, DatabaseSettings, DatabaseState, LetGo, OnFailure,
 };
 use crate::scan::Trust;
 use crate::sync::{Carrying, Making, Patience, Reliance, SyncReport, Telling, cycle_in_two_tries};
@@ -68,6 +68,22 @@ impl Capture for Engine {
             None => Ok(Dump::default()),
         }
     }
+
+    fn keep_still(&self, _: &DatasetName) -> Result<(), CaptureError> {
+        Err(CaptureError::failed("it is not asked for"))
+    }
+
+    fn let_go(&self, _: &DatasetName) -> Result<LetGo, CaptureError> {
+        Err(CaptureError::failed("it is not asked for"))
+    }
+
+    fn take_snapshot(&self, _: &DatasetName) -> Result<PathBuf, CaptureError> {
+        Err(CaptureError::failed("it is not asked for"))
+    }
+
+    fn drop_snapshot(&self, _: &DatasetName) -> Result<LetGo, CaptureError> {
+        Err(CaptureError::failed("it is not asked for"))
+    }
 }
 
 struct Play {
@@ -119,6 +135,8 @@ impl Play {
             making: Making::Always,
             captured: None,
             turn: crate::scan::Turn::Whichever,
+            freeze: None,
+            still: None,
         };
         let mut sessions = Vec::new();
         let result = {

@@ -150,7 +150,7 @@ struct Gap {
 }
 
 /// What a journal says at one moment.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Taken {
     /// The number of the last event; acknowledging it covers what is in here and nothing later.
     pub(crate) up_to: u64,

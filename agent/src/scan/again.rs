@@ -70,21 +70,18 @@ impl Worker<'_> {
     fn look_again_at(&mut self, before: Looked, pass: &mut Pass) -> Result<Looked, AgentError> {
         self.scan.context.cancel.check()?;
         let folder = Arc::clone(&before.folder);
-        let opened = self
-            .scan
-            .root
-            .open_beneath(&folder.path)
-            .and_then(|directory| {
-                let looked = clock::now();
-                let stat = directory.stat_self()?;
-                let is_same = before.changed == Some(stat.changed);
-                let names = if is_same {
-                    None
-                } else {
-                    Some(directory.names()?)
-                };
-                Ok((directory, stat, names, looked))
-            });
+        let scan = self.scan;
+        let opened = scan.root.open_beneath(&folder.path).and_then(|directory| {
+            let looked = scan.now();
+            let stat = directory.stat_self()?;
+            let is_same = before.changed == Some(stat.changed);
+            let names = if is_same {
+                None
+            } else {
+                Some(directory.names()?)
+            };
+            Ok((directory, stat, names, looked))
+        });
         let (directory, stat, names, looked) = match opened {
             Ok(opened) if opened.1.identity == before.identity => opened,
             Err(error) if !is_about_entry(&error) => return Err(error.into()),

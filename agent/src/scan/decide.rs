@@ -109,7 +109,7 @@ impl Worker<'_> {
         stat: &Stat,
         known: Option<Known>,
     ) -> Result<(), AgentError> {
-        let looked = clock::now();
+        let looked = self.scan.now();
         let place = open.folder.place(name);
         let number = self.number(&place, stat, known.as_ref())?;
         let attributes = match node::read_attributes(open.directory, name, stat) {
@@ -330,7 +330,7 @@ impl Worker<'_> {
         name: &Name,
         stat: &Stat,
     ) -> Result<Option<(Entry, Seen)>, AgentError> {
-        let looked = clock::now();
+        let looked = self.scan.now();
         let read = node::read_attributes(open.directory, name, stat).and_then(|attributes| {
             let node = node::read_node(open.directory, name, stat, DirectoryId::TOP)?;
             Ok((attributes, node))

@@ -16,7 +16,6 @@ use super::stands::Stand;
 use super::visit::{Depth, Found, Open};
 use super::worker::Worker;
 use super::{Folder, ROUNDS, Scan, Task, is_about_entry};
-use crate::clock;
 use crate::error::AgentError;
 use crate::index::Known;
 use crate::journal::{Journal, Marked, Taken};
@@ -305,7 +304,7 @@ impl Worker<'_> {
         if is_judged {
             return Ok(());
         }
-        let looked = clock::now();
+        let looked = self.scan.now();
         let opened = self
             .scan
             .root

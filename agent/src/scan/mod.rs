@@ -40,9 +40,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use understudy_protocol::transport::Outgoing;
-use understudy_protocol::{DirectoryId, Name, Place, RelPath, StateDigest};
+use understudy_protocol::{DirectoryId, Name, Place, RelPath, StateDigest, Timestamp};
 use understudy_tree::{Directory, Identity, Mounts, Stat, TreeError, crash_point};
 
+use crate::clock;
 use crate::dumps::Captured;
 use crate::effort::Effort;
 use crate::error::AgentError;
@@ -133,6 +134,8 @@ pub(crate) struct Scan<'a> {
     spoken: u32,
     /// What the spare has of interrupted uploads.
     leftovers: &'a Leftovers,
+    /// When the snapshot of the file system was made that stands for the source, if one does: nothing that is seen is newer.
+    as_of: Option<Timestamp>,
     /// Names in doubt, for a look at everything.
     doubts: HashMap<Identity, BTreeMap<Name, Doubt>>,
     /// Whether differences are remembered, to check the journal with.
@@ -179,6 +182,17 @@ pub(crate) struct Start<'a> {
     pub(crate) captured: Option<&'a Captured>,
     /// Whether databases among the files that changed are taken.
     pub(crate) turn: Turn,
+    /// The snapshot of the file system that `root` is in, if it is in one; `source` has its path then.
+    pub(crate) frozen: Option<Frozen>,
+}
+
+/// A snapshot of a file system, in the place of the source.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Frozen {
+    /// When it was made, or a little before that.
+    pub(crate) at: Timestamp,
+    /// The file system that the source itself is on.
+    pub(crate) of: (u32, u32),
 }
 
 /// What a scan looks at.
@@ -256,7 +270,8 @@ pub(crate) fn run(start: Start<'_>, outgoing: &Outgoing) -> Result<Outcome, Agen
         source: start.source,
         context: start.context,
         index: start.index,
-        state: identity_of(&start.context.state),
+        state: state_of(&start),
+        as_of: start.frozen.map(|frozen| frozen.at),
         base_is_empty: start.base_is_empty,
         trust: start.trust,
         spoken: start.spoken,
@@ -325,7 +340,22 @@ fn identity_of(path: &Path) -> Option<(Identity, (u32, u32))> {
     Some((stat.identity, stat.file_system))
 }
 
+/// What the agent's state is known by in the source: in a snapshot of its file system the same inode is on another one.
+fn state_of(start: &Start<'_>) -> Option<(Identity, (u32, u32))> {
+    let (identity, file_system) = identity_of(&start.context.state)?;
+    Some(match start.frozen {
+        Some(frozen) if frozen.of == file_system => (identity, start.root_stat.file_system),
+        _ => (identity, file_system),
+    })
+}
+
 impl Scan<'_> {
+    /// The time of what is seen now.
+    fn now(&self) -> Timestamp {
+        let now = clock::now();
+        self.as_of.map_or(now, |as_of| as_of.min(now))
+    }
+
     fn walk(&self) -> Result<Findings, AgentError> {
         let task = self.alone(|worker| {
             worker.refuse_if_emptied()?;

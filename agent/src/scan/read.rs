@@ -160,7 +160,7 @@ impl Worker<'_> {
             Manner::Plain => return self.read_patiently(open, name, stat, sending, former),
             Manner::Taken(prepared) => prepared,
             Manner::Resting(whole) => {
-                let looked = clock::now();
+                let looked = self.scan.now();
                 let own = Stat::of(&file)?;
                 let read = match own.kind {
                     Kind::File => self.read_once(&file, &own, sending, former)?,
@@ -199,7 +199,7 @@ impl Worker<'_> {
         (sending, former): (Sending, Option<&Former>),
     ) -> Result<Reading, AgentError> {
         let Prepared { stat, imaged } = prepared;
-        let looked = clock::now();
+        let looked = self.scan.now();
         let imaged = match imaged {
             Ok(imaged) => imaged,
             Err(ImageError::Gone) => return Ok(Reading::Gone),
@@ -276,7 +276,7 @@ impl Worker<'_> {
             if attempt > 0 {
                 thread::park_timeout(PAUSE * attempt);
             }
-            let looked = clock::now();
+            let looked = self.scan.now();
             let file = open.directory.open_file(name)?;
             let before = if attempt == 0 {
                 stat.clone()

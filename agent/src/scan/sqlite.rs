@@ -44,6 +44,8 @@ pub(crate) enum Turn {
     Files,
     /// The databases.
     Databases,
+    /// The databases, while nobody writes: nothing stays for their sake.
+    Still,
 }
 
 /// A database that was taken before anything was looked at.
@@ -99,14 +101,14 @@ impl Databases {
         let is_turn_of_files = match turn {
             Turn::Whichever => !changed.is_empty(),
             Turn::Files => true,
-            Turn::Databases => false,
+            Turn::Databases | Turn::Still => false,
         };
         if is_turn_of_files {
             databases.staying = Some(Staying::Everything);
             databases.left = changed.into_iter().map(|(place, ..)| place).collect();
             return Ok(databases);
         }
-        if !databases.known.is_empty() {
+        if !databases.known.is_empty() && turn != Turn::Still {
             databases.staying = Some(Staying::Since(now));
         }
         for (place, folder, stat) in changed.into_iter().take(PREPARED) {

@@ -18,6 +18,9 @@ use crate::error::AgentError;
 use crate::index::{Known, Raw, Seen, Side};
 use crate::journal::Doubt;
 
+/// The inode of what stands in a snapshot of btrfs for a subvolume below it. Elsewhere no directory below a root has it.
+const NOT_IN_THE_SNAPSHOT: u64 = 2;
+
 /// An open directory that is being looked at.
 pub(super) struct Open<'a> {
     pub(super) folder: &'a Arc<Folder>,
@@ -113,7 +116,7 @@ impl Worker<'_> {
     /// Compares the root's own entry; returns the task of looking into it.
     pub(super) fn settle_root(&mut self) -> Result<Task, AgentError> {
         let scan = self.scan;
-        let looked = clock::now();
+        let looked = self.scan.now();
         let stat = scan.root.stat_self()?;
         let unreadable = |error| AgentError::SourceUnreadable {
             path: scan.source.path.clone(),
@@ -197,7 +200,7 @@ impl Worker<'_> {
         #[cfg(test)]
         crate::testing::passed(&scan.source.path, &format!("visiting {}", folder.path));
         let listed = scan.root.open_beneath(&folder.path).and_then(|directory| {
-            let looked = clock::now();
+            let looked = self.scan.now();
             let stat = directory.stat_self()?;
             let names = directory.names()?;
             Ok((directory, stat, names, looked))
@@ -328,6 +331,16 @@ impl Worker<'_> {
         let excludes = &self.scan.source.excludes;
         if !excludes.is_empty() && excludes.excludes(&open.folder.path.join(name), stat.kind) {
             return Ok(Found::Absent);
+        }
+        if self.scan.as_of.is_some()
+            && stat.kind == Kind::Directory
+            && stat.identity.inode == NOT_IN_THE_SNAPSHOT
+        {
+            self.unreadable(
+                open.folder.spot(name),
+                &"it is a subvolume of its own, of which the snapshot has nothing: give it a [[dataset]] of its own, and exclude it here",
+            );
+            return Ok(Found::Hidden);
         }
         if self.is_companion(open, name) {
             return Ok(Found::Absent);

@@ -3,7 +3,7 @@
 use understudy_protocol::transport::Channel;
 use understudy_protocol::{FailureCode, ProtocolError};
 
-use super::{Carrying, Making, Patience, Reliance, SyncReport, Telling, Trust, cycle};
+use super::{Carrying, Making, Patience, Reliance, SyncReport, Telling, Trust, cycle, still};
 use crate::dumps::{Taking, begin};
 use crate::error::AgentError;
 use crate::scan::Turn;
@@ -54,38 +54,45 @@ pub(crate) fn cycle_in_two_tries(
     context: &Context,
     reliance: Reliance<'_>,
 ) -> Result<SyncReport, AgentError> {
-    let place = (source, context);
+    match &source.stillness {
+        Some(_) => still::cycle(connect, (source, context), reliance),
+        None => {
+            let taking = begin(source, context)?;
+            going_on(connect, (source, context), taking, reliance)
+        }
+    }
+}
+
+/// The same, while the application goes on.
+pub(super) fn going_on(
+    connect: &mut impl FnMut() -> Result<Channel, ProtocolError>,
+    place: (&Source, &Context),
+    taking: Option<Taking<'_>>,
+    reliance: Reliance<'_>,
+) -> Result<SyncReport, AgentError> {
+    let (source, context) = place;
     let mut before = None;
     let mut taken = None;
-    if let Some(mut taking) = begin(source, context)? {
+    if let Some(mut taking) = taking {
         if taking.will_dump()? && rehearsed(&mut taking)? {
-            let captured = taking.files_first()?;
-            let files = Reliance {
-                captured: Some(&captured),
-                turn: Turn::Files,
-                ..reliance
-            };
-            before = Some(ship_files(connect, place, files, ROUNDS)?);
+            before = Some(ship_files_first(connect, place, &mut taking, reliance)?);
         }
-        taken = Some(taking.take_all().inspect_err(|error| {
-            if reliance.telling == Telling::Spare
-                && matches!(error, AgentError::Database { .. })
-                && let Ok(channel) = connect()
-            {
-                ask::tell_trouble(channel, &source.dataset, error, &context.cancel);
-            }
-        })?);
+        let all = taking.take_all();
+        taken = Some(all.inspect_err(|error| tell(connect, place, reliance, error))?);
     }
     let reliance = Reliance {
         captured: taken.as_ref().map(|taken| &taken.captured),
         turn: match before {
             Some(_) => Turn::Databases,
+            // All that is read is of one moment.
+            None if source.snapshot.is_some() => Turn::Still,
             None => Turn::Whichever,
         },
         ..reliance
     };
     let mut report = with_tries(connect, source, context, reliance)?;
-    if before.is_none() && report.is_turn_of_databases {
+    let is_turn = report.is_turn_of_databases && reliance.turn == Turn::Whichever;
+    if before.is_none() && is_turn {
         before = Some(match is_slow(&report) {
             true => {
                 let turn = Turn::Files;
@@ -106,6 +113,45 @@ pub(crate) fn cycle_in_two_tries(
         report.add(&before);
     }
     Ok(report)
+}
+
+/// Tells the spare why nothing comes, or what is wrong here.
+pub(super) fn tell(
+    connect: &mut impl FnMut() -> Result<Channel, ProtocolError>,
+    (source, context): (&Source, &Context),
+    reliance: Reliance<'_>,
+    error: &AgentError,
+) {
+    let is_ours = matches!(
+        error,
+        AgentError::Database { .. }
+            | AgentError::NotStill { .. }
+            | AgentError::Freeze { .. }
+            | AgentError::Stuck { .. }
+            | AgentError::Deserted { .. }
+    );
+    if reliance.telling == Telling::Spare
+        && is_ours
+        && let Ok(channel) = connect()
+    {
+        ask::tell_trouble(channel, &source.dataset, error, &context.cancel);
+    }
+}
+
+/// Ships files before everything else, while the application goes on.
+pub(super) fn ship_files_first(
+    connect: &mut impl FnMut() -> Result<Channel, ProtocolError>,
+    place: (&Source, &Context),
+    taking: &mut Taking<'_>,
+    reliance: Reliance<'_>,
+) -> Result<SyncReport, AgentError> {
+    let captured = taking.files_first()?;
+    let files = Reliance {
+        captured: Some(&captured),
+        turn: Turn::Files,
+        ..reliance
+    };
+    ship_files(connect, place, files, ROUNDS)
 }
 
 /// Ships files, again if that took long, so often at most.
@@ -137,7 +183,7 @@ fn is_slow(report: &SyncReport) -> bool {
 }
 
 /// Whether what could not be dumped the last time can be now. If not, it is told when it is taken.
-fn rehearsed(taking: &mut Taking<'_>) -> Result<bool, AgentError> {
+pub(super) fn rehearsed(taking: &mut Taking<'_>) -> Result<bool, AgentError> {
     match taking.rehearse() {
         Ok(()) => Ok(true),
         Err(AgentError::Database { .. }) => Ok(false),
@@ -189,6 +235,8 @@ pub(crate) fn by_itself(carrying: Carrying) -> Reliance<'static> {
         making: Making::Always,
         captured: None,
         turn: Turn::Whichever,
+        freeze: None,
+        still: None,
     }
 }
 

@@ -1,9 +1,11 @@
 //! One cycle: agree with the spare where it stands, compare, send, commit, and only then record.
 
 mod again;
+mod freeze;
 mod prepare;
 mod reconcile;
 mod report;
+mod still;
 mod testimony;
 
 use std::collections::BTreeSet;
@@ -31,6 +33,7 @@ pub(crate) use again::cycle_in_two_tries;
 pub(crate) use again::is_fenced;
 pub use again::{Again, again, sync_again};
 use again::{is_out_of_step, is_refused};
+use freeze::Freeze;
 use prepare::prepare;
 pub(crate) use prepare::{Carrying, Making, Patience, Reliance, Telling};
 pub use report::{LookedAt, SyncReport};
@@ -80,9 +83,17 @@ pub(crate) fn cycle(
 ) -> Result<SyncReport, AgentError> {
     let started = Moment::now();
     context.progress.restart(Phase::Connecting);
-    let prepared = expect_captured(source, reliance)
-        .and_then(|()| prepare(source, context, reliance.patience));
-    let (root, root_stat, index, part) = match prepared {
+    let prepared = expect_captured(source, reliance).and_then(|()| {
+        let made = match (&source.snapshot, reliance.freeze) {
+            (Some(_), None) => Some(Freeze::make(source, context, reliance)?),
+            _ => None,
+        };
+        let freeze = reliance.freeze.or(made.as_ref());
+        let prepared = prepare(source, context, reliance.patience, freeze)?;
+        Ok((made, prepared))
+    });
+    // What is open in a snapshot is closed before that is removed.
+    let (made, (root, root_stat, index, part)) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             let is_news = !matches!(
@@ -97,8 +108,10 @@ pub(crate) fn cycle(
     };
     let conversation = Conversation::open(channel, &context.cancel)?;
     crash_point!("agent.connected");
+    let freeze = reliance.freeze.or(made.as_ref());
     let cycle = Cycle {
-        source,
+        source: freeze.map_or(source, Freeze::source),
+        freeze,
         context,
         index: &index,
         conversation: &conversation,
@@ -134,6 +147,7 @@ pub(crate) fn cycle(
 
 struct Cycle<'a> {
     source: &'a Source,
+    freeze: Option<&'a Freeze<'a>>,
     context: &'a Context,
     index: &'a Index,
     conversation: &'a Conversation,
@@ -185,8 +199,12 @@ impl Cycle<'_> {
             scope,
             captured: self.reliance.captured,
             turn: self.reliance.turn,
+            frozen: self.freeze.map(Freeze::frozen),
         };
         let outcome = scan::run(start, &self.conversation.outgoing)?;
+        if let Some(still) = self.reliance.still {
+            still.let_go()?;
+        }
         self.context.progress.enter(Phase::Committing);
         let is_signed = chain.as_ref().is_none_or(Chain::has_signed_base);
         let is_unchanged = outcome.records == 0 && is_signed && !self.is_fuzzy_news(&outcome)?;
@@ -277,7 +295,8 @@ impl Cycle<'_> {
         let Some(journal) = self.reliance.journal else {
             return (Scope::Everything, because("nobody watched"), 0);
         };
-        let taken = journal.take_since(0);
+        let before = self.freeze.and_then(Freeze::taken);
+        let taken = before.unwrap_or_else(|| journal.take_since(0));
         let up_to = taken.up_to;
         let is_content = self.reliance.trust == Trust::Content;
         let reason = anew

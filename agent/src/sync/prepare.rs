@@ -14,6 +14,8 @@ use crate::journal::Journal;
 use crate::leftovers::Leftovers;
 use crate::role::Part;
 use crate::scan::{Trust, Turn};
+use crate::sync::freeze::Freeze;
+use crate::sync::still::Still;
 use crate::{Context, Source};
 
 /// How long somebody else may work on the dataset before a patient caller gives up.
@@ -42,6 +44,10 @@ pub(crate) struct Reliance<'a> {
     pub(crate) captured: Option<&'a Captured>,
     /// Whether databases among the files that changed are taken.
     pub(crate) turn: Turn,
+    /// The snapshot of the file system that stands for the source, if one was made already.
+    pub(crate) freeze: Option<&'a Freeze<'a>>,
+    /// The application, if it is kept still until everything was looked at.
+    pub(crate) still: Option<&'a Still<'a>>,
 }
 
 /// What to do where the spare does not have the dataset.
@@ -95,12 +101,13 @@ pub(super) fn prepare(
     source: &Source,
     context: &Context,
     patience: Patience,
+    freeze: Option<&Freeze<'_>>,
 ) -> Result<(Directory, Stat, Index, Part), AgentError> {
     let path = canonical(&source.path)?;
     if let Some(store) = &context.store {
         check_apart(&path, store)?;
     }
-    let (root, root_stat) = open_source(source)?;
+    let (root, root_stat) = open_source(freeze.map_or(source, Freeze::source))?;
     let (dataset, spare) = (&source.dataset, &context.spare);
     let part = Part::load(&context.state, &path, dataset, spare)?;
     part.claim()?;

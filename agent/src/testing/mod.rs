@@ -96,6 +96,8 @@ impl Stage {
             sweep: Source::SWEEP,
             unsettled: crate::Unsettled::default(),
             databases: Vec::new(),
+            stillness: None,
+            snapshot: None,
             on_database_failure: Default::default(),
             sqlite: Default::default(),
         };
@@ -192,6 +194,8 @@ impl Stage {
             making: Making::Always,
             captured: None,
             turn: crate::scan::Turn::Whichever,
+            freeze: None,
+            still: None,
         };
         self.with_channel(|channel| cycle(channel, &self.source, &self.context(), reliance))
     }

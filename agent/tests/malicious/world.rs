@@ -178,6 +178,8 @@ impl World {
             sweep: Source::SWEEP,
             unsettled: Unsettled::default(),
             databases: Vec::new(),
+            stillness: None,
+            snapshot: None,
             on_database_failure: Default::default(),
             sqlite: Default::default(),
         }

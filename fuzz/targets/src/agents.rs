@@ -44,6 +44,8 @@ pub(crate) fn adoptions(data: &[u8]) {
         sweep: Source::SWEEP,
         unsettled: Unsettled::default(),
         databases: Vec::new(),
+        stillness: None,
+        snapshot: None,
         on_database_failure: Default::default(),
         sqlite: Default::default(),
     };

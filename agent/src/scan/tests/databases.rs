@@ -56,6 +56,8 @@ fn sync(stage: &Stage, captured: &Captured, observer: Option<&Arc<Observer>>) ->
         making: Making::Always,
         captured: Some(captured),
         turn: crate::scan::Turn::Whichever,
+        freeze: None,
+        still: None,
     };
     stage
         .with_channel(|channel| cycle(channel, &stage.source, &stage.context(), reliance))

@@ -252,6 +252,8 @@ fn a_sweep_names_what_nobody_told_and_it_is_looked_at_from_then_on() {
         making: crate::sync::Making::Always,
         captured: None,
         turn: crate::scan::Turn::Whichever,
+        freeze: None,
+        still: None,
     };
     let report = stage
         .with_channel(|channel| {
