@@ -179,9 +179,7 @@ fn load(database: &dyn Database, from: &Path, target: &str) -> Result<Answer, Da
 /// What a practice that was killed has left has the same name, and goes with the next one.
 fn practise(database: &dyn Database, from: &Path, name: &str) -> Result<Answer, DatabaseError> {
     let done = load(database, from, name);
-    for suffix in ["", "__next", "__previous"] {
-        database.drop_database(&format!("{name}{suffix}"))?;
-    }
+    database.drop_database(name)?;
     done
 }
 

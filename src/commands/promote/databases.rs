@@ -98,7 +98,8 @@ impl<'a> Site<'a> {
         };
         let mut bring = Bring::new((place, lock), one, spare)?;
         let brought = self.bring_up(&mut bring, place, one);
-        if let Err(trouble) = &brought {
+        // What was interrupted has not failed.
+        if let (Err(trouble), false) = (&brought, self.session.cancel.is_cancelled()) {
             bring.fail(trouble);
         }
         brought
