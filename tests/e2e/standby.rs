@@ -652,3 +652,26 @@ fn mariadb_is_restored_and_practised() {
     let names = server.sql("SHOW DATABASES;");
     assert!(!names.contains("drill"), "{names}");
 }
+
+#[test]
+fn what_is_loaded_hourly_is_brought_up_to_date_by_a_promotion() {
+    let Some(server) = postgres::Server::start() else {
+        return;
+    };
+    server.sql("postgres", "CREATE DATABASE shop;");
+    server.sql("shop", TABLE);
+    let standby = format!("{}load = \"hourly\"\n", copy_of_postgres(&server));
+    let scene = Scene::new(&of_postgres(&server), &standby);
+    scene.site.cycle().ok();
+    let first = scene.await_loaded();
+    server.main("INSERT INTO pictures VALUES (1, 'new');");
+    scene.site.cycle().ok();
+    std::thread::park_timeout(Duration::from_secs(3));
+    assert_eq!(scene.known()["loaded"], first["loaded"]);
+    assert_eq!(server.standby(COUNT).unwrap(), "0");
+    let facts = scene.on_spare(&["promote", "site", "--dry-run"]).ok();
+    facts.mentions(&["is loaded first", "as the last load took"]);
+    let promoted = scene.promote().ok();
+    promoted.mentions(&["loads the database `shop`", "it was loaded now"]);
+    assert_eq!(server.standby(COUNT).unwrap(), "1");
+}
