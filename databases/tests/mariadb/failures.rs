@@ -230,3 +230,35 @@ fn a_full_disk_is_named() {
     );
     assert!(!is_called_whole);
 }
+
+/// As the next test has it: a dump, in a process whose files may have 256 KiB.
+#[test]
+fn in_a_process_of_its_own() {
+    let Some(job) = std::env::var_os("UNDERSTUDY_TEST_DUMP") else {
+        return;
+    };
+    let (settings, into): (_, std::path::PathBuf) =
+        serde_json::from_str(job.to_str().unwrap()).unwrap();
+    let shop = understudy_databases::mariadb::Mariadb::new(settings, crate::server::limits());
+    let error = shop.dump(&into).unwrap_err().to_string();
+    std::fs::write(into.join("error"), error).unwrap();
+}
+
+#[test]
+fn a_limit_of_the_user_is_named() {
+    let Some(server) = shop() else { return };
+    let into = tempfile::tempdir().unwrap();
+    let job = serde_json::to_string(&(server.settings("shop", "root", ""), into.path())).unwrap();
+    let limited =
+        "trap '' XFSZ; ulimit -f 512; exec \"$0\" --exact failures::in_a_process_of_its_own";
+    let output = std::process::Command::new("sh")
+        .args(["-c", limited])
+        .arg(std::env::current_exe().unwrap())
+        .env("UNDERSTUDY_TEST_DUMP", job)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let error = std::fs::read_to_string(into.path().join("error")).unwrap();
+    assert!(error.contains("A limit of the user is reached"), "{error}");
+    assert!(!is_called_whole(into.path()));
+}
