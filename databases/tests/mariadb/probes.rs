@@ -163,12 +163,14 @@ fn change(number: u64, engine: &str) -> Vec<(String, Duration)> {
         2 => format!("INSERT INTO t VALUES ({number},0)"),
         _ => format!("INSERT INTO t VALUES ({number},0),(-{number},0)"),
     };
-    let hold = Duration::from_micros(random(60_000));
+    // As long as it takes from a probe to the moment that a dump is of, and longer.
+    let hold = Duration::from_micros(random(300_000));
     match (engine, number % 3) {
         ("MyISAM", 0) => {
+            // All rows are counted, and nobody sees them until it ends.
             let slow = format!(
-                "INSERT INTO t SELECT {number}*1000+seq, IF(seq<3,0,SLEEP(0.0{})) FROM seq_1_to_3",
-                random(9)
+                "INSERT INTO t SELECT {number}*1000+seq, 0 FROM seq_1_to_4 WHERE seq<4 OR SLEEP(0.{:02})",
+                random(30)
             );
             vec![(slow, Duration::ZERO)]
         }
