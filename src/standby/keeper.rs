@@ -24,6 +24,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const WATCH: Duration = Duration::from_millis(200);
 /// After so long a load that has failed is tried again, and a database is asked whether it still is the one that was loaded.
 const AGAIN: Duration = Duration::from_secs(5 * 60);
+/// So long the tree may show another snapshot than the catalog has before that is taken for what it is.
+const BETWEEN: Duration = Duration::from_secs(30);
 const HOUR_SECONDS: i64 = 60 * 60;
 /// What a load may take beside what the engine may: for the copy of the dump.
 const COPYING: Duration = Duration::from_secs(60 * 60);
@@ -92,9 +94,9 @@ enum Outcome {
 impl Keeper {
     /// Sees to one database.
     fn keep(&self, one: &Standby) {
-        let mut seen = None;
+        let (mut seen, mut between) = (None, None);
         while !self.is_over() {
-            match self.due(one, seen.as_ref()) {
+            match self.due(one, seen.as_ref(), &mut between) {
                 Ok(Some(shown)) if self.take_turn() => {
                     let outcome = self.load(one);
                     self.end_turn();
@@ -131,6 +133,7 @@ impl Keeper {
         &self,
         one: &Standby,
         seen: Option<&Seen>,
+        between: &mut Option<Instant>,
     ) -> Result<Option<Option<Position>>, ReceiverError> {
         let place = self.place(one)?;
         let shown = place.shown()?;
@@ -140,6 +143,12 @@ impl Keeper {
         }
         let is_due = seen.is_none_or(|seen| seen.shown != shown || seen.at.elapsed() >= AGAIN);
         if !is_due {
+            return Ok(None);
+        }
+        if place.head()? == shown.map(|position| position.number) {
+            *between = None;
+        } else if between.get_or_insert_with(Instant::now).elapsed() < BETWEEN {
+            // A commit is just ending: the tree shows another snapshot than the catalog has.
             return Ok(None);
         }
         if one.load == Load::Hourly {

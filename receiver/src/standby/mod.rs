@@ -17,6 +17,7 @@ mod known;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, TryLockError};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use rustix::io::FdFlags;
@@ -42,7 +43,8 @@ const STATE: &str = ".state";
 /// Far more than a reason and a few numbers take.
 const STATE_BYTES: u64 = 4 << 20;
 /// So often a dump is copied anew because the next snapshot came meanwhile.
-const TRIES: u32 = 5;
+const TRIES: u32 = 20;
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// How this host is the spare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,6 +175,15 @@ impl Standby {
         Ok(live.as_ref().map(marker::read).transpose()?.flatten())
     }
 
+    /// The number of the newest snapshot, as the catalog says: for moments another one than the live tree shows.
+    pub fn head(&self) -> Result<Option<u64>, ReceiverError> {
+        let Some(catalog) = self.dataset.read_catalog()? else {
+            return Ok(None);
+        };
+        let head = catalog.head()?;
+        Ok(head.map(|head| head.snapshot.position.number))
+    }
+
     /// The dump of a database in the newest snapshot; `None` if that has none.
     pub fn newest(&self, database: &str) -> Result<Option<Dump>, ReceiverError> {
         match self.dataset.read_catalog()? {
@@ -253,6 +264,7 @@ impl Standby {
                         return Err(error);
                     }
                     tried += 1;
+                    std::thread::park_timeout(AGAIN);
                 }
             }
         }
