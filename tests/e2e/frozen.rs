@@ -124,6 +124,21 @@ fn what_is_read_is_of_the_moment_of_the_snapshot() {
 }
 
 #[test]
+fn what_changed_just_before_a_snapshot_is_read_once_more() {
+    needs!("what_changed_just_before_a_snapshot_is_read_once_more": "root", "mkfs.btrfs", "btrfs", "mount");
+    // It may have changed once more within the same tick of the clock, which is long ago when it is looked at.
+    let frozen = Frozen::new(
+        "[ -e $place/quiet ] || printf before > $UNDERSTUDY_PATH/page",
+        "sleep 3",
+    );
+    let read = || frozen.once().data()["datasets"][0]["files_read"].clone();
+    assert_eq!(read(), 1);
+    fs::write(frozen.note("quiet"), "").unwrap();
+    assert_eq!(read(), 1);
+    assert_eq!(read(), 0);
+}
+
+#[test]
 fn a_journal_leads_into_snapshots_and_loses_nothing_that_comes_after_them() {
     needs!("a_journal_leads_into_snapshots_and_loses_nothing_that_comes_after_them": "root", "mkfs.btrfs", "btrfs", "mount");
     // While there is a snapshot, every kind of change happens, of which it must have nothing.
