@@ -26,7 +26,7 @@ pub struct Loaded {
     pub snapshot: u64,
     /// When that was committed, seconds since 1970.
     pub committed_seconds: i64,
-    /// What the dump consists of: [`Dump::hash`].
+    /// What the dump consists of: [`hash`](super::Dump::hash).
     pub hash: String,
     /// What tells the database from any other of its name, as the engine says.
     pub identity: String,
