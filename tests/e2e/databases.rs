@@ -9,6 +9,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use understudy_databases::Database;
+
 use crate::support::{Random, Run, full, judge};
 
 #[path = "../../databases/tests/support/mariadb.rs"]
@@ -102,6 +104,9 @@ pub(crate) trait Served: Sync {
         live.join("databases/shop")
     }
 
+    /// Loads a dump as a database of its own; returns how many pictures that has. `None` if a dump is one already.
+    fn load(&self, dump: &Path) -> Option<usize>;
+
     /// Closes what the application has open.
     fn rest(&self) {}
 }
@@ -125,6 +130,12 @@ impl Served for Sessions<'_> {
         let rows = text.lines().take_while(|line| *line != "\\.");
         rows.map(str::to_owned).collect()
     }
+
+    fn load(&self, dump: &Path) -> Option<usize> {
+        self.server.postgres("shop").load(dump, "each").unwrap();
+        let count = self.server.sql("each", "SELECT COUNT(*) FROM pictures;");
+        Some(count.trim().parse().unwrap())
+    }
 }
 
 impl Served for mariadb::Server {
@@ -141,6 +152,12 @@ impl Served for mariadb::Server {
             ids.extend(rows.map(|row| row.trim_end_matches([')', ',', ';']).to_owned()));
         }
         ids
+    }
+
+    fn load(&self, dump: &Path) -> Option<usize> {
+        self.mariadb("shop").load(dump, "each").unwrap();
+        let count = self.sql("SELECT COUNT(*) FROM each.pictures;");
+        Some(count.trim().parse().unwrap())
     }
 }
 
@@ -274,6 +291,8 @@ fn look_at_each(server: &dyn Served, site: &Site, snapshots: u32) {
             rows.len()
         );
         assert!(!rows.is_empty());
+        let loaded = server.load(&server.dump(&site.live()));
+        assert!(loaded.is_none_or(|loaded| loaded == rows.len()));
     }
     assert!(broken > 0, "no row came with its file");
 }
@@ -285,7 +304,6 @@ pub(crate) fn snapshots() -> u32 {
 /// `UNDERSTUDY_TEST_FULL=1`: 200 snapshots.
 #[test]
 fn each_row_of_each_snapshot_has_its_file() {
-    use understudy_databases::Database;
     let Some(server) = postgres::Server::start() else {
         return;
     };
@@ -315,7 +333,6 @@ fn each_row_of_each_snapshot_has_its_file() {
 /// The same of MariaDB, with tables that a transaction holds still and with those of Piwigo, which none does.
 #[test]
 fn each_row_of_each_snapshot_of_mariadb_has_its_file() {
-    use understudy_databases::Database;
     let Some(server) = mariadb::Server::start(&[]) else {
         return;
     };
