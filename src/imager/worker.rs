@@ -4,15 +4,14 @@ use std::ffi::OsStr;
 use std::io::{self, BufReader};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{FlockOperation, flock};
 use rustix::time::Timespec;
 use understudy_databases::sqlite::{self, ImageError};
 use understudy_protocol::{Name, RelPath};
-use understudy_tree::{Directory, Mounts, TreeError, remove};
+use understudy_tree::{Directory, Mounts};
 
 use super::{Reply, Request};
 use crate::alert::wire;
@@ -21,28 +20,19 @@ use crate::exit::CommandError;
 /// With nothing to do for so long it ends.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// Copies what the other end of standard input asks for into a directory of its own below `directory`, until that ends or asks for nothing.
+/// Copies what the other end of standard input asks for into `directory`, until that ends or asks for nothing.
 pub(crate) fn run(directory: &Path) -> Result<(), CommandError> {
-    let place = Place::make(directory).map_err(|error| {
-        CommandError::failed(format!(
-            "there is no place for copies of databases: {error}"
-        ))
-    })?;
     let stdin = io::stdin();
     let mut input = BufReader::new(stdin.lock());
-    for number in 0_u64.. {
-        if !is_asked(&stdin) {
-            break;
-        }
+    while is_asked(&stdin) {
         let request = wire::read::<Request>(&mut input).map_err(|error| {
             CommandError::failed(format!("what is asked for is not done here: {error}"))
         })?;
         let Some(request) = request else {
             break;
         };
-        let file = place.name.join(number.to_string());
-        let reply = match take(&request, &directory.join(&file)) {
-            Ok(image) => Reply::Taken { file, image },
+        let reply = match take(&request, &directory.join(request.number.to_string())) {
+            Ok(image) => Reply::Taken(image),
             Err(error) => Reply::Refused(error),
         };
         if wire::write(&mut io::stdout(), &reply).is_err() {
@@ -82,54 +72,10 @@ fn take(request: &Request, into: &Path) -> Result<sqlite::Image, ImageError> {
     clippy::disallowed_methods,
     reason = "a scratch file, of which nothing need be durable"
 )]
-fn clear(into: &Path) {
+pub(super) fn clear(into: &Path) {
     for end in sqlite::COMPANIONS.into_iter().chain([""]) {
         let mut path = into.as_os_str().to_owned();
         path.push(end);
         let _ = std::fs::remove_file(path);
     }
-}
-
-/// A directory for the copies of this process, locked (flock) as long as it runs.
-struct Place {
-    name: PathBuf,
-    /// The lock goes with it.
-    _directory: Directory,
-}
-
-impl Place {
-    /// Makes one, and removes those of processes that have ended.
-    fn make(path: &Path) -> Result<Self, TreeError> {
-        let parent = Directory::open(path, Mounts::Stay)?;
-        for name in parent.names()? {
-            let removed = parent.open_directory(&name).and_then(|left| {
-                lock(&left)?;
-                remove::empty(&left)?;
-                parent.remove_directory(&name)
-            });
-            if let Err(error) = removed {
-                tracing::debug!("`{name}`, which may be of another process, stays: {error}");
-            }
-        }
-        let own = std::process::id().to_string();
-        let invalid = |error: &dyn std::fmt::Display| {
-            TreeError::new("name", own.as_bytes(), io::Error::other(error.to_string()))
-        };
-        // Nobody sees it under its name before it is locked.
-        let unlocked = Name::new(format!("{own}.new")).map_err(|error| invalid(&error))?;
-        let name = Name::new(own.as_bytes()).map_err(|error| invalid(&error))?;
-        parent.create_directory(&unlocked)?;
-        let directory = parent.open_directory(&unlocked)?;
-        lock(&directory)?;
-        parent.rename_new(&unlocked, &parent, &name)?;
-        Ok(Self {
-            name: PathBuf::from(own),
-            _directory: directory,
-        })
-    }
-}
-
-fn lock(directory: &Directory) -> Result<(), TreeError> {
-    flock(directory, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|error| TreeError::new("lock", b"a directory of copies", error))
 }

@@ -214,13 +214,16 @@ fn whatever_becomes_of_the_process_that_copies_a_database_is_whole_or_as_before(
     let (site, path) = site("");
     let application = Application::open(&path, "wal");
     application.run("CREATE TABLE ballast(b)");
+    let small = Application::open(&path.with_file_name("a.db"), "wal");
     for _ in 0..40 {
         application.run("INSERT INTO ballast VALUES (randomblob(1000000))");
     }
+    site.cycle().ok();
     let live = site.live().join("files/data/shop.db");
     let mut killed = 0;
     for number in 1..=8 {
         application.run(&format!("INSERT INTO pictures VALUES ({number})"));
+        small.run(&format!("INSERT INTO pictures VALUES ({number})"));
         let mut cycle = site.cycle().spawn(Stdio::null(), Stdio::null());
         let pid = cycle.id();
         for _ in 0..400 {
@@ -238,6 +241,9 @@ fn whatever_becomes_of_the_process_that_copies_a_database_is_whole_or_as_before(
         if live.exists() {
             rows(&live);
         }
+        // What was copied before another copy was killed is as good, and in no case gone.
+        let beside = live.with_file_name("a.db");
+        assert!(number < 2 || beside.exists(), "{number}");
     }
     assert!(killed > 0);
     site.cycle().ok();

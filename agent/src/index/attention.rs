@@ -119,7 +119,13 @@ impl Index {
         let mut put = self.check(
             connection.prepare_cached("INSERT OR REPLACE INTO attention VALUES (?1, ?2, ?3, ?4)"),
         )?;
-        for one in wanted.into_iter().take(LIMIT) {
+        let mut others = 0;
+        for one in wanted {
+            // Databases are looked at however many they are.
+            others += usize::from(one.reason != Reason::Sqlite);
+            if one.reason != Reason::Sqlite && others > LIMIT {
+                continue;
+            }
             let former = before.remove(&key(&one));
             let since = former.as_ref().map_or(one.since, |former| former.since);
             if former.is_some_and(|former| former.reason == one.reason) {

@@ -199,7 +199,7 @@ impl Worker<'_> {
         known: Option<&Known>,
     ) -> Result<(), AgentError> {
         let place = open.folder.place(name);
-        if known.is_some() && self.scan.databases.leaves(&place) {
+        if known.is_some() && self.scan.databases.leaves(&place, self.scan.trust) {
             return Ok(());
         }
         let former = match known {

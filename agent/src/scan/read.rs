@@ -15,7 +15,7 @@ use super::comparison::Comparison;
 use super::delta::Former;
 use super::is_about_entry;
 use super::pass::Sink;
-use super::sqlite::{Manner, Prepared};
+use super::sqlite::{Manner, Prepared, is_locked};
 use super::visit::Open;
 use super::worker::Worker;
 use crate::Unsettled;
@@ -168,7 +168,9 @@ impl Worker<'_> {
                 };
                 let after = self.seen_after(open, name, Stat::of(&file)?)?;
                 match read {
-                    Pass::Whole(hash, signature, body) if is_same(&whole, &after) => {
+                    Pass::Whole(hash, signature, body)
+                        if is_same(&whole, &after) && !is_locked(&file) =>
+                    {
                         let taken = Taken {
                             size: own.size,
                             stat: whole,
@@ -182,8 +184,9 @@ impl Worker<'_> {
                     }
                     Pass::Whole(_, _, body) | Pass::Short(body) => self.abort(&body)?,
                 }
+                let looked = self.scan.now();
                 let now = self.seen_after(open, name, Stat::of(&file)?)?;
-                self.take_database(open, name, now)?
+                self.take_database(open, name, (now, looked))?
             }
         };
         self.read_database(open, name, &file, prepared, (sending, former))
@@ -198,8 +201,11 @@ impl Worker<'_> {
         prepared: Prepared,
         (sending, former): (Sending, Option<&Former>),
     ) -> Result<Reading, AgentError> {
-        let Prepared { stat, imaged } = prepared;
-        let looked = self.scan.now();
+        let Prepared {
+            stat,
+            looked,
+            imaged,
+        } = prepared;
         let imaged = match imaged {
             Ok(imaged) => imaged,
             Err(ImageError::Gone) => return Ok(Reading::Gone),
@@ -224,7 +230,11 @@ impl Worker<'_> {
                 return Ok(reading);
             }
         };
-        let content = imaged.open_for(name)?;
+        // The copy, not the file: that it is gone says nothing of that.
+        let content = match imaged.open_for(name) {
+            Ok(content) => content,
+            Err(error) => return Ok(Reading::Unreadable(error)),
+        };
         let here = Stat::of(&content)?;
         let Pass::Whole(hash, signature, body) =
             self.read_once(&content, &here, sending, former)?

@@ -19,7 +19,7 @@ use understudy_tree::{Directory, Kind, Stat, TreeError};
 
 use super::visit::Open;
 use super::worker::Worker;
-use super::{Folder, Spot, Start};
+use super::{Folder, Spot, Start, Trust};
 use crate::clock;
 use crate::dumps::Staying;
 use crate::error::AgentError;
@@ -53,6 +53,8 @@ pub(crate) enum Turn {
 pub(super) struct Prepared {
     /// What was seen before.
     pub(super) stat: Stat,
+    /// When that began.
+    pub(super) looked: Timestamp,
     pub(super) imaged: Result<Imaged, ImageError>,
 }
 
@@ -69,6 +71,8 @@ pub(super) struct Databases {
     /// Those that changed and stay as the spare has them.
     left: HashSet<Place>,
     prepared: Mutex<HashMap<Place, Prepared>>,
+    /// Those that changed and were too many to be taken beforehand.
+    late: HashSet<Place>,
     /// What stays for their sake.
     pub(super) staying: Option<Staying>,
     /// When the scan began.
@@ -111,7 +115,9 @@ impl Databases {
         if !databases.known.is_empty() && turn != Turn::Still {
             databases.staying = Some(Staying::Since(now));
         }
-        for (place, folder, stat) in changed.into_iter().take(PREPARED) {
+        let looked = start.frozen.map_or(now, |frozen| frozen.at.min(now));
+        let mut changed = changed.into_iter();
+        for (place, folder, stat) in changed.by_ref().take(PREPARED) {
             start.context.cancel.check()?;
             let which = Which {
                 root: &start.source.path,
@@ -120,10 +126,16 @@ impl Databases {
             };
             let imaged = images.take(which, max_lock);
             start.context.cancel.check()?;
-            databases
-                .prepared()
-                .insert(place, Prepared { stat, imaged });
+            databases.prepared().insert(
+                place,
+                Prepared {
+                    stat,
+                    looked,
+                    imaged,
+                },
+            );
         }
+        databases.late = changed.map(|(place, ..)| place).collect();
         Ok(databases)
     }
 
@@ -144,9 +156,22 @@ impl Databases {
         known.is_some_and(|names| names.contains(name))
     }
 
-    /// Whether a database stays as the spare has it.
-    pub(super) fn leaves(&self, place: &Place) -> bool {
-        self.left.contains(place)
+    /// Whether a database stays as the spare has it: it is not its turn, or it changed after that had begun.
+    pub(super) fn leaves(&self, place: &Place, trust: Trust) -> bool {
+        if self.left.contains(place) {
+            return true;
+        }
+        let known = self.known.get(&place.parent);
+        let is_known = known.is_some_and(|names| names.contains(&place.name));
+        let is_late = trust == Trust::Times
+            && is_known
+            && !self.late.contains(place)
+            && !self.prepared().contains_key(place)
+            && self.read().get(place).is_none();
+        if is_late {
+            self.has_met.store(true, Ordering::Relaxed);
+        }
+        is_late
     }
 
     /// Whether another cycle is to follow at once, with the databases.
@@ -260,12 +285,44 @@ pub(super) enum Manner {
 
 impl Worker<'_> {
     /// Whether a file belongs to a database beside it.
-    pub(super) fn is_companion(&self, open: &Open<'_>, name: &Name) -> bool {
+    pub(super) fn is_companion(&self, open: &Open<'_>, name: &Name, stat: &Stat) -> bool {
         let databases = &self.scan.databases;
         databases.are_taken()
-            && sqlite::owner_of(name.as_bytes())
-                .and_then(|owner| Name::new(owner).ok())
-                .is_some_and(|owner| databases.has(open.folder.id, &owner))
+            && stat.kind == Kind::File
+            && owner_of(name).is_some_and(|owner| databases.has(open.folder.id, &owner))
+            && looks_like_companion(open.directory, name)
+    }
+
+    /// Reads a database of which nobody knew that it is one, for what belongs to it is met: it may be as it was when it was sent as a file.
+    pub(super) fn take_up_owner(
+        &mut self,
+        open: &mut Open<'_>,
+        name: &Name,
+    ) -> Result<(), AgentError> {
+        let databases = &self.scan.databases;
+        let Some(owner) = owner_of(name).filter(|_| databases.are_taken()) else {
+            return Ok(());
+        };
+        let place = open.folder.place(&owner);
+        let is_read = self.scan.databases.read().contains_key(&place);
+        if is_read
+            || databases.has(open.folder.id, &owner)
+            || !looks_like_companion(open.directory, name)
+        {
+            return Ok(());
+        }
+        let file = open.directory.open_file(&owner).ok();
+        let stat = open.directory.stat(&owner).ok();
+        let (Some(file), Some(stat)) = (file, stat) else {
+            return Ok(());
+        };
+        let known = self.base.at(&place)?;
+        match known {
+            Some(known) if stat.kind == Kind::File && is_database(&file, &stat) => {
+                self.settle(open, owner, &stat, Some(known))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What is seen of a name, if it is a database with all that belongs to it.
@@ -307,6 +364,7 @@ impl Worker<'_> {
             self.note_taken(place, &prepared);
             return Ok(Manner::Taken(prepared));
         }
+        let looked = self.scan.now();
         let whole = with_others(open.directory, name, stat.clone())?;
         let is_new = !databases.has(open.folder.id, name);
         let has_others = self.has_others(open, name)?;
@@ -314,11 +372,12 @@ impl Worker<'_> {
         if is_new && is_used {
             databases.has_met.store(true, Ordering::Relaxed);
         }
-        if !has_others && is_resting(whole.changed) {
+        if !has_others && is_resting(whole.changed) && !is_locked(file) {
             databases.note(place, true);
             return Ok(Manner::Resting(whole));
         }
-        self.take_database(open, name, whole).map(Manner::Taken)
+        let taken = self.take_database(open, name, (whole, looked));
+        taken.map(Manner::Taken)
     }
 
     /// What is seen of a resting database after it was read.
@@ -340,16 +399,20 @@ impl Worker<'_> {
         Ok(false)
     }
 
-    /// Takes a database of which `stat` was seen before.
+    /// Takes a database of which `stat` was seen before, at `looked` or later.
     pub(super) fn take_database(
         &mut self,
         open: &Open<'_>,
         name: &Name,
-        stat: Stat,
+        (stat, looked): (Stat, Timestamp),
     ) -> Result<Prepared, AgentError> {
         let Some((images, max_lock)) = &self.scan.databases.taking else {
             let imaged = Err(ImageError::Gone);
-            return Ok(Prepared { stat, imaged });
+            return Ok(Prepared {
+                stat,
+                looked,
+                imaged,
+            });
         };
         let which = Which {
             root: &self.scan.source.path,
@@ -358,7 +421,11 @@ impl Worker<'_> {
         };
         let imaged = images.take(which, *max_lock);
         self.scan.context.cancel.check()?;
-        let prepared = Prepared { stat, imaged };
+        let prepared = Prepared {
+            stat,
+            looked,
+            imaged,
+        };
         self.note_taken(open.folder.place(name), &prepared);
         Ok(prepared)
     }
@@ -380,6 +447,25 @@ impl Worker<'_> {
             Err(ImageError::Gone) => {}
         }
     }
+}
+
+fn owner_of(name: &Name) -> Option<Name> {
+    sqlite::owner_of(name.as_bytes()).and_then(|owner| Name::new(owner).ok())
+}
+
+/// Whatever is called like a companion and is none is somebody's file.
+fn looks_like_companion(directory: &Directory, name: &Name) -> bool {
+    let mut begin = [0; 8];
+    let Ok(file) = directory.open_file(name) else {
+        return false;
+    };
+    let read = file.read_at(&mut begin, 0);
+    read.is_ok_and(|read| sqlite::is_companion(name.as_bytes(), &begin[..read]))
+}
+
+/// Whether somebody works with a database, as far as anybody can say.
+pub(super) fn is_locked(file: &File) -> bool {
+    sqlite::is_locked(file).unwrap_or(true)
 }
 
 /// Whether nobody has written to a database for a while. A transaction whose former pages are in memory alone shows by nothing else.

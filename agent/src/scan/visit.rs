@@ -265,6 +265,9 @@ impl Worker<'_> {
         open: &mut Open<'_>,
         side: Side<'_>,
     ) -> Result<(), AgentError> {
+        if let Side::Left(name) | Side::Both(name, _) = &side {
+            self.take_up_owner(open, name)?;
+        }
         match side {
             Side::Right(name, raw) => {
                 self.missing(open.folder.place(&name), raw.directory);
@@ -342,7 +345,7 @@ impl Worker<'_> {
             );
             return Ok(Found::Hidden);
         }
-        if self.is_companion(open, name) {
+        if self.is_companion(open, name, &stat) {
             return Ok(Found::Absent);
         }
         if stat.kind == Kind::Socket {

@@ -231,6 +231,10 @@ impl Cycle<'_> {
             |one: &&Attended| matches!(one.reason, Reason::Unreadable | Reason::Unsettled);
         let troubled = attended.iter().filter(is_trouble);
         report.troubled_since_seconds = troubled.map(|one| one.since).min();
+        // A database that cannot be taken is looked at for another reason as well.
+        if report.has_trouble() && report.troubled_since_seconds.is_none() {
+            report.troubled_since_seconds = Some(clock::now().seconds);
+        }
         Ok(report)
     }
 

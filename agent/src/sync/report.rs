@@ -78,6 +78,11 @@ pub struct SyncReport {
 }
 
 impl SyncReport {
+    /// Whether anything could not be captured as it should.
+    pub(super) fn has_trouble(&self) -> bool {
+        !(self.unreadable.is_empty() && self.unsettled.is_empty() && self.fuzzy.is_empty())
+    }
+
     /// Adds what a cycle did that came right before.
     pub(super) fn add(&mut self, before: &Self) {
         self.committed |= before.committed;

@@ -7,17 +7,21 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rustix::fs::{SeekFrom, copy_file_range, seek};
+use rustix::io::Errno;
 
-use super::{COMPANIONS, ImageError, JOURNAL, Source, WAL};
+use super::{COMPANIONS, ImageError, JOURNAL, JOURNAL_MAGIC, Source, WAL};
 
 /// So much is copied between two looks at the clock.
 const CHUNK: u64 = 8 << 20;
+/// So much where the kernel does not copy by itself.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// What became of copying.
 pub(super) enum Copied {
@@ -116,10 +120,28 @@ impl Copied {
         };
         let into = copy.companion(end);
         write(&file, &into, None).map_err(|error| unwritten(&into, &error))?;
+        if end == JOURNAL && names_others(&into).map_err(|error| unwritten(&into, &error))? {
+            let text = "a transaction over several databases is under way, which is nobody's to end but of the one who writes";
+            return Err(ImageError::Busy(text.to_owned()));
+        }
         Ok(Self::Whole(Copy {
             has_companion: true,
             ..copy
         }))
+    }
+
+    /// Removes the copy of the log or the journal.
+    pub(super) fn without(self, end: &str) -> Result<Self, ImageError> {
+        if let Self::Whole(copy) = &self {
+            let path = copy.companion(end);
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(unwritten(&path, &error));
+                }
+                _ => {}
+            }
+        }
+        Ok(self)
     }
 
     /// As [`Self::with`], whichever there is.
@@ -136,23 +158,69 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Whether all was copied in time.
+/// Whether a journal says at its end that a file elsewhere decides whether it counts. SQLite would open that, and remove it.
+fn names_others(path: &Path) -> io::Result<bool> {
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let mut last = [0; JOURNAL_MAGIC.len()];
+    let Some(at) = length.checked_sub(last.len() as u64).filter(|at| *at > 0) else {
+        return Ok(false);
+    };
+    file.read_exact_at(&mut last, at)?;
+    Ok(last == JOURNAL_MAGIC)
+}
+
+/// Whether all was copied in time; holes stay holes.
 fn write(from: &File, into: &Path, until: Option<Instant>) -> io::Result<bool> {
     let mut options = OpenOptions::new();
-    let mut to = options
+    let to = options
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(into)?;
+    let mut at = 0;
     loop {
-        if until.is_some_and(|until| Instant::now() > until) {
-            return Ok(false);
+        let begin = match seek(from, SeekFrom::Data(at)) {
+            Ok(begin) => begin,
+            // A hole up to the end, which may have come nearer meanwhile.
+            Err(Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let end = seek(from, SeekFrom::Hole(begin))?;
+        at = begin;
+        while at < end {
+            if until.is_some_and(|until| Instant::now() > until) {
+                return Ok(false);
+            }
+            match copy_chunk(from, &to, at, CHUNK.min(end - at))? {
+                0 => break,
+                copied => at += copied,
+            }
         }
-        // The kernel copies, and shares blocks where the file system can.
-        if io::copy(&mut from.take(CHUNK), &mut to)? == 0 {
-            return Ok(true);
+        if at < end {
+            break;
         }
     }
+    let length = from.metadata()?.len();
+    if length > to.metadata()?.len() {
+        to.set_len(length)?;
+    }
+    Ok(true)
+}
+
+/// The kernel copies, and shares blocks where the file system can.
+fn copy_chunk(from: &File, to: &File, at: u64, length: u64) -> io::Result<u64> {
+    let wanted = usize::try_from(length).unwrap_or(usize::MAX);
+    let (mut source, mut target) = (at, at);
+    match copy_file_range(from, Some(&mut source), to, Some(&mut target), wanted) {
+        Ok(copied) => return Ok(copied as u64),
+        Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut buffer = vec![0; wanted.min(BUFFER_BYTES)];
+    let read = from.read_at(&mut buffer, at)?;
+    to.write_all_at(&buffer[..read], at)?;
+    Ok(read as u64)
 }
 
 fn unwritten(path: &Path, error: &io::Error) -> ImageError {

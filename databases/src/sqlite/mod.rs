@@ -20,8 +20,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
+use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
 use serde::{Deserialize, Serialize};
 
 use copy::{Copied, Copy};
@@ -36,6 +37,11 @@ const JOURNAL: &str = "-journal";
 /// So many bytes of a file tell whether it is a database.
 pub const HEADER_BYTES: usize = 24;
 const MAGIC: &[u8] = b"SQLite format 3\0";
+/// Where in a file SQLite has its locks.
+const PENDING_BYTE: u64 = 0x4000_0000;
+const LOCK_BYTES: u64 = 512;
+const LOG_HEADER_BYTES: usize = 32;
+const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 
 /// How long somebody who writes may keep others out before the files are copied without the lock.
 const BUSY: Duration = Duration::from_secs(5);
@@ -49,6 +55,23 @@ pub fn is_database(header: &[u8]) -> bool {
     let is_page = page == 1 || (page.is_power_of_two() && (512..=32768).contains(&page));
     // What SQLite has in these bytes has never been anything else.
     header.starts_with(MAGIC) && is_page && header[21..24] == [64, 32, 32]
+}
+
+/// Whether a file that is called like a companion of a database, and begins with these bytes, at most 8, is one. Whatever else is called so is somebody's.
+pub fn is_companion(name: &[u8], begin: &[u8]) -> bool {
+    let is_empty = begin.iter().all(|byte| *byte == 0);
+    let begins = |with: &[&[u8]]| with.iter().any(|with| begin.starts_with(with));
+    is_empty
+        || match name {
+            _ if name.ends_with(WAL.as_bytes()) => {
+                begins(&[&[0x37, 0x7f, 0x06, 0x82], &[0x37, 0x7f, 0x06, 0x83]])
+            }
+            // The version of the index, as the processor has it.
+            _ if name.ends_with(SHM.as_bytes()) => {
+                begins(&[&3_007_000_u32.to_le_bytes(), &3_007_000_u32.to_be_bytes()])
+            }
+            _ => begins(&[&JOURNAL_MAGIC]),
+        }
 }
 
 /// The name of the database that a file belongs to, if it is named like a companion of one.
@@ -107,6 +130,8 @@ pub fn take(
     max_lock: Duration,
 ) -> Result<Image, ImageError> {
     let source = Source::open(directory, name)?;
+    // SQLite would wait for ever for the other end of a pipe.
+    source.expect_files()?;
     let hold = match source.has_log()? && !source.is_logging()? {
         // Whoever opens it now would make its log.
         true => Err(Refusal::Unready),
@@ -137,8 +162,7 @@ fn held_copy(
     let has_log = source.has_log()?;
     let until = (!has_log).then(|| begun + max_lock);
     let copied = match until {
-        // The log last: whatever a checkpoint has done meanwhile to the file is in it as well.
-        None => Copy::of(&source.file, into, None).and_then(|copy| copy.with(source, WAL)),
+        None => with_log(source, into),
         Some(_) => Copy::of(&source.file, into, until),
     };
     drop(hold);
@@ -160,6 +184,35 @@ fn held_copy(
         way: Way::Held,
         writers_waited,
     })
+}
+
+/// Copies the file, and its log after that: whatever a checkpoint has done to the file meanwhile is in the log as well.
+///
+/// Of a log of which everything is in the file already the lock keeps no writer from starting it anew. What is copied of one that was may be
+/// old; then the file, to which nobody may write as long as the lock is held, is the state by itself.
+fn with_log(source: &Source<'_>, into: &Path) -> Result<Copied, ImageError> {
+    let before = source.log_header()?;
+    let copied = Copy::of(&source.file, into, None)?;
+    if before.is_none() {
+        return Ok(copied);
+    }
+    let copied = copied.with(source, WAL)?;
+    match source.log_header()? == before {
+        true => Ok(copied),
+        false => copied.without(WAL),
+    }
+}
+
+/// Whether anybody else has a lock of SQLite's on a file. Takes none, and drops those of this process only if it has the file open once more.
+pub fn is_locked(file: &File) -> std::io::Result<bool> {
+    let all = Flock {
+        start: PENDING_BYTE,
+        length: LOCK_BYTES,
+        pid: None,
+        typ: FlockType::WriteLock,
+        offset_type: FlockOffsetType::Set,
+    };
+    Ok(fcntl_getlk(file, &all)?.is_some())
 }
 
 /// A database and where it lies.
@@ -210,6 +263,38 @@ impl<'a> Source<'a> {
         open(self.directory, &self.companion(end))
     }
 
+    /// Whatever is called like a companion is a file, or nothing.
+    fn expect_files(&self) -> Result<(), ImageError> {
+        for end in COMPANIONS {
+            let name = self.companion(end);
+            match statat(self.directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {}
+                Ok(_) => {
+                    return Err(ImageError::Failed(format!(
+                        "`{}` is no file, and SQLite expects one of that name: rename it",
+                        name.to_string_lossy()
+                    )));
+                }
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(failed("look at", &name, &error.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// What changes whenever its log is started anew; `None` if there is nothing in it.
+    fn log_header(&self) -> Result<Option<[u8; LOG_HEADER_BYTES]>, ImageError> {
+        let Some(log) = self.open_companion(WAL)? else {
+            return Ok(None);
+        };
+        let mut header = [0; LOG_HEADER_BYTES];
+        match log.read_exact_at(&mut header, 0) {
+            Ok(()) => Ok(Some(header)),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(error) => Err(failed("read", &self.companion(WAL), &error)),
+        }
+    }
+
     /// Whether its log and the index of that are there.
     fn is_logging(&self) -> Result<bool, ImageError> {
         Ok(self.open_companion(WAL)?.is_some() && self.open_companion(SHM)?.is_some())
@@ -217,7 +302,6 @@ impl<'a> Source<'a> {
 
     /// Whether a transaction is under way of which the former pages are on disk.
     fn has_hot_journal(&self) -> bool {
-        const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
         let mut first = [0; 8];
         let journal = self.open_companion(JOURNAL).ok().flatten();
         journal.is_some_and(|file| file.read_exact_at(&mut first, 0).is_ok())

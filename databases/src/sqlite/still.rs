@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, statat};
 use rustix::io::Errno;
 
 use super::copy::{Copied, Copy};
-use super::{COMPANIONS, Image, ImageError, JOURNAL, Source, WAL, Way, failed};
+use super::{COMPANIONS, Image, ImageError, JOURNAL, Source, WAL, Way, failed, is_locked};
 
 /// How often it is tried, and the pause before, times the attempt.
 const ATTEMPTS: u32 = 4;
@@ -31,13 +31,14 @@ pub(super) fn take(source: &Source<'_>, into: &Path) -> Result<Image, ImageError
     for attempt in 0..ATTEMPTS {
         std::thread::sleep(PAUSE * attempt);
         let before = stamps(source)?;
-        if !before.iter().all(is_settled) {
+        if !before.iter().all(is_settled) || has_hidden_pages(source)? {
             continue;
         }
         // From its beginning, also for the second time, and the file that the name leads to now.
         let again = Source::open(source.directory, source.name)?;
         let copied = Copy::of(&again.file, into, None)?.with_all(&again)?;
-        let is_same = stamps(source)? == before && is_named(&again, &before)?;
+        let is_same =
+            stamps(source)? == before && is_named(&again, &before)? && !has_hidden_pages(&again)?;
         match copied {
             Copied::Whole(copy) if is_same => {
                 copy.settle()?;
@@ -52,6 +53,14 @@ pub(super) fn take(source: &Source<'_>, into: &Path) -> Result<Image, ImageError
     Err(ImageError::Busy(
         "it changed every time it was copied, and its lock could not be had".to_owned(),
     ))
+}
+
+/// Whether a transaction may be under way whose former pages are in nobody's reach but that of the one who writes.
+fn has_hidden_pages(source: &Source<'_>) -> Result<bool, ImageError> {
+    if source.has_log()? || source.has_hot_journal() {
+        return Ok(false);
+    }
+    is_locked(&source.file).map_err(|error| failed("ask for locks of", source.name, &error))
 }
 
 fn stamps(source: &Source<'_>) -> Result<[Stamp; 3], ImageError> {

@@ -150,3 +150,60 @@ fn companions_are_known_by_their_names() {
     assert_eq!(owner_of(b"-wal"), None);
     assert_eq!(owner_of(b"a.db"), None);
 }
+
+#[test]
+fn what_is_no_file_is_not_waited_for() {
+    let site = Site::new();
+    let Some(mut other) = Other::start(&site.database()) else {
+        return;
+    };
+    other.run(ROWS);
+    other.close();
+    let made = std::process::Command::new("mkfifo")
+        .arg(site.companion("-journal"))
+        .status();
+    assert!(made.unwrap().success());
+    let refused = site.take(LONG);
+    assert!(matches!(refused, Err(ImageError::Failed(_))), "{refused:?}");
+}
+
+#[test]
+fn holes_stay_holes() {
+    use std::os::unix::fs::MetadataExt;
+    let site = Site::new();
+    let Some(mut other) = Other::start(&site.database()) else {
+        return;
+    };
+    other.run(ROWS);
+    other.close();
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(site.database());
+    file.unwrap().set_len(1 << 30).unwrap();
+    let (_, path) = site.take(LONG).unwrap();
+    let copied = path.metadata().unwrap();
+    assert_eq!(copied.len(), 1 << 30);
+    assert!(copied.blocks() * 512 < 8 << 20, "{}", copied.blocks());
+}
+
+/// A transaction whose former pages are in memory alone, by somebody who pauses for long.
+#[test]
+fn half_of_a_transaction_is_never_taken() {
+    let site = Site::new();
+    let Some(mut other) = Other::start(&site.database()) else {
+        return;
+    };
+    other.run("db.execute('pragma journal_mode=memory')");
+    other.run(ROWS);
+    other.run(
+        "db.execute('pragma cache_size=5'); db.execute('begin'); db.execute('update t set n=-1')",
+    );
+    let refused = site.take(Duration::from_millis(200));
+    assert!(matches!(refused, Err(ImageError::Busy(_))), "{refused:?}");
+    let file = std::fs::File::open(site.database()).unwrap();
+    assert!(understudy_databases::sqlite::is_locked(&file).unwrap());
+    other.run("db.execute('commit')");
+    assert!(!understudy_databases::sqlite::is_locked(&file).unwrap());
+    let (_, path) = site.take(LONG).unwrap();
+    assert_eq!(ask(&path, "select count(*) from t where n = -1"), 5000);
+}

@@ -58,13 +58,18 @@ fn database(text: &str) -> Vec<u8> {
     bytes
 }
 
+/// What looks like its log.
+fn log(text: &str) -> Vec<u8> {
+    [&[0x37, 0x7f, 0x06, 0x82], text.as_bytes()].concat()
+}
+
 fn with_database() -> (Stage, Arc<Copier>) {
     let copier = Arc::<Copier>::default();
     let mut stage = filled();
     stage.images = Some(Arc::<Copier>::clone(&copier));
     stage.write("d1/shop.db", database("one"));
-    stage.write("d1/shop.db-wal", "a log");
-    stage.write("d1/shop.db-shm", "its index");
+    stage.write("d1/shop.db-wal", log("a log"));
+    stage.write("d1/shop.db-shm", 3_007_000_u32.to_le_bytes());
     (stage, copier)
 }
 
@@ -90,8 +95,9 @@ fn on_spare(stage: &Stage, path: &str) -> Option<ContentHash> {
     }
 }
 
-fn state(text: &str, log: &str) -> Option<ContentHash> {
-    Some(ContentHash::of(&[&database(text), log.as_bytes()].concat()))
+fn state(text: &str, behind: &str) -> Option<ContentHash> {
+    let bytes = [database(text), log(behind)].concat();
+    Some(ContentHash::of(&bytes))
 }
 
 #[test]
@@ -112,7 +118,7 @@ fn a_database_comes_with_its_log_and_what_is_beside_it_does_not() {
     assert!(!stage.beside("image0").exists(), "a copy was left");
 
     // The log alone changed: the files go first, and nothing that is gone goes.
-    stage.write("d1/shop.db-wal", "a longer log");
+    stage.write("d1/shop.db-wal", log("a longer log"));
     fs::remove_file(stage.path("d2/f2")).expect("remove");
     let report = run(&stage, Turn::Whichever, None);
     assert!(report.is_turn_of_databases);
@@ -157,7 +163,7 @@ fn a_log_that_changes_is_found_without_any_event() {
     assert!(matches!(report.looked_at, crate::LookedAt::Journal { .. }));
     assert!(!report.committed && !report.is_turn_of_databases);
     assert_eq!(copier.taken.load(Ordering::Relaxed), taken);
-    stage.write("d1/shop.db-wal", "more of it");
+    stage.write("d1/shop.db-wal", log("more of it"));
     assert!(run(&stage, Turn::Whichever, Some(observer.journal())).is_turn_of_databases);
     let report = run(&stage, Turn::Databases, Some(observer.journal()));
     assert_eq!((report.images, report.missed), (1, 0));
@@ -190,4 +196,47 @@ fn without_anybody_who_takes_them_they_are_files() {
     stage.images = None;
     run(&stage, Turn::Whichever, None);
     stage.compare();
+}
+
+#[test]
+fn what_is_called_like_a_log_and_is_none_is_somebodys() {
+    let (stage, _) = with_database();
+    stage.write("d1/shop.db-journal", "what we did in summer");
+    stage.write("d2/shop.db", database("other"));
+    stage.write("d2/shop.db-wal/deep/file", "in a directory");
+    run(&stage, Turn::Whichever, None);
+    run(&stage, Turn::Databases, None);
+    assert!(on_spare(&stage, "d1/shop.db-journal").is_some());
+    assert!(on_spare(&stage, "d2/shop.db-wal/deep/file").is_some());
+    assert_eq!(on_spare(&stage, "d1/shop.db-wal"), None);
+}
+
+#[test]
+fn a_database_that_was_sent_as_files_is_taken_once_somebody_takes_them() {
+    let (mut stage, copier) = with_database();
+    stage.images = None;
+    run(&stage, Turn::Whichever, None);
+    stage.compare();
+    stage.images = Some(Arc::<Copier>::clone(&copier));
+    run(&stage, Turn::Whichever, None);
+    run(&stage, Turn::Databases, None);
+    assert_eq!(on_spare(&stage, "d1/shop.db"), state("one", "a log"));
+    assert_eq!(on_spare(&stage, "d1/shop.db-wal"), None);
+}
+
+/// The database is found unchanged before anything is looked at, and changes before its own turn comes.
+#[test]
+fn a_database_that_changes_after_its_turn_waits_for_the_next_one() {
+    let (stage, _) = with_database();
+    run(&stage, Turn::Whichever, None);
+    run(&stage, Turn::Databases, None);
+    let path = stage.path("d1/shop.db-wal");
+    stage.at("visiting d1", move || {
+        fs::write(path, log("a later log")).expect("write");
+    });
+    let report = run(&stage, Turn::Whichever, None);
+    assert!(report.is_turn_of_databases);
+    assert_eq!(on_spare(&stage, "d1/shop.db"), state("one", "a log"));
+    run(&stage, Turn::Databases, None);
+    assert_eq!(on_spare(&stage, "d1/shop.db"), state("one", "a later log"));
 }
