@@ -169,7 +169,7 @@ impl Play {
         let place = place.parent().unwrap();
         let (mut written, mut looks) = (0, 0);
         // It tries to connect again meanwhile, for minutes. A disk that is busy may stand still for a while.
-        while !self.proxy.is_cut() || looks < 8 {
+        while !self.proxy.is_cut() || looks < 30 {
             assert!(is_alive(&mut child), "it ended before it could be killed");
             let now = bytes_below(place);
             looks = if now == written { looks + 1 } else { 0 };
