@@ -32,7 +32,7 @@ const OTHERS: [&str; 2] = ["-wal", "-journal"];
 const RECENT_SECONDS: i64 = 60;
 /// For so many seconds nobody has written to a database that is read as a file.
 const REST_SECONDS: i64 = 2;
-/// More are not taken beforehand: their copies would fill the disk of the main.
+/// More are not taken beforehand, but on the way: their copies would fill the disk of the main.
 const PREPARED: usize = 1000;
 
 /// Whether databases that changed are taken, or the files go first.
@@ -468,7 +468,7 @@ pub(super) fn is_locked(file: &File) -> bool {
     sqlite::is_locked(file).unwrap_or(true)
 }
 
-/// Whether nobody has written to a database for a while. A transaction whose former pages are in memory alone shows by nothing else.
+/// Whether nobody has written to a database for a while.
 fn is_resting(changed: Timestamp) -> bool {
     let rest = changed.seconds.saturating_add(REST_SECONDS);
     rest < clock::now().seconds
