@@ -226,16 +226,20 @@ impl Cycle<'_> {
         report.bytes_sent = self.conversation.outgoing.bytes();
         report.timings = timings;
         report.seconds = started.elapsed().as_secs_f64();
+        report.troubled_since_seconds = self.troubled_since_seconds(&report)?;
+        Ok(report)
+    }
+
+    /// Since when the oldest name cannot be captured as it should.
+    fn troubled_since_seconds(&self, report: &SyncReport) -> Result<Option<i64>, AgentError> {
         let attended = self.index.attention()?;
         let is_trouble =
             |one: &&Attended| matches!(one.reason, Reason::Unreadable | Reason::Unsettled);
         let troubled = attended.iter().filter(is_trouble);
-        report.troubled_since_seconds = troubled.map(|one| one.since).min();
-        // A database that cannot be taken is looked at for another reason as well.
-        if report.has_trouble() && report.troubled_since_seconds.is_none() {
-            report.troubled_since_seconds = Some(clock::now().seconds);
-        }
-        Ok(report)
+        let oldest = troubled.map(|one| one.since).min();
+        // A database that cannot be taken is attended to as one, whatever the trouble: since when is not known.
+        let now = || report.has_trouble().then(|| clock::now().seconds);
+        Ok(oldest.or_else(now))
     }
 
     /// A host that was promoted ships to its old main only once that has failed back.

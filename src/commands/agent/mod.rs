@@ -33,21 +33,7 @@ pub(crate) fn run(
     session: &Session,
 ) -> Result<Report, CommandError> {
     let config = Config::load(&arguments.config)?;
-    let given = session
-        .places
-        .spare
-        .as_deref()
-        .or(config.spare.as_deref().map(OsStr::new));
-    let Some(given) = given else {
-        return Err(CommandError::usage(
-            format!(
-                "no spare is given: neither on the command line nor in `{}`",
-                arguments.config.display()
-            ),
-            "write `spare = \"ADDRESS\"` at the top of that file, or add --spare ADDRESS",
-        ));
-    };
-    let address = Address::parse(given)?;
+    let address = spare_of(&config, &arguments.config, session)?;
     check_datasets(&config, &arguments.datasets)?;
     check_sources(&config, &address)?;
     let state = paths::state(session.places.state.as_deref().or(config.state.as_deref()))?;
@@ -107,6 +93,25 @@ pub(crate) fn run(
         Err(AgentError::Interrupted) if !arguments.once => Ok(Report::ended()),
         result => Ok(result?),
     }
+}
+
+/// The spare of the command line, else that of the configuration.
+fn spare_of(config: &Config, file: &Path, session: &Session) -> Result<Address, CommandError> {
+    let given = session
+        .places
+        .spare
+        .as_deref()
+        .or(config.spare.as_deref().map(OsStr::new));
+    let Some(given) = given else {
+        return Err(CommandError::usage(
+            format!(
+                "no spare is given: neither on the command line nor in `{}`",
+                file.display()
+            ),
+            "write `spare = \"ADDRESS\"` at the top of that file, or add --spare ADDRESS",
+        ));
+    };
+    Address::parse(given)
 }
 
 fn finish(far_end: Option<FarEnd>) {
